@@ -1,0 +1,6 @@
+//! The ledger: what Sexton promised, written before the kernel is touched.
+
+#![forbid(unsafe_code)]
+
+pub mod duration;
+pub mod entry;

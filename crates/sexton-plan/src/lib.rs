@@ -1,0 +1,15 @@
+//! Decisions about processes in custody, and nothing else.
+//!
+//! This crate cannot read a clock, a file or a variable: it is `no_std`, so whoever calls it hands in what was
+//! seen and gets back what to do. The same input gives the same answer, always.
+
+#![no_std]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+#[cfg(test)]
+extern crate std;
+
+pub mod id;
+pub mod identity;
+pub mod state;

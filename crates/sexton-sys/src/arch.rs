@@ -1,0 +1,269 @@
+//! One instruction: the system call, on the two machines that Sexton runs on.
+//!
+//! Nothing here touches thread-local storage or the stack protector, so every function may be called in a
+//! child that shares its parent's memory (`clone(2)`, `CLONE_VM`).
+
+use crate::error::Errno;
+
+/// The arguments of one system call; what is not used is 0.
+pub(crate) type Args = [usize; 6];
+
+/// Issues system call `number`.
+///
+/// # Safety
+/// The caller vouches for what the call does with its arguments (`syscall(2)`).
+#[cfg(target_arch = "x86_64")]
+pub(crate) unsafe fn syscall(number: usize, args: Args) -> Result<usize, Errno> {
+    let ret: isize;
+    let [a, b, c, d, e, f] = args;
+    // SAFETY: the register convention of x86-64 Linux; rcx and r11 are clobbered by the instruction.
+    unsafe {
+        core::arch::asm!(
+            "syscall",
+            inlateout("rax") number as isize => ret,
+            in("rdi") a, in("rsi") b, in("rdx") c, in("r10") d, in("r8") e, in("r9") f,
+            lateout("rcx") _, lateout("r11") _,
+            options(nostack)
+        );
+    }
+    Errno::check(ret)
+}
+
+/// Issues system call `number`.
+///
+/// # Safety
+/// The caller vouches for what the call does with its arguments (`syscall(2)`).
+#[cfg(target_arch = "aarch64")]
+pub(crate) unsafe fn syscall(number: usize, args: Args) -> Result<usize, Errno> {
+    let ret: isize;
+    let [a, b, c, d, e, f] = args;
+    // SAFETY: the register convention of arm64 Linux.
+    unsafe {
+        core::arch::asm!(
+            "svc 0",
+            in("x8") number,
+            inlateout("x0") a as isize => ret,
+            in("x1") b, in("x2") c, in("x3") d, in("x4") e, in("x5") f,
+            options(nostack)
+        );
+    }
+    Errno::check(ret)
+}
+
+/// `clone3` whose child calls `entry(arg)` on the stack named in `args`, and never returns from it.
+///
+/// # Safety
+/// `args` names a `struct clone_args` of `size` bytes with a live stack; `entry` never returns, never
+/// unwinds and touches nothing that its parent may change meanwhile.
+#[cfg(target_arch = "x86_64")]
+pub(crate) unsafe fn clone3(
+    args: *const u64,
+    size: usize,
+    entry: unsafe extern "C" fn(*const u8) -> !,
+    arg: *const u8,
+) -> Result<usize, Errno> {
+    let ret: isize;
+    // SAFETY: in the child rsp is the new stack's top, 16-byte aligned, so that `call` enters `entry` as the ABI
+    // wants it; the parent jumps over that.
+    unsafe {
+        core::arch::asm!(
+            "syscall",
+            "test rax, rax",
+            "jnz 2f",
+            "xor ebp, ebp",
+            "mov rdi, r13",
+            "call r12",
+            "ud2",
+            "2:",
+            inlateout("rax") nr::CLONE3 as isize => ret,
+            in("rdi") args, in("rsi") size, in("r12") entry, in("r13") arg,
+            lateout("rcx") _, lateout("r11") _,
+            options(nostack)
+        );
+    }
+    Errno::check(ret)
+}
+
+/// `clone3` whose child calls `entry(arg)` on the stack named in `args`, and never returns from it.
+///
+/// # Safety
+/// As on x86-64: `args` names a `struct clone_args` of `size` bytes with a live stack; `entry` never returns.
+#[cfg(target_arch = "aarch64")]
+pub(crate) unsafe fn clone3(
+    args: *const u64,
+    size: usize,
+    entry: unsafe extern "C" fn(*const u8) -> !,
+    arg: *const u8,
+) -> Result<usize, Errno> {
+    let ret: isize;
+    // SAFETY: in the child sp is the new stack's top; the parent jumps over the call.
+    unsafe {
+        core::arch::asm!(
+            "svc 0",
+            "cbnz x0, 2f",
+            "mov x29, xzr",
+            "mov x0, x21",
+            "blr x20",
+            "brk #1",
+            "2:",
+            in("x8") nr::CLONE3,
+            inlateout("x0") args as isize => ret,
+            in("x1") size, in("x20") entry, in("x21") arg,
+            options(nostack)
+        );
+    }
+    Errno::check(ret)
+}
+
+/// Numbers of the system calls used (`syscalls(2)`).
+#[cfg(target_arch = "x86_64")]
+#[allow(missing_docs, reason = "each is the upper-case name of its call")]
+pub(crate) mod nr {
+    pub const READ: usize = 0;
+    pub const WRITE: usize = 1;
+    pub const CLOSE: usize = 3;
+    pub const MMAP: usize = 9;
+    pub const MUNMAP: usize = 11;
+    pub const RT_SIGACTION: usize = 13;
+    pub const RT_SIGPROCMASK: usize = 14;
+    pub const IOCTL: usize = 16;
+    pub const PWRITE64: usize = 18;
+    pub const GETPID: usize = 39;
+    pub const SOCKET: usize = 41;
+    pub const CONNECT: usize = 42;
+    pub const SENDMSG: usize = 46;
+    pub const RECVMSG: usize = 47;
+    pub const BIND: usize = 49;
+    pub const LISTEN: usize = 50;
+    pub const SOCKETPAIR: usize = 53;
+    pub const GETSOCKOPT: usize = 55;
+    pub const EXECVE: usize = 59;
+    pub const FCNTL: usize = 72;
+    pub const FLOCK: usize = 73;
+    pub const FSYNC: usize = 74;
+    pub const FTRUNCATE: usize = 77;
+    pub const CHDIR: usize = 80;
+    pub const UMASK: usize = 95;
+    pub const SETUID: usize = 105;
+    pub const SETGID: usize = 106;
+    pub const SETPGID: usize = 109;
+    pub const GETPPID: usize = 110;
+    pub const SETSID: usize = 112;
+    pub const SETGROUPS: usize = 116;
+    pub const PRCTL: usize = 157;
+    pub const MOUNT: usize = 165;
+    pub const UMOUNT2: usize = 166;
+    pub const GETTID: usize = 186;
+    pub const FSETXATTR: usize = 190;
+    pub const FGETXATTR: usize = 193;
+    pub const GETDENTS64: usize = 217;
+    pub const CLOCK_GETTIME: usize = 228;
+    pub const EXIT_GROUP: usize = 231;
+    pub const EPOLL_CTL: usize = 233;
+    pub const WAITID: usize = 247;
+    pub const OPENAT: usize = 257;
+    pub const MKDIRAT: usize = 258;
+    pub const UNLINKAT: usize = 263;
+    pub const PPOLL: usize = 271;
+    pub const UNSHARE: usize = 272;
+    pub const EPOLL_PWAIT: usize = 281;
+    pub const FALLOCATE: usize = 285;
+    pub const SIGNALFD4: usize = 289;
+    pub const EVENTFD2: usize = 290;
+    pub const EPOLL_CREATE1: usize = 291;
+    pub const DUP3: usize = 292;
+    pub const INOTIFY_INIT1: usize = 294;
+    pub const INOTIFY_ADD_WATCH: usize = 254;
+    pub const PRLIMIT64: usize = 302;
+    pub const NAME_TO_HANDLE_AT: usize = 303;
+    pub const OPEN_BY_HANDLE_AT: usize = 304;
+    pub const SETNS: usize = 308;
+    pub const RENAMEAT2: usize = 316;
+    pub const EXECVEAT: usize = 322;
+    pub const STATX: usize = 332;
+    pub const PIDFD_SEND_SIGNAL: usize = 424;
+    pub const OPEN_TREE: usize = 428;
+    pub const MOVE_MOUNT: usize = 429;
+    pub const PIDFD_OPEN: usize = 434;
+    pub const CLONE3: usize = 435;
+    pub const CLOSE_RANGE: usize = 436;
+    pub const SCHED_GETAFFINITY: usize = 204;
+}
+
+/// Numbers of the system calls used (`syscalls(2)`, the generic table).
+#[cfg(target_arch = "aarch64")]
+#[allow(missing_docs, reason = "each is the upper-case name of its call")]
+pub(crate) mod nr {
+    pub const FSETXATTR: usize = 7;
+    pub const FGETXATTR: usize = 10;
+    pub const EVENTFD2: usize = 19;
+    pub const EPOLL_CREATE1: usize = 20;
+    pub const EPOLL_CTL: usize = 21;
+    pub const EPOLL_PWAIT: usize = 22;
+    pub const DUP3: usize = 24;
+    pub const FCNTL: usize = 25;
+    pub const INOTIFY_INIT1: usize = 26;
+    pub const INOTIFY_ADD_WATCH: usize = 27;
+    pub const IOCTL: usize = 29;
+    pub const FLOCK: usize = 32;
+    pub const MKDIRAT: usize = 34;
+    pub const UNLINKAT: usize = 35;
+    pub const UMOUNT2: usize = 39;
+    pub const MOUNT: usize = 40;
+    pub const FTRUNCATE: usize = 46;
+    pub const FALLOCATE: usize = 47;
+    pub const CHDIR: usize = 49;
+    pub const OPENAT: usize = 56;
+    pub const CLOSE: usize = 57;
+    pub const GETDENTS64: usize = 61;
+    pub const READ: usize = 63;
+    pub const WRITE: usize = 64;
+    pub const PWRITE64: usize = 68;
+    pub const PPOLL: usize = 73;
+    pub const SIGNALFD4: usize = 74;
+    pub const FSYNC: usize = 82;
+    pub const EXIT_GROUP: usize = 94;
+    pub const WAITID: usize = 95;
+    pub const UNSHARE: usize = 97;
+    pub const CLOCK_GETTIME: usize = 113;
+    pub const SCHED_GETAFFINITY: usize = 123;
+    pub const RT_SIGACTION: usize = 134;
+    pub const RT_SIGPROCMASK: usize = 135;
+    pub const SETGID: usize = 144;
+    pub const SETUID: usize = 146;
+    pub const SETPGID: usize = 154;
+    pub const SETSID: usize = 157;
+    pub const SETGROUPS: usize = 159;
+    pub const UMASK: usize = 166;
+    pub const PRCTL: usize = 167;
+    pub const GETPID: usize = 172;
+    pub const GETPPID: usize = 173;
+    pub const GETTID: usize = 178;
+    pub const SOCKET: usize = 198;
+    pub const SOCKETPAIR: usize = 199;
+    pub const BIND: usize = 200;
+    pub const LISTEN: usize = 201;
+    pub const CONNECT: usize = 203;
+    pub const GETSOCKOPT: usize = 209;
+    pub const SENDMSG: usize = 211;
+    pub const RECVMSG: usize = 212;
+    pub const MUNMAP: usize = 215;
+    pub const EXECVE: usize = 221;
+    pub const MMAP: usize = 222;
+    pub const PRLIMIT64: usize = 261;
+    pub const NAME_TO_HANDLE_AT: usize = 264;
+    pub const OPEN_BY_HANDLE_AT: usize = 265;
+    pub const SETNS: usize = 268;
+    pub const RENAMEAT2: usize = 276;
+    pub const EXECVEAT: usize = 281;
+    pub const STATX: usize = 291;
+    pub const PIDFD_SEND_SIGNAL: usize = 424;
+    pub const OPEN_TREE: usize = 428;
+    pub const MOVE_MOUNT: usize = 429;
+    pub const PIDFD_OPEN: usize = 434;
+    pub const CLONE3: usize = 435;
+    pub const CLOSE_RANGE: usize = 436;
+}
+
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+compile_error!("sexton-sys knows the system-call convention of x86-64 and arm64 Linux");

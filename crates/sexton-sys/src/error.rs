@@ -1,0 +1,137 @@
+//! What a refused system call says.
+
+use core::fmt;
+
+/// An error number (`errno(3)`).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Errno(pub i32);
+
+macro_rules! errnos {
+    ($($name:ident = $number:literal, $text:literal;)*) => {
+        #[allow(missing_docs, reason = "named as in errno(3)")]
+        impl Errno {
+            $(pub const $name: Errno = Errno($number);)*
+
+            /// The symbol and the sentence of `errno(3)`, or `None` for one that Sexton never meets.
+            pub const fn describe(self) -> Option<(&'static str, &'static str)> {
+                match self.0 {
+                    $($number => Some((stringify!($name), $text)),)*
+                    _ => None,
+                }
+            }
+        }
+    };
+}
+
+errnos! {
+    EPERM = 1, "Operation not permitted";
+    ENOENT = 2, "No such file or directory";
+    ESRCH = 3, "No such process";
+    EINTR = 4, "Interrupted system call";
+    EIO = 5, "Input/output error";
+    ENXIO = 6, "No such device or address";
+    E2BIG = 7, "Argument list too long";
+    ENOEXEC = 8, "Exec format error";
+    EBADF = 9, "Bad file descriptor";
+    ECHILD = 10, "No child processes";
+    EAGAIN = 11, "Resource temporarily unavailable";
+    ENOMEM = 12, "Cannot allocate memory";
+    EACCES = 13, "Permission denied";
+    EFAULT = 14, "Bad address";
+    EBUSY = 16, "Device or resource busy";
+    EEXIST = 17, "File exists";
+    EXDEV = 18, "Invalid cross-device link";
+    ENODEV = 19, "No such device";
+    ENOTDIR = 20, "Not a directory";
+    EISDIR = 21, "Is a directory";
+    EINVAL = 22, "Invalid argument";
+    ENFILE = 23, "Too many open files in system";
+    EMFILE = 24, "Too many open files";
+    ETXTBSY = 26, "Text file busy";
+    EFBIG = 27, "File too large";
+    ENOSPC = 28, "No space left on device";
+    EROFS = 30, "Read-only file system";
+    EPIPE = 32, "Broken pipe";
+    ERANGE = 34, "Numerical result out of range";
+    ENAMETOOLONG = 36, "File name too long";
+    ENOSYS = 38, "Function not implemented";
+    ENOTEMPTY = 39, "Directory not empty";
+    ELOOP = 40, "Too many levels of symbolic links";
+    ENODATA = 61, "No data available";
+    EPROTO = 71, "Protocol error";
+    EOVERFLOW = 75, "Value too large for defined data type";
+    EMSGSIZE = 90, "Message too long";
+    EOPNOTSUPP = 95, "Operation not supported";
+    EADDRINUSE = 98, "Address already in use";
+    ECONNRESET = 104, "Connection reset by peer";
+    ECONNREFUSED = 111, "Connection refused";
+    ESTALE = 116, "Stale file handle";
+    EDQUOT = 122, "Disk quota exceeded";
+}
+
+impl Errno {
+    /// Splits what the kernel returned into a value or an error number.
+    pub(crate) fn check(ret: isize) -> Result<usize, Errno> {
+        match i32::try_from(ret) {
+            Ok(errno @ -4095..=-1) => Err(Errno(-errno)),
+            Ok(_) | Err(_) => Ok(ret.cast_unsigned()),
+        }
+    }
+
+    /// Whether the kernel does not have the call, or not in this form.
+    pub const fn is_unsupported(self) -> bool {
+        matches!(self, Errno::ENOSYS | Errno::EOPNOTSUPP | Errno::EINVAL)
+    }
+}
+
+impl fmt::Debug for Errno {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.describe() {
+            Some((symbol, _)) => f.write_str(symbol),
+            None => write!(f, "errno {}", self.0),
+        }
+    }
+}
+
+impl fmt::Display for Errno {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.describe() {
+            Some((_, text)) => f.write_str(text),
+            None => write!(f, "errno {}", self.0),
+        }
+    }
+}
+
+/// A refused system call; prints like strace: `pidfd_open(4711): No such process`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SysError {
+    /// The call's name.
+    pub call: &'static str,
+    /// The number that tells which object it was about, where one does.
+    pub arg: Option<i64>,
+    /// Why it was refused.
+    pub errno: Errno,
+}
+
+impl SysError {
+    /// An error of `call` about `arg`.
+    pub(crate) const fn about(call: &'static str, arg: i64, errno: Errno) -> SysError {
+        SysError { call, arg: Some(arg), errno }
+    }
+
+    /// An error of `call`.
+    pub const fn of(call: &'static str, errno: Errno) -> SysError {
+        SysError { call, arg: None, errno }
+    }
+}
+
+impl fmt::Display for SysError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.arg {
+            Some(arg) => write!(f, "{}({arg}): {}", self.call, self.errno),
+            None => write!(f, "{}: {}", self.call, self.errno),
+        }
+    }
+}
+
+impl core::error::Error for SysError {}
