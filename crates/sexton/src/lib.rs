@@ -1,1 +1,6 @@
-//! x
+//! Sexton, the product: CLI, node daemon, API.
+
+#![forbid(unsafe_code)]
+
+pub mod node;
+pub mod refusal;
