@@ -57,7 +57,7 @@ refusals! {
     /// The same key with another body.
     KeyReused = "idempotency_key_reused", 409, 4, "idempotency key reused";
     /// The program could not be run.
-    ExecFailed = "exec_failed", 409, 4, "the program could not be run";
+    ExecFailed = "exec_failed", 400, 1, "the program could not be run";
     /// The body is too large.
     TooLarge = "too_large", 413, 2, "body too large";
     /// The path is too long.
