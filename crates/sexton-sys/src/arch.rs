@@ -129,6 +129,7 @@ pub(crate) mod nr {
     pub const IOCTL: usize = 16;
     pub const PWRITE64: usize = 18;
     pub const GETPID: usize = 39;
+    pub const PIPE2: usize = 293;
     pub const SOCKET: usize = 41;
     pub const CONNECT: usize = 42;
     pub const SENDMSG: usize = 46;
@@ -206,6 +207,7 @@ pub(crate) mod nr {
     pub const INOTIFY_ADD_WATCH: usize = 27;
     pub const IOCTL: usize = 29;
     pub const FLOCK: usize = 32;
+    pub const PIPE2: usize = 59;
     pub const MKDIRAT: usize = 34;
     pub const UNLINKAT: usize = 35;
     pub const UMOUNT2: usize = 39;

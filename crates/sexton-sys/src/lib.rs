@@ -8,8 +8,12 @@
 #![allow(unsafe_code, reason = "this crate is where the project's unsafe code lives")]
 
 mod arch;
+pub mod clone;
 mod error;
 pub mod fd;
+pub mod mount;
+pub mod pidfd;
+pub mod xattr;
 
 pub use error::{Errno, SysError};
 pub use fd::{Fd, RawFd};

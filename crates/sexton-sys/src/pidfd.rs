@@ -1,0 +1,180 @@
+//! Processes by descriptor: open, identify, reopen, signal, and read how they ended.
+
+use core::mem::MaybeUninit;
+
+use crate::arch::{nr, syscall};
+use crate::error::{Errno, SysError};
+use crate::fd::{Fd, RawFd, opened, word};
+
+const AT_EMPTY_PATH: usize = 0x1000;
+
+/// Opens a pidfd on whatever process `pid` names now (`pidfd_open(2)`, Linux 5.3).
+///
+/// # Errors
+/// `ESRCH` where there is none, `EINVAL` for a thread that leads no process.
+pub fn open(pid: i32) -> Result<Fd, SysError> {
+    // SAFETY: touches no memory.
+    let fd = unsafe { syscall(nr::PIDFD_OPEN, [word(pid), 0, 0, 0, 0, 0]) };
+    fd.map(opened).map_err(|errno| SysError::about("pidfd_open", pid.into(), errno))
+}
+
+/// Sends `signal` (0 only asks) to exactly that process (`pidfd_send_signal(2)`, Linux 5.1).
+///
+/// # Errors
+/// `ESRCH` once it has been reaped, `EPERM`.
+pub fn send_signal(pidfd: RawFd, signal: i32) -> Result<(), SysError> {
+    // SAFETY: a null `siginfo` lets the kernel fill one in.
+    let sent = unsafe { syscall(nr::PIDFD_SEND_SIGNAL, [word(pidfd), word(signal), 0, 0, 0, 0]) };
+    sent.map(|_| ()).map_err(|errno| SysError::about("pidfd_send_signal", pidfd.into(), errno))
+}
+
+/// Inode and kind of what a descriptor refers to (`statx(2)`).
+///
+/// # Errors
+/// As `statx(2)`.
+pub fn inode(fd: RawFd) -> Result<u64, SysError> {
+    const STATX_INO: usize = 0x100;
+    const STATX_BYTES: usize = 256;
+    const INO_AT: usize = 32;
+    let mut buffer = MaybeUninit::<[u8; STATX_BYTES]>::zeroed();
+    let args = [word(fd), c"".as_ptr() as usize, AT_EMPTY_PATH, STATX_INO, buffer.as_mut_ptr() as usize, 0];
+    // SAFETY: the kernel writes one `struct statx`, 256 bytes, into `buffer`.
+    let told = unsafe { syscall(nr::STATX, args) };
+    told.map_err(|errno| SysError::about("statx", fd.into(), errno))?;
+    // SAFETY: all bytes were zero before, so they are initialised whatever the kernel wrote.
+    let bytes = unsafe { buffer.assume_init() };
+    let ino = bytes.get(INO_AT..INO_AT + 8).and_then(|ino| ino.try_into().ok());
+    Ok(u64::from_ne_bytes(ino.unwrap_or_default()))
+}
+
+/// What `PIDFD_GET_INFO` tells (Linux 6.13; exit status from 6.15), each where the kernel's mask says so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PidfdFacts {
+    /// Its PID in the caller's namespace; `None` once reaped, 0 where it lies outside that namespace.
+    pub pid: Option<i32>,
+    /// Its parent's PID in the caller's namespace.
+    pub ppid: Option<i32>,
+    /// The 64-bit id of its cgroup2, also after the reap.
+    pub cgroup_id: Option<u64>,
+    /// The status word of `wait(2)`, only after the parent has reaped it.
+    pub wait_word: Option<i32>,
+}
+
+/// `struct pidfd_info` in its first published size (`include/uapi/linux/pidfd.h`).
+#[repr(C)]
+#[derive(Default)]
+struct PidfdInfo {
+    mask: u64,
+    cgroup_id: u64,
+    pid: u32,
+    tgid: u32,
+    ppid: u32,
+    ids: [u32; 8],
+    exit_code: i32,
+}
+
+/// Reads what the kernel tells of the process behind `pidfd`.
+///
+/// # Errors
+/// `ENOTTY`/`EINVAL` where the kernel lacks the call; `ESRCH` for a reaped one that told nothing.
+pub fn facts(pidfd: RawFd) -> Result<PidfdFacts, SysError> {
+    const PIDFD_GET_INFO: usize = 0xc040_ff0b;
+    const PID: u64 = 1;
+    const CGROUP_ID: u64 = 4;
+    const EXIT: u64 = 8;
+    let mut info = PidfdInfo { mask: PID | CGROUP_ID | EXIT, ..PidfdInfo::default() };
+    // SAFETY: the request's size, 64 bytes, is that of `PidfdInfo`, which the kernel reads and writes.
+    let told = unsafe { syscall(nr::IOCTL, [word(pidfd), PIDFD_GET_INFO, (&raw mut info) as usize, 0, 0, 0]) };
+    told.map_err(|errno| SysError::about("pidfd_get_info", pidfd.into(), errno))?;
+    let alive = info.mask & PID != 0;
+    Ok(PidfdFacts {
+        pid: alive.then_some(info.tgid.cast_signed()),
+        ppid: alive.then_some(info.ppid.cast_signed()),
+        cgroup_id: (info.mask & CGROUP_ID != 0).then_some(info.cgroup_id),
+        // The code reads 0 until the bit says that it is one.
+        wait_word: (info.mask & EXIT != 0).then_some(info.exit_code),
+    })
+}
+
+/// A kernel file handle (`name_to_handle_at(2)`): type and up to 16 bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileHandle {
+    kind: i32,
+    len: usize,
+    bytes: [u8; FileHandle::ROOM],
+}
+
+/// The kernel's `struct file_handle` with room for what pidfs and cgroup2 give.
+#[repr(C)]
+struct RawHandle {
+    len: u32,
+    kind: i32,
+    bytes: [u8; FileHandle::ROOM],
+}
+
+impl FileHandle {
+    const ROOM: usize = 16;
+
+    /// The handle of what `fd` refers to; for a pidfd from Linux 6.14.
+    ///
+    /// # Errors
+    /// `EOPNOTSUPP` where the file system has none.
+    pub fn of(fd: RawFd) -> Result<FileHandle, SysError> {
+        let mut raw = RawHandle { len: FileHandle::ROOM as u32, kind: 0, bytes: [0; FileHandle::ROOM] };
+        let mut mount_id = 0i32;
+        let (raw_at, mount_at) = ((&raw mut raw) as usize, (&raw mut mount_id) as usize);
+        let args = [word(fd), c"".as_ptr() as usize, raw_at, mount_at, AT_EMPTY_PATH, 0];
+        // SAFETY: the kernel writes at most `len` bytes behind the header, and one mount id.
+        let told = unsafe { syscall(nr::NAME_TO_HANDLE_AT, args) };
+        told.map_err(|errno| SysError::about("name_to_handle_at", fd.into(), errno))?;
+        Ok(FileHandle { kind: raw.kind, len: (raw.len as usize).min(FileHandle::ROOM), bytes: raw.bytes })
+    }
+
+    /// Its storable form: 4 bytes of type (little endian), then the handle.
+    pub fn to_bytes(self, out: &mut [u8; 4 + FileHandle::ROOM]) -> usize {
+        let (kind, bytes) = out.split_at_mut(4);
+        kind.copy_from_slice(&self.kind.to_le_bytes());
+        bytes.copy_from_slice(&self.bytes);
+        4 + self.len
+    }
+
+    /// Reads the storable form; `None` for what is none.
+    pub fn from_bytes(stored: &[u8]) -> Option<FileHandle> {
+        let (kind, rest) = stored.split_first_chunk::<4>()?;
+        let mut bytes = [0; FileHandle::ROOM];
+        bytes.get_mut(..rest.len())?.copy_from_slice(rest);
+        Some(FileHandle { kind: i32::from_le_bytes(*kind), len: rest.len(), bytes })
+    }
+
+    /// Reopens exactly what the handle names: a pidfd where it came from one.
+    ///
+    /// # Errors
+    /// `ESTALE` once it is gone (a process: once it is reaped).
+    pub fn open_process(&self) -> Result<Fd, SysError> {
+        const FD_PIDFS_ROOT: i32 = -10_002;
+        self.open(FD_PIDFS_ROOT, 0)
+    }
+
+    /// Reopens the directory that the handle names, on the file system of `mount`.
+    ///
+    /// # Errors
+    /// `ESTALE` once it is removed.
+    pub fn open_directory(&self, mount: RawFd) -> Result<Fd, SysError> {
+        const O_DIRECTORY_CLOEXEC: i32 = 0o200_000 | 0o2_000_000;
+        self.open(mount, O_DIRECTORY_CLOEXEC)
+    }
+
+    fn open(&self, mount: RawFd, flags: i32) -> Result<Fd, SysError> {
+        let mut raw = RawHandle { len: self.len as u32, kind: self.kind, bytes: self.bytes };
+        // SAFETY: the kernel reads `len` bytes behind the header.
+        let fd =
+            unsafe { syscall(nr::OPEN_BY_HANDLE_AT, [word(mount), (&raw mut raw) as usize, word(flags), 0, 0, 0]) };
+        fd.map(opened).map_err(|errno| SysError::of("open_by_handle_at", errno))
+    }
+}
+
+/// Whether an errno of [`facts`] means that the kernel lacks the call.
+pub const fn lacks_facts(errno: Errno) -> bool {
+    const ENOTTY: Errno = Errno(25);
+    matches!(errno, ENOTTY | Errno::EINVAL | Errno::ENOSYS)
+}

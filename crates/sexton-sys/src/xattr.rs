@@ -1,0 +1,33 @@
+//! Extended attributes on open descriptors: the tag that a workload cannot write.
+
+use core::ffi::CStr;
+
+use crate::arch::{nr, syscall};
+use crate::error::{Errno, SysError};
+use crate::fd::{RawFd, word};
+
+/// Sets attribute `name` of what `fd` refers to (`fsetxattr(2)`).
+///
+/// # Errors
+/// `EPERM` for `trusted.*` without `CAP_SYS_ADMIN`, `EOPNOTSUPP` where the file system keeps none.
+pub fn set(fd: RawFd, name: &CStr, value: &[u8]) -> Result<(), SysError> {
+    let args = [word(fd), name.as_ptr() as usize, value.as_ptr() as usize, value.len(), 0, 0];
+    // SAFETY: the kernel reads the name up to its NUL and `len` bytes of the value.
+    let set = unsafe { syscall(nr::FSETXATTR, args) };
+    set.map(|_| ()).map_err(|errno| SysError::about("fsetxattr", fd.into(), errno))
+}
+
+/// Reads attribute `name` into `buffer`; `None` where it was never set. (pidfs answers 0 bytes for that, others
+/// `ENODATA`.)
+///
+/// # Errors
+/// `ERANGE` where the buffer is too small, `EOPNOTSUPP`.
+pub fn read<'b>(fd: RawFd, name: &CStr, buffer: &'b mut [u8]) -> Result<Option<&'b [u8]>, SysError> {
+    let args = [word(fd), name.as_ptr() as usize, buffer.as_mut_ptr() as usize, buffer.len(), 0, 0];
+    // SAFETY: the kernel writes at most `len` bytes into `buffer`.
+    match unsafe { syscall(nr::FGETXATTR, args) } {
+        Ok(0) | Err(Errno::ENODATA) => Ok(None),
+        Ok(len) => Ok(buffer.get(..len)),
+        Err(errno) => Err(SysError::about("fgetxattr", fd.into(), errno)),
+    }
+}
