@@ -152,6 +152,7 @@ pub(crate) mod nr {
     pub const SETSID: usize = 112;
     pub const SETGROUPS: usize = 116;
     pub const PRCTL: usize = 157;
+    pub const PIVOT_ROOT: usize = 155;
     pub const MOUNT: usize = 165;
     pub const UMOUNT2: usize = 166;
     pub const GETTID: usize = 186;
@@ -212,6 +213,7 @@ pub(crate) mod nr {
     pub const UNLINKAT: usize = 35;
     pub const UMOUNT2: usize = 39;
     pub const MOUNT: usize = 40;
+    pub const PIVOT_ROOT: usize = 41;
     pub const FTRUNCATE: usize = 46;
     pub const FALLOCATE: usize = 47;
     pub const CHDIR: usize = 49;

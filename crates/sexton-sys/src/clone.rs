@@ -216,7 +216,7 @@ impl Stage {
         for (index, string) in strings.iter().enumerate() {
             let at = self.place(string.to_bytes_with_nul())?;
             // SAFETY: `index` is below the length that `array` was placed with.
-            unsafe { array.add(index).write(at) };
+            unsafe { array.wrapping_add(index).write(at) };
         }
         Some(array)
     }
@@ -343,10 +343,8 @@ impl Drop for ReleasedChild {
         // BOUND: a child that has not left yet still reads its stage; a few pages are leaked rather than its memory
         // pulled away. It happens only where a start is abandoned halfway.
         let left = matches!(self.report(), Ok(Report::Left));
-        if let Some(stage) = self.stage.take()
-            && !left
-        {
-            core::mem::ManuallyDrop::new(stage);
+        if !left {
+            let _leaked = self.stage.take().map(core::mem::ManuallyDrop::new);
         }
     }
 }

@@ -24,10 +24,8 @@ impl Fd {
     }
 
     /// Gives ownership away.
-    pub const fn into_raw(self) -> RawFd {
-        let raw = self.0;
-        core::mem::forget(self);
-        raw
+    pub fn into_raw(self) -> RawFd {
+        core::mem::ManuallyDrop::new(self).raw()
     }
 }
 

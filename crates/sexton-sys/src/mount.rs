@@ -22,22 +22,20 @@ pub fn unshare_mounts() -> Result<(), SysError> {
 }
 
 /// Gives the calling thread a file-system context of its own, so that it alone may change namespace.
-///
-/// # Errors
-/// As `unshare(2)`.
-pub fn unshare_fs() -> Result<(), SysError> {
+fn unshare_fs() -> Result<(), SysError> {
     const CLONE_FS: usize = 0x200;
     // SAFETY: changes what paths mean to this thread; no memory is touched.
     let unshared = unsafe { syscall(nr::UNSHARE, [CLONE_FS, 0, 0, 0, 0, 0]) };
     unshared.map(|_| ()).map_err(|errno| SysError::of("unshare", errno))
 }
 
-/// Takes the calling thread into the mount namespace behind `fd` (`setns(2)`).
+/// Takes the calling thread, and no other of its process, into the mount namespace behind `fd` (`setns(2)`).
 ///
 /// # Errors
-/// `EINVAL` for another kind of descriptor or a thread that shares its file-system context, `EPERM`.
+/// `EINVAL` for another kind of descriptor, `EPERM` without `CAP_SYS_ADMIN`.
 pub fn enter(fd: RawFd) -> Result<(), SysError> {
     const CLONE_NEWNS: usize = 0x2_0000;
+    unshare_fs()?;
     // SAFETY: changes what paths mean to this thread; no memory is touched.
     let entered = unsafe { syscall(nr::SETNS, [word(fd), CLONE_NEWNS, 0, 0, 0, 0]) };
     entered.map(|_| ()).map_err(|errno| SysError::about("setns", fd.into(), errno))
@@ -115,4 +113,28 @@ pub fn open(path: &CStr) -> Result<Fd, SysError> {
     // SAFETY: the kernel reads one string up to its NUL.
     let fd = unsafe { syscall(nr::OPENAT, args) };
     fd.map(opened).map_err(|errno| SysError::of("openat", errno))
+}
+
+/// Makes the calling thread's working directory the root of its mount namespace, and lets go of everything that was
+/// mounted there before (`pivot_root(2)` with both arguments `.`).
+///
+/// # Errors
+/// `EINVAL` where the working directory is no mount point, or the namespace propagates to another.
+pub fn keep_only_working_directory() -> Result<(), SysError> {
+    let here = c".".as_ptr() as usize;
+    // SAFETY: the kernel reads one string twice.
+    let pivoted = unsafe { syscall(nr::PIVOT_ROOT, [here, here, 0, 0, 0, 0]) };
+    pivoted.map_err(|errno| SysError::of("pivot_root", errno))?;
+    unmount(c".")
+}
+
+/// Changes the calling thread's working directory (`chdir(2)`); the whole process's, unless the thread has a
+/// file-system context of its own.
+///
+/// # Errors
+/// As `chdir(2)`.
+pub fn change_directory(path: &CStr) -> Result<(), SysError> {
+    // SAFETY: the kernel reads one string up to its NUL.
+    let changed = unsafe { syscall(nr::CHDIR, [path.as_ptr() as usize, 0, 0, 0, 0, 0]) };
+    changed.map(|_| ()).map_err(|errno| SysError::of("chdir", errno))
 }

@@ -178,3 +178,63 @@ pub const fn lacks_facts(errno: Errno) -> bool {
     const ENOTTY: Errno = Errno(25);
     matches!(errno, ENOTTY | Errno::EINVAL | Errno::ENOSYS)
 }
+
+/// Reaps the caller's own child behind `pidfd` if it has ended (`waitid(2)`, `P_PIDFD`, Linux 5.4); tells the status
+/// word of `wait(2)`. Never blocks: a traced child can be readable on its pidfd and not yet waitable.
+///
+/// # Errors
+/// `ECHILD` where it is nobody's or another's child, or reaped already.
+pub fn reap(pidfd: RawFd) -> Result<Option<i32>, SysError> {
+    const P_PIDFD: usize = 3;
+    const WNOHANG_WEXITED: usize = 1 | 4;
+    // `siginfo_t` is 128 bytes; signo, errno, code, (padding,) pid, uid, status lie in the first 28 (`sigaction(2)`).
+    let mut info = [0i32; 32];
+    let args = [P_PIDFD, word(pidfd), info.as_mut_ptr() as usize, WNOHANG_WEXITED, 0, 0];
+    // SAFETY: the kernel writes one `siginfo_t`, 128 bytes, into `info`.
+    let waited = unsafe { syscall(nr::WAITID, args) };
+    waited.map_err(|errno| SysError::about("waitid", pidfd.into(), errno))?;
+    let [signo, _, code, _, pid, _, status, ..] = info;
+    Ok((signo != 0 && pid != 0).then(|| wait_word(code, status)))
+}
+
+/// The status word of `wait(2)` from what `waitid(2)` tells.
+pub(crate) const fn wait_word(code: i32, status: i32) -> i32 {
+    const CLD_EXITED: i32 = 1;
+    if code == CLD_EXITED { (status & 0xff) << 8 } else { status & 0x7f }
+}
+
+/// How far the end of a process has come, as its pidfd tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// It runs.
+    None,
+    /// All its threads have ended; its parent has not reaped it.
+    Zombie,
+    /// Its parent has reaped it.
+    Reaped,
+}
+
+/// Asks a pidfd without blocking: readable means zombie, hung up means reaped (`poll(2)`, Linux 6.9 for the latter).
+///
+/// # Errors
+/// `EBADF`, `ENOMEM`.
+pub fn poll_end(pidfd: RawFd) -> Result<End, SysError> {
+    const POLLIN: i16 = 1;
+    const POLLHUP: i16 = 16;
+    #[repr(C)]
+    struct PollFd {
+        fd: i32,
+        events: i16,
+        revents: i16,
+    }
+    let mut poll = PollFd { fd: pidfd, events: POLLIN, revents: 0 };
+    let mut no_wait = [0u64; 2];
+    let args = [(&raw mut poll) as usize, 1, no_wait.as_mut_ptr() as usize, 0, 8, 0];
+    // SAFETY: one `struct pollfd`, read and written; a zero time-out, read and perhaps written on this stack.
+    unsafe { syscall(nr::PPOLL, args) }.map_err(|errno| SysError::about("ppoll", pidfd.into(), errno))?;
+    Ok(match poll.revents {
+        events if events & POLLHUP != 0 => End::Reaped,
+        events if events & POLLIN != 0 => End::Zombie,
+        _ => End::None,
+    })
+}

@@ -1,0 +1,344 @@
+//! Domains: cgroups that are killed as one.
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use sexton_plan::id::Pid;
+use sexton_sys::xattr;
+
+use crate::pin::Released;
+
+/// The tag on a domain's directory, which only root can write.
+const TAG: &std::ffi::CStr = c"trusted.sexton";
+
+/// Why a domain could not be used.
+#[derive(Debug, thiserror::Error)]
+pub enum DomainError {
+    /// The host has no cgroup2 where this process can see it.
+    #[error("no cgroup2 is mounted")]
+    NoCgroup2,
+    /// The path names another cgroup than the recorded one, or none: that one is gone.
+    #[error("the cgroup `{0}` is gone")]
+    Gone(String),
+    /// The kernel refused.
+    #[error("could not {act} the cgroup `{path}`")]
+    Io {
+        /// What was refused.
+        act: &'static str,
+        /// Which cgroup.
+        path: String,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// The subtree of the cgroup2 hierarchy that this daemon may write.
+#[derive(Clone, Debug)]
+pub struct Subtree {
+    mount: PathBuf,
+    path: String,
+}
+
+/// One cgroup below a [`Subtree`].
+#[derive(Debug)]
+pub struct Domain {
+    dir: fs::File,
+    full: PathBuf,
+    path: String,
+    ino: u64,
+}
+
+impl Subtree {
+    /// The subtree `path` (components without a leading `/`) below the cgroup2 mount; nothing is made.
+    ///
+    /// # Errors
+    /// No cgroup2 is mounted.
+    pub fn find(path: &str) -> Result<Subtree, DomainError> {
+        let mount = find_mount().ok_or(DomainError::NoCgroup2)?;
+        Ok(Subtree { mount, path: format!("/{}", path.trim_matches('/')) })
+    }
+
+    /// Makes what is missing of the subtree, and gives its children the controllers that are to be had.
+    ///
+    /// # Errors
+    /// A directory could not be made.
+    pub fn make(&self) -> Result<(), DomainError> {
+        let full = self.full();
+        fs::create_dir_all(&full).map_err(|source| self.error("make", source))?;
+        let controllers = fs::read_to_string(full.join("cgroup.controllers")).unwrap_or_default();
+        for controller in controllers.split_ascii_whitespace().filter(|name| matches!(*name, "pids" | "memory")) {
+            // Refused where processes live in it: limits are then reported as unavailable, never ignored.
+            if let Err(error) = fs::write(full.join("cgroup.subtree_control"), format!("+{controller}")) {
+                tracing::warn!(controller, %error, "cgroup controller not available to instances");
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes the subtree's own directory, if it is empty.
+    ///
+    /// # Errors
+    /// It is not empty, or the kernel refused.
+    pub fn remove(&self) -> Result<Released, DomainError> {
+        remove_dir(&self.full()).map_err(|source| self.error("remove", source))
+    }
+
+    /// Its path from the cgroup2 root, beginning with `/`, as in `/proc/PID/cgroup`.
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// Names of the cgroups directly below.
+    ///
+    /// # Errors
+    /// The directory could not be read.
+    pub fn children(&self) -> Result<Vec<String>, DomainError> {
+        let read = || -> io::Result<Vec<String>> {
+            let entries = fs::read_dir(self.full())?.collect::<io::Result<Vec<_>>>()?;
+            let dirs = entries.into_iter().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+            Ok(dirs.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect())
+        };
+        read().map_err(|source| self.error("list", source))
+    }
+
+    /// Makes the domain `name`, with `owner` as its tag.
+    ///
+    /// # Errors
+    /// It exists, or the kernel refused.
+    pub fn create(&self, name: &str, owner: &str) -> Result<Domain, DomainError> {
+        let (full, path) = (self.full().join(name), format!("{}/{name}", self.path));
+        let make = || -> io::Result<Domain> {
+            match fs::create_dir(&full) {
+                // Somebody removed the subtree's own empty directory; it is ours to make.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => fs::create_dir_all(&full)?,
+                other => other?,
+            }
+            open(full.clone(), path.clone())
+        };
+        let domain = make().map_err(|source| DomainError::Io { act: "make", path: path.clone(), source })?;
+        if let Err(error) = xattr::set(domain.dir.as_raw_fd(), TAG, owner.as_bytes()) {
+            tracing::debug!(%error, path, "cgroup not tagged");
+        }
+        Ok(domain)
+    }
+
+    /// Opens the cgroup `path` and proves by its inode, which is never reused, that it is the recorded one.
+    ///
+    /// # Errors
+    /// `Gone` where it is proven not to exist any more.
+    pub fn reopen(&self, path: &str, ino: u64) -> Result<Domain, DomainError> {
+        let domain = self.open_path(path)?;
+        if domain.ino == ino { Ok(domain) } else { Err(DomainError::Gone(path.to_owned())) }
+    }
+
+    /// Opens the cgroup `path`, whichever it is.
+    ///
+    /// # Errors
+    /// `Gone` where there is none.
+    pub fn open_path(&self, path: &str) -> Result<Domain, DomainError> {
+        let full = self.mount.join(path.trim_start_matches('/'));
+        open(full, path.to_owned()).map_err(|source| match source.kind() {
+            io::ErrorKind::NotFound => DomainError::Gone(path.to_owned()),
+            _ => DomainError::Io { act: "open", path: path.to_owned(), source },
+        })
+    }
+
+    fn full(&self) -> PathBuf {
+        self.mount.join(self.path.trim_start_matches('/'))
+    }
+
+    fn error(&self, act: &'static str, source: io::Error) -> DomainError {
+        DomainError::Io { act, path: self.path.clone(), source }
+    }
+}
+
+fn open(full: PathBuf, path: String) -> io::Result<Domain> {
+    let dir = fs::File::open(&full)?;
+    let ino = dir.metadata()?.ino();
+    Ok(Domain { dir, full, path, ino })
+}
+
+impl Domain {
+    /// Its path from the cgroup2 root, beginning with `/`, as in `/proc/PID/cgroup`.
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// Inode of its directory: its 64-bit id, never reused within a boot.
+    pub fn ino(&self) -> u64 {
+        self.ino
+    }
+
+    /// The tag written at its making.
+    pub fn owner(&self) -> Option<String> {
+        let mut buffer = [0; 128];
+        let tag = xattr::read(self.dir.as_raw_fd(), TAG, &mut buffer).ok()??;
+        Some(String::from_utf8_lossy(tag).into_owned())
+    }
+
+    /// Whether a live process is in it or below, from `cgroup.events`; zombies do not count. A removed one is empty.
+    ///
+    /// # Errors
+    /// The file could not be read.
+    pub fn is_populated(&self) -> Result<bool, DomainError> {
+        match fs::read_to_string(self.full.join("cgroup.events")) {
+            Ok(text) => Ok(text.lines().any(|line| line == "populated 1")),
+            Err(error) if is_gone(&error) => Ok(false),
+            Err(source) => Err(self.error("read", source)),
+        }
+    }
+
+    /// `cgroup.events`, to be polled for `POLLPRI`; the kernel's notice may come 20 ms late.
+    ///
+    /// # Errors
+    /// The file could not be opened.
+    pub fn events(&self) -> Result<fs::File, DomainError> {
+        fs::File::open(self.full.join("cgroup.events")).map_err(|source| self.error("open", source))
+    }
+
+    /// Every process in it and below, with the id of the very cgroup that it was listed in. Those outside the reader's
+    /// PID namespace, listed as 0, are left out.
+    ///
+    /// # Errors
+    /// A file could not be read.
+    pub fn processes(&self) -> Result<Vec<(Pid, u64)>, DomainError> {
+        let mut found = Vec::new();
+        for dir in self.tree()? {
+            let ino = match fs::metadata(&dir) {
+                Ok(metadata) => metadata.ino(),
+                Err(error) if is_gone(&error) => continue,
+                Err(source) => return Err(self.error("read", source)),
+            };
+            match fs::read_to_string(dir.join("cgroup.procs")) {
+                Ok(text) => found.extend(text.lines().filter_map(|pid| Some((Pid::new(pid.parse().ok()?)?, ino)))),
+                Err(error) if is_gone(&error) => {}
+                // A threaded cgroup lists its processes in its domain above (`cgroups(7)`).
+                Err(error) if error.raw_os_error() == Some(sexton_sys::Errno::EOPNOTSUPP.0) => {}
+                Err(source) => return Err(self.error("read", source)),
+            }
+        }
+        Ok(found)
+    }
+
+    /// Sends SIGKILL to every process in it and below (`cgroup.kill`, Linux 5.14). It misses those whose leader thread
+    /// has ended, so a sweep by pidfd follows. `false` where the kernel cannot.
+    ///
+    /// # Errors
+    /// The kernel refused for another reason.
+    pub fn kill(&self) -> Result<bool, DomainError> {
+        match fs::write(self.full.join("cgroup.kill"), "1") {
+            Ok(()) => Ok(true),
+            Err(error) if is_gone(&error) => Ok(self.full.exists()).map(|there| !there),
+            Err(error) if error.raw_os_error() == Some(sexton_sys::Errno::EOPNOTSUPP.0) => Ok(false),
+            Err(source) => Err(self.error("kill", source)),
+        }
+    }
+
+    /// Thaws it and all below (`cgroup.freeze`): a frozen process cannot answer a polite signal.
+    ///
+    /// # Errors
+    /// A directory could not be listed.
+    pub fn thaw(&self) -> Result<(), DomainError> {
+        for dir in self.tree()? {
+            let file = dir.join("cgroup.freeze");
+            let frozen = fs::read_to_string(&file).is_ok_and(|text| text.trim_end() == "1");
+            if frozen && let Err(error) = fs::write(&file, "0") {
+                tracing::warn!(%error, path = self.path, "cgroup not thawed");
+            }
+        }
+        Ok(())
+    }
+
+    /// Sets a limit file such as `pids.max`.
+    ///
+    /// # Errors
+    /// The controller is not available, or the kernel refused.
+    pub fn limit(&self, file: &str, value: u64) -> Result<(), DomainError> {
+        fs::write(self.full.join(file), value.to_string()).map_err(|source| self.error("limit", source))
+    }
+
+    /// A figure from one of its files, such as `memory.current`; `None` where there is no such file.
+    pub fn figure(&self, file: &str) -> Option<u64> {
+        fs::read_to_string(self.full.join(file)).ok()?.trim_end().parse().ok()
+    }
+
+    /// Moves a process into it, by the number that the caller has proven and still holds a pidfd of.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub fn take_in(&self, pid: Pid) -> Result<(), DomainError> {
+        fs::write(self.full.join("cgroup.procs"), pid.to_string()).map_err(|source| self.error("move into", source))
+    }
+
+    /// Removes it and what its workload made below, deepest first.
+    ///
+    /// # Errors
+    /// A process lives in it, or the kernel refused.
+    pub fn remove(&self) -> Result<Released, DomainError> {
+        let mut dirs = self.tree()?;
+        let mut released = Released::WasGone;
+        while let Some(dir) = dirs.pop() {
+            if remove_dir(&dir).map_err(|source| self.error("remove", source))? == Released::Now {
+                released = Released::Now;
+            }
+        }
+        Ok(released)
+    }
+
+    /// Its directory and all below, parents first. BOUND: the kernel bounds depth and number of cgroups.
+    fn tree(&self) -> Result<Vec<PathBuf>, DomainError> {
+        let mut found = vec![self.full.clone()];
+        let mut next = 0;
+        while let Some(dir) = found.get(next).cloned() {
+            next += 1;
+            match fs::read_dir(&dir) {
+                Ok(entries) => {
+                    let entries = entries.filter_map(Result::ok);
+                    let dirs = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+                    found.extend(dirs.map(|entry| entry.path()));
+                }
+                Err(error) if is_gone(&error) => {}
+                Err(source) => return Err(self.error("list", source)),
+            }
+        }
+        Ok(found)
+    }
+
+    fn error(&self, act: &'static str, source: io::Error) -> DomainError {
+        DomainError::Io { act, path: self.path.clone(), source }
+    }
+}
+
+impl AsRawFd for Domain {
+    fn as_raw_fd(&self) -> RawFd {
+        self.dir.as_raw_fd()
+    }
+}
+
+/// A removed cgroup answers `ENOENT` by path, `ENODEV` through an open file.
+fn is_gone(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(sexton_sys::Errno::ENODEV.0)
+}
+
+fn remove_dir(dir: &Path) -> io::Result<Released> {
+    match fs::remove_dir(dir) {
+        Ok(()) => Ok(Released::Now),
+        Err(error) if is_gone(&error) => Ok(Released::WasGone),
+        Err(error) => Err(error),
+    }
+}
+
+/// Where cgroup2 is mounted in this mount namespace (`proc_pid_mountinfo(5)`).
+fn find_mount() -> Option<PathBuf> {
+    let text = fs::read("/proc/self/mountinfo").ok()?;
+    text.split(|b| *b == b'\n').find_map(|line| {
+        let fields: Vec<&[u8]> = line.split(|b| *b == b' ').collect();
+        let dash = fields.iter().position(|field| *field == b"-")?;
+        let is_cgroup2 = *fields.get(dash + 1)? == b"cgroup2";
+        is_cgroup2.then(|| PathBuf::from(std::ffi::OsStr::from_bytes(fields.get(4).copied().unwrap_or_default())))
+    })
+}

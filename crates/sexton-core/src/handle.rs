@@ -1,0 +1,234 @@
+//! A live hold on one process: the only thing that can be signalled.
+
+use std::os::fd::{AsRawFd, RawFd};
+
+use sexton_plan::id::Pid;
+use sexton_plan::identity::{Identity, Match};
+use sexton_plan::state::{ExitSource, ExitStatus};
+use sexton_sys::pidfd::{self, FileHandle};
+use sexton_sys::{Errno, Fd, SysError, xattr};
+
+use crate::proc::{self, Here, ReadProcError};
+
+/// The tag on a process's pidfd, which only root can write.
+const TAG: &std::ffi::CStr = c"trusted.sexton";
+
+/// A pidfd, and the identity that was read through it.
+#[derive(Debug)]
+pub struct Handle {
+    pidfd: Fd,
+    identity: Identity,
+}
+
+/// Why no hold on a process could be had.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenHandleError {
+    /// No such process, or not the one that was recorded: that one is gone.
+    #[error("the process is gone")]
+    Gone,
+    /// There is a process of that number, and nothing proves that it is, or is not, the recorded one.
+    #[error("the process of that number is not proven to be the recorded one")]
+    Unproven,
+    /// The kernel refused to say.
+    #[error("could not open the process")]
+    Sys(#[from] SysError),
+    /// `/proc` refused to say.
+    #[error("could not read the process")]
+    Proc(#[from] ReadProcError),
+}
+
+/// What a handle knows of its process's life, without blocking.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Life {
+    /// It runs, or its status is not to be had yet.
+    Alive,
+    /// It has ended, its parent has not reaped it, and this is what its zombie tells, if anything.
+    Zombie(Option<ExitStatus>),
+    /// It has been reaped, and this is what the kernel kept, if anything.
+    Reaped(Option<ExitStatus>),
+}
+
+impl Handle {
+    /// A hold on whatever process `pid` names at this moment; its identity is read through the open pidfd, and
+    /// `/proc` is believed only where the pidfd still lives afterwards.
+    ///
+    /// # Errors
+    /// Gone, or the kernel refused.
+    pub fn open(pid: Pid, here: &Here) -> Result<Handle, OpenHandleError> {
+        let pidfd = pidfd::open(pid.as_raw()).map_err(gone_or)?;
+        Handle::identify(pidfd, pid, here)
+    }
+
+    /// A hold on the caller's own child, whose pidfd came with its birth.
+    ///
+    /// # Errors
+    /// The kernel refused to say who it is.
+    pub fn of_child(pidfd: Fd, pid: Pid, here: &Here) -> Result<Handle, OpenHandleError> {
+        Handle::identify(pidfd, pid, here)
+    }
+
+    fn identify(pidfd: Fd, pid: Pid, here: &Here) -> Result<Handle, OpenHandleError> {
+        let start_ticks = proc::stat(pid).map(|stat| stat.start_ticks);
+        // RACE: the number may have passed to another process before `/proc` was read; a pidfd that still takes
+        // signal 0 afterwards had the number all the while.
+        pidfd::send_signal(pidfd.raw(), 0).or_else(alive_all_the_same).map_err(gone_or)?;
+        let start_ticks = match start_ticks {
+            Ok(ticks) => Some(ticks),
+            Err(ReadProcError::Gone(_)) => return Err(OpenHandleError::Gone),
+            Err(ReadProcError::Unreadable { .. } | ReadProcError::Malformed { .. }) => None,
+        };
+        let identity = Identity {
+            pid,
+            pidfs_ino: crate::features::pidfs().then(|| pidfd::inode(pidfd.raw())).transpose()?,
+            start_ticks,
+            boot_id: here.boot_id.clone(),
+            pid_ns: here.pid_ns,
+        };
+        Ok(Handle { pidfd, identity })
+    }
+
+    /// A hold on exactly the recorded process, by its kernel handle where there is one, else by number and proof.
+    ///
+    /// # Errors
+    /// `Gone` only where that is proven; `Unproven` where a process of that number may be it.
+    pub fn reopen(recorded: &Identity, handle: &[u8], here: &Here) -> Result<Handle, OpenHandleError> {
+        if recorded.boot_id != here.boot_id {
+            return Err(OpenHandleError::Gone);
+        }
+        if let Some(handle) = FileHandle::from_bytes(handle) {
+            match handle.open_process() {
+                Ok(pidfd) => return Ok(Handle { pidfd, identity: recorded.clone() }),
+                Err(error) if error.errno == Errno::ESTALE => return Err(OpenHandleError::Gone),
+                // Without the right or the call, the number and its proofs are left.
+                Err(error) => tracing::debug!(%error, "no process by handle"),
+            }
+        }
+        if recorded.pid_ns != here.pid_ns {
+            return Err(OpenHandleError::Unproven);
+        }
+        let found = Handle::open(recorded.pid, here)?;
+        match recorded.compare(&found.identity) {
+            Match::Same => Ok(found),
+            Match::Different => Err(OpenHandleError::Gone),
+            Match::Unproven => Err(OpenHandleError::Unproven),
+        }
+    }
+
+    /// A hold through a pidfd that the kernel itself kept for the recorded process (a pin).
+    pub fn of_pinned(pidfd: Fd, recorded: Identity) -> Handle {
+        Handle { pidfd, identity: recorded }
+    }
+
+    /// Which process it is.
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// The storable handle by which a later process reopens exactly this one; empty where the kernel has none.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut buffer = [0; 20];
+        match FileHandle::of(self.pidfd.raw()) {
+            Ok(handle) => {
+                let len = handle.to_bytes(&mut buffer);
+                buffer.get(..len).unwrap_or_default().to_vec()
+            }
+            Err(_) => Vec::new(),
+        }
+    }
+
+    /// Sends `signal` to this process and no other; `false` where it has been reaped already.
+    ///
+    /// # Errors
+    /// The kernel refused, as for another user's process.
+    pub fn signal(&self, signal: u8) -> Result<bool, SysError> {
+        match pidfd::send_signal(self.pidfd.raw(), i32::from(signal)) {
+            Ok(()) => Ok(true),
+            Err(error) if error.errno == Errno::ESRCH => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Where its life is, without blocking.
+    ///
+    /// # Errors
+    /// The pidfd could not be polled.
+    pub fn life(&self) -> Result<Life, SysError> {
+        match pidfd::poll_end(self.pidfd.raw())? {
+            pidfd::End::None => Ok(Life::Alive),
+            pidfd::End::Zombie => Ok(Life::Zombie(self.zombie_status())),
+            pidfd::End::Reaped => Ok(Life::Reaped(self.kept_status())),
+        }
+    }
+
+    /// Reaps it, if it is the caller's own child and has ended; `None` while it runs, or is held by a tracer.
+    ///
+    /// # Errors
+    /// `ECHILD` where it is not the caller's child.
+    pub fn reap(&self) -> Result<Option<ExitStatus>, SysError> {
+        Ok(pidfd::reap(self.pidfd.raw())?.and_then(ExitStatus::from_wait_word))
+    }
+
+    /// What a zombie's `/proc/PID/stat` tells, believed only where the pidfd says afterwards that the number is
+    /// still its own.
+    fn zombie_status(&self) -> Option<ExitStatus> {
+        let stat = proc::stat(self.identity.pid).ok()?;
+        let still_here = pidfd::send_signal(self.pidfd.raw(), 0).is_ok();
+        let same_tick = self.identity.start_ticks.is_none_or(|ticks| ticks == stat.start_ticks);
+        if still_here && same_tick { stat.zombie_status() } else { None }
+    }
+
+    /// What the kernel kept of a reaped process.
+    fn kept_status(&self) -> Option<ExitStatus> {
+        ExitStatus::from_wait_word(pidfd::facts(self.pidfd.raw()).ok()?.wait_word?)
+    }
+
+    /// The id of its cgroup2, the second witness for weak identities; `None` where the kernel does not say.
+    pub fn cgroup_id(&self) -> Option<u64> {
+        pidfd::facts(self.pidfd.raw()).ok()?.cgroup_id
+    }
+
+    /// Its parent's PID, where the kernel says.
+    pub fn parent(&self) -> Option<i32> {
+        pidfd::facts(self.pidfd.raw()).ok()?.ppid
+    }
+
+    /// Writes the owner's tag where only root can; `false` where the kernel has no place for it.
+    pub fn tag(&self, owner: &str) -> bool {
+        xattr::set(self.pidfd.raw(), TAG, owner.as_bytes()).is_ok()
+    }
+
+    /// The owner's tag.
+    pub fn tagged(&self) -> Option<String> {
+        let mut buffer = [0; 128];
+        let tag = xattr::read(self.pidfd.raw(), TAG, &mut buffer).ok()??;
+        Some(String::from_utf8_lossy(tag).into_owned())
+    }
+
+    /// Keeps the kernel's exit status of it behind `file` of the calling thread's mount namespace.
+    pub(crate) fn attach(&self, file: &std::ffi::CStr) -> Result<(), SysError> {
+        sexton_sys::mount::attach(self.pidfd.raw(), file)
+    }
+}
+
+impl AsRawFd for Handle {
+    fn as_raw_fd(&self) -> RawFd {
+        self.pidfd.raw()
+    }
+}
+
+/// Who tells what `life` tells.
+pub const fn source_of(life: Life) -> ExitSource {
+    match life {
+        Life::Alive | Life::Reaped(_) => ExitSource::Pidfd,
+        Life::Zombie(_) => ExitSource::Proc,
+    }
+}
+
+fn gone_or(error: SysError) -> OpenHandleError {
+    if error.errno == Errno::ESRCH { OpenHandleError::Gone } else { OpenHandleError::Sys(error) }
+}
+
+/// Without the right to signal it, a process is there all the same.
+fn alive_all_the_same(error: SysError) -> Result<(), SysError> {
+    if error.errno == Errno::EPERM { Ok(()) } else { Err(error) }
+}

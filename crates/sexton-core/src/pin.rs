@@ -1,0 +1,243 @@
+//! Pins: pidfds kept in a mount namespace of their own, so that the kernel keeps each exit status whoever dies.
+//!
+//! ```text
+//!   RUN/pins  ── one nsfs bind mount, the only thing the host sees
+//!      └─► private mount namespace: a tmpfs as its root, one empty file a pin, a pidfd attached to each
+//! ```
+//!
+//! One thread of the process lives in that namespace and does all the work there; nobody else ever enters it.
+
+use std::ffi::CString;
+use std::fs;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::thread;
+
+use sexton_plan::identity::Identity;
+use sexton_sys::mount::{self, MountKind};
+use sexton_sys::{Errno, SysError};
+
+use crate::handle::Handle;
+
+/// Where a thread of the private namespace stages its tmpfs before that becomes the root.
+const STAGING: &std::ffi::CStr = c"/tmp";
+
+type Job = Box<dyn FnOnce() + Send>;
+
+/// The board of pins below one run directory.
+#[derive(Debug)]
+pub struct PinBoard {
+    jobs: mpsc::Sender<Job>,
+    mount_point: PathBuf,
+}
+
+/// Why there can be no pins; exit statuses then depend on the worker or the keeper being alive.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenPinsError {
+    /// A file below the run directory could not be made or opened.
+    #[error("could not use `{}`", .path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The kernel refused a namespace or a mount.
+    #[error("could not keep a mount namespace")]
+    Sys(#[from] SysError),
+    /// The thread ended before it said how it went.
+    #[error("the thread of the pins ended")]
+    Thread,
+}
+
+/// Whether something was given back now, or had gone before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Released {
+    /// By this call.
+    Now,
+    /// Already.
+    WasGone,
+}
+
+impl PinBoard {
+    /// Opens the board at `run_dir/pins`: enters the namespace kept there, or makes it.
+    ///
+    /// # Errors
+    /// Without `CAP_SYS_ADMIN`, or on a kernel that cannot mount a pidfd.
+    ///
+    /// # Blocking
+    /// For a few mounts.
+    pub fn open(run_dir: &Path) -> Result<PinBoard, OpenPinsError> {
+        let mount_point = run_dir.join("pins");
+        let io_error = |source| OpenPinsError::Io { path: mount_point.clone(), source };
+        if !mount_point.exists() {
+            fs::File::create(&mount_point).map_err(io_error)?;
+        }
+        let kept = fs::File::open(&mount_point).map_err(io_error)?;
+        let (jobs, queue) = mpsc::channel::<Job>();
+        let (told, news) = mpsc::channel();
+        let thread = thread::Builder::new().name("pins".to_owned()).stack_size(128 * 1024);
+        thread.spawn(move || pin_thread(&kept, &told, &queue)).map_err(io_error)?;
+        match news.recv().map_err(|_| OpenPinsError::Thread)?? {
+            Entered::Kept => {}
+            Entered::New { ns } => keep(&ns, &mount_point)?,
+        }
+        Ok(PinBoard { jobs, mount_point })
+    }
+
+    /// Runs `work` on the thread that lives among the pins; what it tells goes where the closure sends it. Jobs run in
+    /// the order of their submission.
+    pub fn submit(&self, work: impl FnOnce(&Pins) + Send + 'static) {
+        // The thread lives as long as the board; a send can only fail while the process ends.
+        let _sent = self.jobs.send(Box::new(move || work(&Pins { _private: () })));
+    }
+
+    /// As [`PinBoard::submit`], and waits for the answer.
+    ///
+    /// # Blocking
+    /// For the jobs before it: a tenth of a millisecond each.
+    pub fn run<T: Send + 'static>(&self, work: impl FnOnce(&Pins) -> T + Send + 'static) -> Option<T> {
+        let (told, news) = mpsc::sync_channel(1);
+        self.submit(move |pins| {
+            let _heard = told.send(work(pins));
+        });
+        news.recv().ok()
+    }
+
+    /// Takes the board down, with every pin on it; only for a node that keeps nothing.
+    ///
+    /// # Errors
+    /// The mount could not be removed.
+    pub fn remove(self) -> Result<(), OpenPinsError> {
+        let target = c_path(&self.mount_point);
+        match mount::unmount(&target) {
+            Ok(()) => {}
+            Err(error) if matches!(error.errno, Errno::EINVAL | Errno::ENOENT) => {}
+            Err(error) => return Err(error.into()),
+        }
+        fs::remove_file(&self.mount_point)
+            .map_err(|source| OpenPinsError::Io { path: self.mount_point.clone(), source })
+    }
+}
+
+/// The pins, as the thread that lives among them sees them.
+#[derive(Debug)]
+pub struct Pins {
+    _private: (),
+}
+
+impl Pins {
+    /// Pins `handle` under `key`; an older pin of that key is replaced.
+    ///
+    /// # Errors
+    /// As `open_tree(2)` and `move_mount(2)`.
+    pub fn pin(&self, handle: &Handle, key: &str) -> Result<(), SysError> {
+        let path = pin_path(key);
+        let file = fs::OpenOptions::new().append(true).create_new(true).open(Path::new("/").join(key));
+        if let Err(error) = file {
+            if error.kind() != io::ErrorKind::AlreadyExists {
+                return Err(sys_error("openat", &error));
+            }
+            self.unpin(key)?;
+            fs::File::create_new(Path::new("/").join(key)).map_err(|error| sys_error("openat", &error))?;
+        }
+        handle.attach(&path)
+    }
+
+    /// Takes the pin `key` away, if there is one.
+    ///
+    /// # Errors
+    /// As `umount2(2)` and `unlink(2)`.
+    pub fn unpin(&self, key: &str) -> Result<Released, SysError> {
+        match mount::unmount(&pin_path(key)) {
+            Ok(()) => {}
+            // A file without a pidfd on it: the daemon died between the two.
+            Err(error) if matches!(error.errno, Errno::EINVAL | Errno::ENOENT) => {}
+            Err(error) => return Err(error),
+        }
+        match fs::remove_file(Path::new("/").join(key)) {
+            Ok(()) => Ok(Released::Now),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Released::WasGone),
+            Err(error) => Err(sys_error("unlink", &error)),
+        }
+    }
+
+    /// The pinned process of `key`, which `recorded` describes; `None` where nothing is pinned under that key.
+    ///
+    /// # Errors
+    /// The pin could not be opened.
+    pub fn open(&self, key: &str, recorded: &Identity) -> Result<Option<Handle>, SysError> {
+        let fd = match mount::open(&pin_path(key)) {
+            Ok(fd) => fd,
+            Err(error) if error.errno == Errno::ENOENT => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let ino = sexton_sys::pidfd::inode(fd.raw())?;
+        // A file without a pidfd on it has another inode, and proves nothing.
+        Ok((recorded.pidfs_ino == Some(ino)).then(|| Handle::of_pinned(fd, recorded.clone())))
+    }
+
+    /// The keys of all pins.
+    ///
+    /// # Errors
+    /// The directory could not be read.
+    pub fn keys(&self) -> io::Result<Vec<String>> {
+        fs::read_dir("/")?.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
+    }
+}
+
+/// How the thread came into the namespace.
+enum Entered {
+    /// It was kept at the mount point.
+    Kept,
+    /// It is new, and to be found at this path of the process.
+    New { ns: PathBuf },
+}
+
+fn pin_thread(kept: &fs::File, told: &mpsc::Sender<Result<Entered, SysError>>, queue: &mpsc::Receiver<Job>) {
+    let entered = match mount::enter(kept.as_raw_fd()) {
+        Ok(()) => Ok(Entered::Kept),
+        // Not a namespace: the plain file, of a first start or of a new boot.
+        Err(error) if error.errno == Errno::EINVAL => make_namespace(),
+        Err(error) => Err(error),
+    };
+    let may_go_on = entered.is_ok();
+    let heard = told.send(entered).is_ok();
+    if may_go_on && heard {
+        queue.iter().for_each(|job| job());
+    }
+}
+
+/// A mount namespace whose only content is an empty tmpfs: it holds nothing of the host busy.
+fn make_namespace() -> Result<Entered, SysError> {
+    let ns = fs::read_link("/proc/thread-self").map_err(|error| sys_error("readlink", &error))?;
+    mount::unshare_mounts()?;
+    mount::mount(MountKind::Private, c"/")?;
+    mount::mount(MountKind::Tmpfs, STAGING)?;
+    mount::change_directory(STAGING)?;
+    mount::keep_only_working_directory()?;
+    mount::change_directory(c"/")?;
+    Ok(Entered::New { ns: Path::new("/proc").join(ns).join("ns/mnt") })
+}
+
+/// Keeps the namespace of the thread at `ns` alive at `mount_point`.
+fn keep(ns: &Path, mount_point: &Path) -> Result<(), OpenPinsError> {
+    let source = c_path(ns);
+    mount::mount(MountKind::Bind(&source), &c_path(mount_point))?;
+    Ok(())
+}
+
+fn pin_path(key: &str) -> CString {
+    CString::new(format!("/{key}")).unwrap_or_default()
+}
+
+fn c_path(path: &Path) -> CString {
+    CString::new(path.as_os_str().as_bytes()).unwrap_or_default()
+}
+
+fn sys_error(call: &'static str, error: &io::Error) -> SysError {
+    SysError::of(call, Errno(error.raw_os_error().unwrap_or(Errno::EIO.0)))
+}

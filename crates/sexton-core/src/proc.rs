@@ -1,0 +1,236 @@
+//! `/proc` as text: the only place that parses it.
+//!
+//! Everything here is by number, so it tells about *whatever process has that number now*: a caller that cares holds
+//! a pidfd and asks it again afterwards. "Could not read" is an error, never "is gone".
+
+use std::fs;
+use std::io;
+
+use sexton_plan::id::{BootId, Pid};
+use sexton_plan::state::ExitStatus;
+
+/// What `/proc/PID/stat` tells (`proc_pid_stat(5)`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stat {
+    /// The name, at most 15 bytes, as the process itself set it: a hint for human eyes, never evidence.
+    pub comm: Vec<u8>,
+    /// The main thread's state letter; `Z` is not "dead" while other threads run.
+    pub state: char,
+    /// Its parent, 0 where that lies outside the reader's PID namespace.
+    pub ppid: i32,
+    /// Threads, the main one included.
+    pub threads: u64,
+    /// Start time in clock ticks since boot.
+    pub start_ticks: u64,
+    /// Resident memory, in pages.
+    pub rss_pages: u64,
+    /// CPU used, user and system, in clock ticks.
+    pub cpu_ticks: u64,
+    /// The status of a zombie; 0 for the living, and for readers without the right to know.
+    pub wait_word: i32,
+}
+
+/// Why `/proc` told nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadProcError {
+    /// No process of that number.
+    #[error("process {0} does not exist")]
+    Gone(Pid),
+    /// It could not be read: it may exist.
+    #[error("could not read `{path}`")]
+    Unreadable {
+        /// The file.
+        path: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// It reads like nothing that `proc_pid_stat(5)` describes.
+    #[error("`{path}` is not as the manual has it")]
+    Malformed {
+        /// The file.
+        path: String,
+    },
+}
+
+/// Reads `/proc/PID/FILE` whole.
+fn read(pid: Pid, file: &str) -> Result<Vec<u8>, ReadProcError> {
+    const ESRCH: i32 = 3;
+    let path = format!("/proc/{pid}/{file}");
+    fs::read(&path).map_err(|source| match source.kind() {
+        io::ErrorKind::NotFound if fs::metadata("/proc/self").is_ok() => ReadProcError::Gone(pid),
+        _ if source.raw_os_error() == Some(ESRCH) => ReadProcError::Gone(pid),
+        _ => ReadProcError::Unreadable { path, source },
+    })
+}
+
+/// Reads and parses `/proc/PID/stat`.
+///
+/// # Errors
+/// Gone, unreadable, or not as the manual has it.
+pub fn stat(pid: Pid) -> Result<Stat, ReadProcError> {
+    let text = read(pid, "stat")?;
+    parse_stat(&text).ok_or_else(|| ReadProcError::Malformed { path: format!("/proc/{pid}/stat") })
+}
+
+/// Parses the text of `/proc/PID/stat`. The name may hold spaces, parentheses and newlines, so fields are counted
+/// from the last `)`.
+pub fn parse_stat(text: &[u8]) -> Option<Stat> {
+    let open = text.iter().position(|b| *b == b'(')?;
+    let close = text.iter().rposition(|b| *b == b')')?;
+    let comm = text.get(open + 1..close)?.to_vec();
+    let rest = std::str::from_utf8(text.get(close + 1..)?).ok()?;
+    // Field 3 (state) is the first behind the name.
+    let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
+    let field = |number: usize| fields.get(number - 3).copied();
+    let number = |at: usize| field(at)?.parse::<u64>().ok();
+    Some(Stat {
+        comm,
+        state: field(3)?.chars().next()?,
+        ppid: field(4)?.parse().ok()?,
+        threads: number(20)?,
+        start_ticks: number(22)?,
+        rss_pages: number(24)?,
+        cpu_ticks: number(14)?.saturating_add(number(15)?),
+        wait_word: field(52)?.parse().ok()?,
+    })
+}
+
+impl Stat {
+    /// How a zombie ended, where the reader may know: the kernel shows 0 to others, so a status of 0 counts only for
+    /// a reader with the right to trace it, which root is.
+    pub fn zombie_status(&self) -> Option<ExitStatus> {
+        let over = matches!(self.state, 'Z' | 'X') && self.threads <= 1;
+        if over { ExitStatus::from_wait_word(self.wait_word) } else { None }
+    }
+}
+
+/// The kernel function that a process waits in (`/proc/PID/wchan`); empty where the kernel does not say.
+pub fn wchan(pid: Pid) -> String {
+    let text = read(pid, "wchan").unwrap_or_default();
+    let text = String::from_utf8_lossy(&text).into_owned();
+    if text == "0" { String::new() } else { text }
+}
+
+/// The path of a process's cgroup2, beginning with `/` (`/proc/PID/cgroup`, the line `0::`).
+///
+/// # Errors
+/// Gone, unreadable, or without a cgroup2 line.
+pub fn cgroup_path(pid: Pid) -> Result<String, ReadProcError> {
+    let text = read(pid, "cgroup")?;
+    parse_cgroup(&text).ok_or_else(|| ReadProcError::Malformed { path: format!("/proc/{pid}/cgroup") })
+}
+
+/// The cgroup2 path in the text of `/proc/PID/cgroup`.
+pub fn parse_cgroup(text: &[u8]) -> Option<String> {
+    let line = text.split(|b| *b == b'\n').find_map(|line| line.strip_prefix(b"0::"))?;
+    Some(String::from_utf8_lossy(line).into_owned())
+}
+
+/// Children of a process, of all its threads (`/proc/PID/task/*/children`); can miss one that is just exiting.
+///
+/// # Errors
+/// Gone, or unreadable, as on a kernel without that file.
+pub fn children(pid: Pid) -> Result<Vec<Pid>, ReadProcError> {
+    let path = format!("/proc/{pid}/task");
+    let unreadable = |source| ReadProcError::Unreadable { path: path.clone(), source };
+    let tasks = fs::read_dir(&path).map_err(|source| match source.kind() {
+        io::ErrorKind::NotFound => ReadProcError::Gone(pid),
+        _ => unreadable(source),
+    })?;
+    let mut found = Vec::new();
+    for task in tasks {
+        let task = task.map_err(unreadable)?.path().join("children");
+        match fs::read_to_string(&task) {
+            Ok(text) => found.extend(text.split_ascii_whitespace().filter_map(|pid| Pid::new(pid.parse().ok()?))),
+            // A thread may end between the listing and the reading.
+            Err(error) if error.kind() == io::ErrorKind::NotFound && task.parent().is_some_and(|t| !t.exists()) => {}
+            Err(source) => return Err(ReadProcError::Unreadable { path: task.display().to_string(), source }),
+        }
+    }
+    Ok(found)
+}
+
+/// The command line as one text, arguments separated by spaces; the process writes it itself.
+pub fn command_line(pid: Pid) -> Option<String> {
+    let text = read(pid, "cmdline").ok()?;
+    let words = text.split(|b| *b == 0).filter(|word| !word.is_empty());
+    let line = words.map(|word| String::from_utf8_lossy(word).into_owned()).collect::<Vec<_>>().join(" ");
+    (!line.is_empty()).then_some(line)
+}
+
+/// Boot and PID namespace of the calling process: where its identities mean something.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Here {
+    /// `/proc/sys/kernel/random/boot_id`, as mounted.
+    pub boot_id: BootId,
+    /// Inode of `/proc/self/ns/pid`.
+    pub pid_ns: u64,
+}
+
+/// Reads boot id and PID namespace.
+///
+/// # Errors
+/// `/proc` is not mounted, or unreadable.
+pub fn here() -> io::Result<Here> {
+    use std::os::unix::fs::MetadataExt;
+    let text = fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
+    let boot_id = text.trim_end().parse().map_err(io::Error::other)?;
+    Ok(Here { boot_id, pid_ns: fs::metadata("/proc/self/ns/pid")?.ino() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(comm: &str) -> String {
+        let mut text = format!("77 ({comm}) S 1 77 77 0 -1 4194304 1 2 3 4 10 20 7 8 20 0 3 0 4242 99 55");
+        for field in 25..52 {
+            text.push_str(&format!(" {field}"));
+        }
+        text.push_str(" 256\n");
+        text
+    }
+
+    #[test]
+    fn a_name_may_hold_anything() {
+        for comm in ["sh", "a b", "a) Z 1 (b", "new\nline", ")))", ""] {
+            let stat = parse_stat(line(comm).as_bytes()).expect("parses");
+            assert_eq!(stat.comm, comm.as_bytes());
+            let told = (stat.state, stat.ppid, stat.threads, stat.start_ticks, stat.rss_pages, stat.cpu_ticks);
+            assert_eq!(told, ('S', 1, 3, 4242, 55, 30), "{comm}");
+            assert_eq!(stat.wait_word, 256);
+        }
+    }
+
+    #[test]
+    fn half_a_line_is_no_process() {
+        let whole = line("sh");
+        for cut in 0..whole.len() - 5 {
+            assert_eq!(parse_stat(&whole.as_bytes()[..cut]), None, "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn a_living_process_has_no_exit_status() {
+        let mut stat = parse_stat(line("sh").as_bytes()).expect("parses");
+        assert_eq!(stat.zombie_status(), None);
+        stat.state = 'Z';
+        assert_eq!(stat.zombie_status(), None, "a zombie leader with live threads");
+        stat.threads = 1;
+        assert_eq!(stat.zombie_status(), Some(ExitStatus::Code(1)));
+    }
+
+    #[test]
+    fn the_cgroup2_line_is_found_on_a_hybrid_host() {
+        let text = b"9:name=systemd:/x\n4:memory:/y\n0::/sexton/vm-1\n";
+        assert_eq!(parse_cgroup(text).as_deref(), Some("/sexton/vm-1"));
+        assert_eq!(parse_cgroup(b"4:memory:/y\n"), None);
+    }
+
+    #[test]
+    fn own_facts_are_readable() {
+        let me = Pid::new(i32::try_from(std::process::id()).expect("fits")).expect("not init");
+        assert!(stat(me).expect("readable").start_ticks > 0);
+        assert!(here().expect("readable").pid_ns > 0);
+    }
+}

@@ -1,0 +1,222 @@
+//! Making, knowing, pinning and ending real processes, on the real kernel.
+
+use std::fs::{self, File};
+use std::os::fd::AsRawFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use sexton_core::domain::{Domain, Subtree};
+use sexton_core::handle::{Handle, Life, OpenHandleError};
+use sexton_core::pin::PinBoard;
+use sexton_core::proc::{self, Here};
+use sexton_core::spawn::{self, Going, Program};
+use sexton_plan::state::ExitStatus;
+
+/// A directory and a cgroup subtree of this test's own, removed at its end.
+struct Ground {
+    dir: PathBuf,
+    subtree: Subtree,
+    here: Here,
+}
+
+impl Ground {
+    fn new(name: &str) -> Ground {
+        let run = format!("sexton-test-{}-{name}", std::process::id());
+        let dir = std::env::temp_dir().join(&run);
+        fs::create_dir_all(&dir).expect("temp dir");
+        let subtree = Subtree::find(&run).expect("cgroup2");
+        subtree.make().expect("subtree");
+        Ground { dir, subtree, here: proc::here().expect("proc") }
+    }
+
+    fn start(&self, argv: &[&str], domain: Option<&Domain>) -> (spawn::Waiting, Handle) {
+        let argv: Vec<String> = argv.iter().map(|arg| (*arg).to_owned()).collect();
+        let out = File::create(self.dir.join("out")).expect("out");
+        let null = File::open("/dev/null").expect("null");
+        let mark = File::options().read(true).write(true).create(true).truncate(true).open(self.dir.join("mark"));
+        let mark = mark.expect("mark");
+        let env = [("PATH".to_owned(), "/usr/bin:/bin".to_owned())];
+        let stdio = [null.as_raw_fd(), out.as_raw_fd(), out.as_raw_fd()];
+        let program = Program {
+            argv: &argv,
+            env: &env,
+            cwd: "/",
+            user: None,
+            stdio,
+            mark: Some(mark.as_raw_fd()),
+            domain,
+            pidns: false,
+            no_new_privs: false,
+            nofile: Some([256, 512]),
+        };
+        spawn::spawn(&program, &self.here).expect("spawned")
+    }
+
+    fn output(&self) -> String {
+        fs::read_to_string(self.dir.join("out")).expect("out")
+    }
+
+    fn mark(&self) -> Vec<u8> {
+        fs::read(self.dir.join("mark")).expect("mark")
+    }
+}
+
+impl Drop for Ground {
+    fn drop(&mut self) {
+        let _gone = fs::remove_dir_all(&self.dir);
+        let _gone = self.subtree.remove();
+    }
+}
+
+fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "not within 10 s: {what}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+fn left(going: &mut Going) {
+    eventually("execve", || going.has_left().expect("its program runs").then_some(()));
+}
+
+#[test]
+fn a_program_runs_with_nothing_but_its_three_descriptors() {
+    let ground = Ground::new("plain");
+    let script = "ls /proc/self/fd | tr '\\n' ' '; ulimit -Sn; ulimit -Hn; grep -E '^Sig(Blk|Ign|Cgt)' /proc/self/status; cat /proc/self/oom_score_adj; exit 7";
+    let (waiting, handle) = ground.start(&["sh", "-c", script], None);
+    assert_eq!(handle.life().expect("polled"), Life::Alive);
+    assert_eq!(ground.output(), "", "nothing runs before the release");
+    let mut going = waiting.release().expect("released");
+    left(&mut going);
+    let status = eventually("exit", || handle.reap().expect("own child"));
+    assert_eq!(status, ExitStatus::Code(7));
+    let output = ground.output();
+    // ls itself has its directory open as 3.
+    assert!(output.starts_with("0 1 2 3 256\n512\n"), "{output}");
+    assert!(output.contains("SigBlk:\t0000000000000000\nSigIgn:\t0000000000000000"), "{output}");
+    assert!(output.ends_with("\n0\n"), "{output}");
+    assert_eq!(ground.mark(), sexton_sys::clone::MARK_RELEASED);
+}
+
+#[test]
+fn a_child_whose_maker_lets_go_runs_nothing() {
+    let ground = Ground::new("dropped");
+    let (waiting, handle) = ground.start(&["sh", "-c", "echo ran"], None);
+    drop(waiting);
+    eventually("its end", || handle.reap().expect("own child"));
+    assert_eq!((ground.output().as_str(), ground.mark().len()), ("", 0));
+}
+
+#[test]
+fn a_missing_program_tells_step_and_errno() {
+    let ground = Ground::new("missing");
+    for (program, errno) in [("/no/such/program", 2), ("no-such-program", 2), ("/dev/null", 13), ("/", 13)] {
+        let (waiting, handle) = ground.start(&[program], None);
+        let mut going = waiting.release().expect("released");
+        let failure = eventually("report", || going.has_left().err());
+        assert_eq!((failure.0.step.call(), failure.0.errno.0), ("execve", errno), "{program}");
+        eventually("its end", || handle.reap().expect("own child"));
+        let mark = ground.mark().try_into().expect("8 bytes");
+        assert_eq!(sexton_sys::clone::ChildFailure::from_bytes(mark), Some(failure.0), "{program}");
+    }
+}
+
+#[test]
+fn a_domain_is_killed_whole_and_removed() {
+    let ground = Ground::new("domain");
+    let domain = ground.subtree.create("d", "owner-1").expect("domain");
+    assert_eq!(domain.owner().as_deref(), Some("owner-1"));
+    let (waiting, handle) = ground.start(&["sh", "-c", "sleep 1000 & setsid sleep 1000 & wait"], Some(&domain));
+    assert_eq!(handle.cgroup_id(), Some(domain.ino()));
+    assert!(handle.tag("owner-1"));
+    assert_eq!(handle.tagged().as_deref(), Some("owner-1"));
+    let mut going = waiting.release().expect("released");
+    left(&mut going);
+    eventually("three processes", || (domain.processes().expect("listed").len() == 3).then_some(()));
+    assert!(domain.is_populated().expect("read"));
+    assert!(domain.kill().expect("killed"));
+    assert_eq!(eventually("exit", || handle.reap().expect("own child")), ExitStatus::Signal(9));
+    eventually("empty", || (!domain.is_populated().expect("read")).then_some(()));
+    domain.remove().expect("removed");
+    assert!(matches!(
+        ground.subtree.reopen(domain.path(), domain.ino()),
+        Err(sexton_core::domain::DomainError::Gone(_))
+    ));
+}
+
+#[test]
+fn a_process_is_found_again_by_its_handle_and_never_once_reaped() {
+    let ground = Ground::new("handle");
+    let (waiting, handle) = ground.start(&["sleep", "1000"], None);
+    let mut going = waiting.release().expect("released");
+    left(&mut going);
+    let bytes = handle.to_bytes();
+    assert!(!bytes.is_empty(), "this kernel has pidfs handles");
+    let again = Handle::reopen(handle.identity(), &bytes, &ground.here).expect("found");
+    let by_number = Handle::reopen(handle.identity(), &[], &ground.here).expect("found by number and inode");
+    assert!(again.signal(9).expect("signalled"));
+    eventually("exit", || handle.reap().expect("own child"));
+    assert_eq!(again.life().expect("polled"), Life::Reaped(Some(ExitStatus::Signal(9))));
+    assert!(!by_number.signal(9).expect("no error"), "nobody there to signal");
+    assert!(matches!(Handle::reopen(handle.identity(), &bytes, &ground.here), Err(OpenHandleError::Gone)));
+}
+
+#[test]
+fn a_pin_keeps_the_exit_status_when_every_descriptor_is_closed() {
+    let ground = Ground::new("pin");
+    let board = PinBoard::open(&ground.dir).expect("pins");
+    let mounts = fs::read_to_string("/proc/self/mountinfo").expect("mountinfo");
+    let ours = mounts.lines().filter(|line| line.contains(ground.dir.to_str().expect("utf-8"))).count();
+    assert_eq!(ours, 1, "one mount on the host");
+    let (waiting, handle) = ground.start(&["sh", "-c", "exit 42"], None);
+    let handle = Arc::new(handle);
+    let identity = handle.identity().clone();
+    let pinned = Arc::clone(&handle);
+    board.run(move |pins| pins.pin(&pinned, "k")).expect("thread").expect("pinned");
+    let mut going = waiting.release().expect("released");
+    left(&mut going);
+    eventually("exit", || handle.reap().expect("own child"));
+    drop(handle);
+    drop(board);
+    let board = PinBoard::open(&ground.dir).expect("the same board");
+    let recorded = identity.clone();
+    let found = board.run(move |pins| pins.open("k", &recorded)).expect("thread").expect("opened").expect("there");
+    assert_eq!(found.life().expect("polled"), Life::Reaped(Some(ExitStatus::Code(42))));
+    let keys = |board: &PinBoard| board.run(|pins| pins.keys().expect("listed")).expect("thread");
+    assert_eq!(keys(&board), ["k"]);
+    board.run(|pins| pins.unpin("k")).expect("thread").expect("unpinned");
+    assert_eq!(keys(&board), Vec::<String>::new());
+    board.remove().expect("removed");
+}
+
+#[test]
+fn a_pid_namespace_ends_with_its_first_process() {
+    let ground = Ground::new("pidns");
+    let argv = ["sh", "-c", "echo $$; ls /proc | grep -c '^[0-9]'; exit 3"].map(str::to_owned);
+    let out = File::create(ground.dir.join("out")).expect("out");
+    let null = File::open("/dev/null").expect("null");
+    let program = Program {
+        argv: &argv,
+        env: &[],
+        cwd: "/",
+        user: None,
+        stdio: [null.as_raw_fd(), out.as_raw_fd(), out.as_raw_fd()],
+        mark: None,
+        domain: None,
+        pidns: true,
+        no_new_privs: true,
+        nofile: None,
+    };
+    let (waiting, handle) = spawn::spawn(&program, &ground.here).expect("spawned");
+    let mut going = waiting.release().expect("released");
+    left(&mut going);
+    assert_eq!(eventually("exit", || handle.reap().expect("own child")), ExitStatus::Code(3));
+    let output = ground.output();
+    assert!(output.starts_with("1\n"), "{output}");
+    assert!(fs::read_to_string("/proc/mounts").expect("mounts").contains("proc"), "the host keeps its own");
+}
