@@ -1,0 +1,276 @@
+//! Looking at a ledger without changing a byte of it, and telling whether it may be opened.
+//!
+//! SQLite by itself writes when it opens a database in WAL mode: it makes `-wal` and `-shm`, or recovers them after
+//! a kill. So whoever may still refuse looks first, in one of three ways:
+//!
+//! | on disk | look | why that is true and writes nothing |
+//! |---|---|---|
+//! | no `-wal`, or an empty one | `immutable=1` | everything is in the database file; no lock, no other file |
+//! | `-wal` and `-shm` | `mode=ro`, `readonly_shm=1` | beside a live process: its index; after a kill: an index in memory |
+//! | `-wal` without `-shm` | exclusive locking | nobody else can be there, and then the index is kept in memory |
+//!
+//! RACE: POSIX locks belong to the process, and closing any descriptor of a file drops them all. So a database file
+//! and its `-shm` are never opened here but through SQLite, which knows of this.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, ErrorCode, OpenFlags};
+
+use crate::migrate;
+use crate::rows::{self, ReadError};
+
+/// The ledger's file in the state directory.
+pub const FILE_NAME: &str = "sexton.db";
+
+/// How long to wait for another process that holds a lock; a daemon answers 503 within 5 s.
+pub(crate) const LOCK_WAIT: Duration = Duration::from_secs(2);
+
+/// Looks at a ledger that changes meanwhile, before what was seen is believed; each is [`LOOK_PAUSE`] apart.
+const LOOKS: u32 = 10;
+const LOOK_PAUSE: Duration = Duration::from_millis(20);
+
+/// Why a ledger was not opened. Nothing on the disk has changed.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// A newer program made it.
+    #[error("the ledger has version {found}, this program knows versions up to {known}")]
+    Newer {
+        /// The version it has.
+        found: i64,
+        /// The newest version known here.
+        known: i64,
+    },
+    /// What the disk gives back is not what a ledger holds.
+    #[error("the ledger is damaged: {0}")]
+    Damaged(String),
+    /// Another process held a lock on it all the time that was waited.
+    #[error("the ledger is locked by another process")]
+    Locked,
+    /// Its file or directory may not be read or written by this user, or is on a read-only file system.
+    #[error("the ledger may not be read or written")]
+    NotPermitted(#[source] io::Error),
+    /// It does not exist and could not be made.
+    #[error("could not create the ledger")]
+    CannotCreate(#[source] io::Error),
+    /// Reading or writing did not succeed.
+    #[error("could not open the ledger")]
+    Io(#[source] io::Error),
+}
+
+impl From<rusqlite::Error> for OpenError {
+    fn from(error: rusqlite::Error) -> OpenError {
+        if rows::tells_damage(&error) {
+            return OpenError::Damaged(error.to_string());
+        }
+        match error.sqlite_error_code() {
+            Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => OpenError::Locked,
+            Some(ErrorCode::PermissionDenied | ErrorCode::ReadOnly | ErrorCode::CannotOpen) => {
+                OpenError::NotPermitted(io::Error::other(error))
+            }
+            Some(_) | None => OpenError::Io(io::Error::other(error)),
+        }
+    }
+}
+
+impl From<ReadError> for OpenError {
+    fn from(error: ReadError) -> OpenError {
+        match error {
+            ReadError::Damaged(why) => OpenError::Damaged(why),
+            ReadError::Sqlite(error) => OpenError::from(error),
+        }
+    }
+}
+
+impl OpenError {
+    fn of_file(error: io::Error) -> OpenError {
+        let is_forbidden = matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem);
+        if is_forbidden { OpenError::NotPermitted(error) } else { OpenError::Io(error) }
+    }
+}
+
+/// One opening or looking at a time in this process: SQLite shares a `-shm` opened read-only for a look with every
+/// other connection of the process, and one that is to write could not.
+static GATE: Mutex<()> = Mutex::new(());
+
+/// Holds [`GATE`].
+pub(crate) type Gate = MutexGuard<'static, ()>;
+
+pub(crate) fn enter_gate() -> Gate {
+    GATE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Where the parts of a ledger are.
+#[derive(Clone, Debug)]
+pub(crate) struct Files {
+    pub(crate) db: PathBuf,
+    pub(crate) wal: PathBuf,
+    pub(crate) shm: PathBuf,
+}
+
+impl Files {
+    pub(crate) fn in_dir(state_dir: &Path) -> Files {
+        let part = |suffix: &str| state_dir.join(format!("{FILE_NAME}{suffix}"));
+        Files { db: part(""), wal: part("-wal"), shm: part("-shm") }
+    }
+
+    /// The size of the database file, or `None` where there is nothing or an empty file.
+    pub(crate) fn db_size(&self) -> Result<Option<u64>, OpenError> {
+        match fs::metadata(&self.db) {
+            Ok(found) if !found.is_file() => Err(OpenError::Damaged(format!("`{FILE_NAME}` is not a regular file"))),
+            Ok(found) => Ok(Some(found.len()).filter(|size| *size > 0)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::NotADirectory => Err(OpenError::CannotCreate(error)),
+            Err(error) => Err(OpenError::of_file(error)),
+        }
+    }
+
+    /// What changes whenever somebody writes.
+    fn trace(&self) -> [Option<(u64, Option<SystemTime>)>; 3] {
+        [&self.db, &self.wal, &self.shm]
+            .map(|path| fs::metadata(path).ok().map(|found| (found.len(), found.modified().ok())))
+    }
+}
+
+/// What a look found.
+pub(crate) enum Sight {
+    /// No ledger yet: no file, an empty one, or a database without any table.
+    Absent,
+    /// A ledger of a known version, its schema and every row that is acted on checked.
+    Sound(Look),
+}
+
+/// A connection that changes nothing.
+pub(crate) struct Look {
+    pub(crate) conn: Connection,
+    _gate: Gate,
+}
+
+/// Looks at the ledger in `state_dir` and checks it.
+///
+/// A look taken while another process writes may see half of it; so damage is believed when nothing moved meanwhile.
+pub(crate) fn look(state_dir: &Path) -> Result<Sight, OpenError> {
+    let files = Files::in_dir(state_dir);
+    let mut looks_left = LOOKS;
+    loop {
+        let before = files.trace();
+        looks_left -= 1;
+        match look_once(&files) {
+            Err(OpenError::Damaged(_) | OpenError::NotPermitted(_) | OpenError::Locked)
+                if looks_left > 0 && files.trace() != before => {}
+            Err(OpenError::Locked) if looks_left > 0 => {}
+            result => return result,
+        }
+        std::thread::sleep(LOOK_PAUSE);
+    }
+}
+
+/// Tells whether the ledger in `state_dir` may be opened; a missing one may.
+///
+/// # Errors
+/// [`OpenError`], and no byte on the disk has changed.
+pub fn check(state_dir: &Path) -> Result<(), OpenError> {
+    look(state_dir).map(|_| ())
+}
+
+fn look_once(files: &Files) -> Result<Sight, OpenError> {
+    let gate = enter_gate();
+    if files.db_size()?.is_none() {
+        return Ok(Sight::Absent);
+    }
+    let conn = connect_read_only(files)?;
+    if examine(&conn)? { Ok(Sight::Sound(Look { conn, _gate: gate })) } else { Ok(Sight::Absent) }
+}
+
+/// A connection to an existing database that changes nothing; see the table above.
+fn connect_read_only(files: &Files) -> Result<Connection, OpenError> {
+    let has_wal = fs::metadata(&files.wal).is_ok_and(|found| found.len() > 0);
+    if !has_wal {
+        return open_uri(&files.db, "mode=ro&immutable=1");
+    }
+    if !files.shm.exists() {
+        return connect_exclusively(files);
+    }
+    let conn = open_uri(&files.db, "mode=ro&readonly_shm=1")?;
+    match migrate::version(&conn) {
+        // Somebody is there, and has left no mark in the index that a mere onlooker could use: make one.
+        Err(error) if error.sqlite_error_code() == Some(ErrorCode::ReadOnly) => open_uri(&files.db, "mode=ro"),
+        Ok(_) | Err(_) => Ok(conn),
+    }
+}
+
+/// With exclusive locking SQLite keeps its index of the WAL in memory, and without a checkpoint writes nothing at all.
+fn connect_exclusively(files: &Files) -> Result<Connection, OpenError> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let conn = Connection::open_with_flags(&files.db, flags)?;
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+    conn.pragma_update(None, "query_only", true)?;
+    conn.query_row("PRAGMA locking_mode = EXCLUSIVE", (), |_| Ok(()))?;
+    Ok(conn)
+}
+
+fn open_uri(path: &Path, parameters: &str) -> Result<Connection, OpenError> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI;
+    let conn = Connection::open_with_flags(uri(path, parameters)?, flags)?;
+    conn.busy_timeout(LOCK_WAIT)?;
+    Ok(conn)
+}
+
+/// `path` as SQLite reads it: everything but letters, digits and a few marks as `%XX`.
+fn uri(path: &Path, parameters: &str) -> Result<String, OpenError> {
+    use std::fmt::Write as _;
+    use std::os::unix::ffi::OsStrExt as _;
+    let path = std::path::absolute(path).map_err(OpenError::of_file)?;
+    let mut uri = "file:".to_owned();
+    for byte in path.as_os_str().as_bytes() {
+        if byte.is_ascii_alphanumeric() || b"/._-".contains(byte) {
+            uri.push(char::from(*byte));
+        } else {
+            write!(uri, "%{byte:02x}").map_err(|error| OpenError::Io(io::Error::other(error)))?;
+        }
+    }
+    Ok(format!("{uri}?{parameters}"))
+}
+
+/// Checks version, schema, and every row that is acted on; false for a database in which nothing was made yet.
+fn examine(conn: &Connection) -> Result<bool, OpenError> {
+    let found = migrate::version(conn)?;
+    if found > migrate::KNOWN {
+        return Err(OpenError::Newer { found, known: migrate::KNOWN });
+    }
+    let schema = migrate::schema(conn)?;
+    if found == 0 && schema.is_empty() {
+        return Ok(false);
+    }
+    if found < 1 {
+        return Err(OpenError::Damaged("it is a database of something else".to_owned()));
+    }
+    compare_schema(found, &schema)?;
+    for table in ["meta", "entry"] {
+        check_table(conn, table)?;
+    }
+    rows::read_meta(conn)?;
+    rows::check_entries(conn)?;
+    Ok(true)
+}
+
+fn compare_schema(version: i64, found: &[migrate::Object]) -> Result<(), OpenError> {
+    let wanted = migrate::schema_of(version)?;
+    if let Some((name, _)) = wanted.iter().find(|object| !found.contains(object)) {
+        return Err(OpenError::Damaged(format!("`{name}` is missing or not as it was made")));
+    }
+    if let Some((name, _)) = found.iter().find(|object| !wanted.contains(object)) {
+        return Err(OpenError::Damaged(format!("`{}` is not part of a ledger", name.escape_default())));
+    }
+    Ok(())
+}
+
+/// Checks the pages of one table and of its indexes.
+fn check_table(conn: &Connection, table: &str) -> Result<(), OpenError> {
+    let first: String = conn.query_row(&format!("PRAGMA integrity_check('{table}')"), (), |row| row.get(0))?;
+    if first == "ok" { Ok(()) } else { Err(OpenError::Damaged(format!("table `{table}`: {first}"))) }
+}

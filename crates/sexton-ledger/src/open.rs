@@ -1,0 +1,200 @@
+//! Opening for writing, which only what [`crate::look`] found sound lives to see.
+
+use std::collections::BTreeMap;
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::Path;
+
+use jiff::Timestamp;
+use rusqlite::{Connection, OpenFlags, TransactionBehavior};
+use sexton_plan::id::{BootId, NodeId};
+
+use crate::boot::{self, Settled};
+use crate::entry::Entry;
+use crate::look::{self, Files, LOCK_WAIT, OpenError, Sight};
+use crate::migrate;
+use crate::rows::{self, Stamp};
+
+/// Keys of `meta` that begin so are the ledger's own.
+pub(crate) const OWN: &str = "ledger.";
+pub(crate) const NODE: &str = "ledger.node";
+pub(crate) const BOOT_ID: &str = "ledger.boot_id";
+pub(crate) const PID_NS: &str = "ledger.pid_ns";
+
+/// After so many pages in the WAL SQLite itself checkpoints within a commit; the writer does so earlier, when idle.
+const AUTO_CHECKPOINT_PAGES: u32 = 4_000;
+
+/// The WAL is cut back to this after it has been longer.
+const WAL_SIZE_LIMIT: u32 = 4 << 20;
+
+/// Who opens the ledger, and when it is.
+#[derive(Clone, Debug)]
+pub struct OpenOptions {
+    /// This node, where the configuration names it; else the id in the ledger, or a new random one.
+    pub node: Option<NodeId>,
+    /// This boot, as the caller read it.
+    pub boot_id: BootId,
+    /// Inode of this PID namespace, for a caller all of whose instances live in it: where the ledger was last opened
+    /// in another one during this boot, they are settled as `lost` (`container_restart`). `None` leaves them to the
+    /// caller's own judgement.
+    pub pid_ns: Option<u64>,
+    /// The wall clock.
+    pub now: fn() -> Timestamp,
+    /// Bytes to lay out for the WAL beforehand, so that a commit need not grow the file; 0 for none. It also is what
+    /// stops are recorded in when the disk is full.
+    pub wal_reserve: u64,
+}
+
+impl OpenOptions {
+    /// Options for `boot_id` with the system's clock, and nothing else.
+    pub fn new(boot_id: BootId) -> OpenOptions {
+        OpenOptions { node: None, boot_id, pid_ns: None, now: Timestamp::now, wal_reserve: 0 }
+    }
+}
+
+/// What the ledger held when it was opened, after the previous boot was settled.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Contents {
+    /// Every instance, by name.
+    pub entries: Vec<Entry>,
+    /// This node.
+    pub node: NodeId,
+    /// The boot during which the ledger was last open, if it ever was.
+    pub boot_id_before: Option<BootId>,
+    /// The PID namespace in which it was last open, if that was told.
+    pub pid_ns_before: Option<u64>,
+    /// The newest event's number, 0 where there has never been one.
+    pub last_seq: u64,
+    /// Whether there was no ledger before: then whatever lives on the host is in no row.
+    pub fresh: bool,
+    /// What was settled because the machine or its container was started anew.
+    pub settled: Settled,
+    /// The daemon's own small facts.
+    pub meta: BTreeMap<String, String>,
+}
+
+/// An open database, the contents it had, and how to stamp what is written to it.
+pub(crate) struct Opened {
+    pub(crate) conn: Connection,
+    pub(crate) contents: Contents,
+    pub(crate) stamp: Stamp,
+}
+
+/// Opens or makes the ledger in `state_dir`.
+pub(crate) fn open(state_dir: &Path, options: &OpenOptions) -> Result<Opened, OpenError> {
+    let fresh = matches!(look::look(state_dir)?, Sight::Absent);
+    let files = Files::in_dir(state_dir);
+    if fresh {
+        prepare_fresh(state_dir, &files)?;
+    }
+    let mut conn = connect(&files)?;
+    let transaction = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    migrate::migrate(&transaction)?;
+    let (contents, stamp) = take_over(&transaction, options, fresh)?;
+    rows::prune_requests(&transaction, (options.now)())?;
+    transaction.commit()?;
+    Ok(Opened { conn, contents, stamp })
+}
+
+/// Settles what has ended, writes down who is here now, and reads everything, in the open transaction.
+fn take_over(conn: &Connection, options: &OpenOptions, fresh: bool) -> Result<(Contents, Stamp), OpenError> {
+    let before = Whereabouts::read(conn)?;
+    let node = match (&options.node, &before.node) {
+        (Some(node), _) | (None, Some(node)) => node.clone(),
+        (None, None) => new_node_id(),
+    };
+    if before.node.as_ref() != Some(&node) {
+        rename_node(conn, before.node.as_ref(), &node)?;
+    }
+    let stamp = Stamp { boot_id: options.boot_id.clone(), node: node.clone(), now: options.now };
+    let settled = boot::settle(conn, &stamp, &before, options.pid_ns)?;
+    let mut meta = rows::read_meta(conn)?;
+    meta.retain(|key, _| !key.starts_with(OWN));
+    let contents = Contents {
+        entries: rows::read_entries(conn)?,
+        node,
+        boot_id_before: before.boot_id,
+        pid_ns_before: before.pid_ns,
+        last_seq: rows::last_seq(conn)?,
+        fresh,
+        settled,
+        meta,
+    };
+    Ok((contents, stamp))
+}
+
+/// Where and when the ledger was last open.
+pub(crate) struct Whereabouts {
+    pub(crate) node: Option<NodeId>,
+    pub(crate) boot_id: Option<BootId>,
+    pub(crate) pid_ns: Option<u64>,
+}
+
+impl Whereabouts {
+    pub(crate) fn read(conn: &Connection) -> Result<Whereabouts, OpenError> {
+        let meta = rows::read_meta(conn)?;
+        let strange = |key: &str| OpenError::Damaged(format!("the value of `{key}` cannot be understood"));
+        let node = meta.get(NODE).map(|text| text.parse()).transpose().map_err(|_| strange(NODE))?;
+        let boot_id = meta.get(BOOT_ID).map(|text| text.parse()).transpose().map_err(|_| strange(BOOT_ID))?;
+        let pid_ns = meta.get(PID_NS).map(|text| text.parse()).transpose().map_err(|_| strange(PID_NS))?;
+        Ok(Whereabouts { node, boot_id, pid_ns })
+    }
+}
+
+/// The instances of a node stay its own under another name.
+fn rename_node(conn: &Connection, before: Option<&NodeId>, node: &NodeId) -> Result<(), OpenError> {
+    if before.is_some() {
+        for mut entry in rows::read_entries(conn)? {
+            if Some(&entry.node) == before {
+                entry.node = node.clone();
+                rows::put_entry(conn, &entry)?;
+            }
+        }
+    }
+    rows::put_meta(conn, NODE, Some(node.as_str()))?;
+    Ok(())
+}
+
+fn new_node_id() -> NodeId {
+    let id = format!("node-{}", ulid::Ulid::generate().to_string().to_ascii_lowercase());
+    // INVARIANT: digits and small letters are a name.
+    id.parse().unwrap_or_else(|_| unreachable!("`{id}` is a name"))
+}
+
+/// Makes directory and file, readable by their owner alone, and sets aside the WAL of a database that is gone.
+fn prepare_fresh(state_dir: &Path, files: &Files) -> Result<(), OpenError> {
+    let _gate = look::enter_gate();
+    DirBuilder::new().recursive(true).mode(0o700).create(state_dir).map_err(OpenError::CannotCreate)?;
+    let has_wal = fs::metadata(&files.wal).is_ok_and(|found| found.len() > 0);
+    if has_wal && files.db_size()?.is_none() {
+        // SQLite deletes it, but somebody may want to know what was in it. Not renamed, for another process may be
+        // making a new ledger right now, and this be its WAL.
+        let aside = state_dir.join(format!("{}-wal.without-db", look::FILE_NAME));
+        fs::copy(&files.wal, aside).map_err(OpenError::CannotCreate)?;
+    }
+    match fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&files.db) {
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(OpenError::CannotCreate(error)),
+    }
+}
+
+/// A connection that may write, to a file that exists.
+pub(crate) fn connect(files: &Files) -> Result<Connection, OpenError> {
+    let _gate = look::enter_gate();
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let conn = Connection::open_with_flags(&files.db, flags)?;
+    conn.busy_timeout(LOCK_WAIT)?;
+    let mode: String = conn.query_row("PRAGMA journal_mode = WAL", (), |row| row.get(0))?;
+    if mode != "wal" {
+        return Err(OpenError::Io(io::Error::other(format!("the file system allows journal mode `{mode}` only"))));
+    }
+    conn.pragma_update(None, "synchronous", "FULL")?;
+    conn.pragma_update(None, "wal_autocheckpoint", AUTO_CHECKPOINT_PAGES)?;
+    conn.query_row(&format!("PRAGMA journal_size_limit = {WAL_SIZE_LIMIT}"), (), |_| Ok(()))?;
+    conn.pragma_update(None, "temp_store", "MEMORY")?;
+    conn.pragma_update(None, "trusted_schema", false)?;
+    conn.set_prepared_statement_cache_capacity(32);
+    Ok(conn)
+}

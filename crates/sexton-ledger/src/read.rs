@@ -1,0 +1,92 @@
+//! Reading beside the writer, each page a snapshot of its own.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use rusqlite::{Connection, OpenFlags};
+use sexton_plan::id::Name;
+
+use crate::batch::RequestRecord;
+use crate::entry::Entry;
+use crate::event::Event;
+use crate::look::{self, Files, LOCK_WAIT, OpenError};
+use crate::rows::{self, ReadError};
+
+/// A connection that reads, shared by its clones; they take turns.
+#[derive(Clone)]
+pub struct Reader {
+    conn: Arc<Mutex<Connection>>,
+}
+
+impl Reader {
+    /// Opens a reader of a ledger that this process has open.
+    pub(crate) fn open(state_dir: &Path) -> Result<Reader, OpenError> {
+        let _gate = look::enter_gate();
+        // It may be the last to close, and then it is to copy the WAL back, which a read-only one cannot.
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let conn = Connection::open_with_flags(Files::in_dir(state_dir).db, flags)?;
+        conn.busy_timeout(LOCK_WAIT)?;
+        conn.pragma_update(None, "query_only", true)?;
+        // Opens `-shm` now: later the disk may be full.
+        rows::last_seq(&conn)?;
+        Ok(Reader { conn: Arc::new(Mutex::new(conn)) })
+    }
+
+    fn conn(&self) -> MutexGuard<'_, Connection> {
+        self.conn.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// At most `limit` events after number `after`, oldest first.
+    ///
+    /// # Errors
+    /// [`ReadError`], also where one of them is damaged.
+    pub fn events_after(&self, after: u64, limit: usize) -> Result<Vec<Event>, ReadError> {
+        let mut events = Vec::new();
+        let mut failed = None;
+        if limit > 0 {
+            rows::walk_events(&self.conn(), after, |event| match event {
+                Ok(event) => {
+                    events.push(event);
+                    events.len() < limit
+                }
+                Err(error) => {
+                    failed = Some(error);
+                    false
+                }
+            })?;
+        }
+        failed.map_or(Ok(events), Err)
+    }
+
+    /// The number of the oldest event that is kept, if there is one.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub fn first_seq(&self) -> Result<Option<u64>, ReadError> {
+        Ok(rows::first_seq(&self.conn())?)
+    }
+
+    /// What is known about the request with this `Idempotency-Key`.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub fn request(&self, key: &str) -> Result<Option<RequestRecord>, ReadError> {
+        rows::read_request(&self.conn(), key)
+    }
+
+    /// The row of `name`.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub fn entry(&self, name: &Name) -> Result<Option<Entry>, ReadError> {
+        rows::read_entry(&self.conn(), name)
+    }
+
+    /// Every row, by name.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub fn entries(&self) -> Result<Vec<Entry>, ReadError> {
+        rows::read_entries(&self.conn())
+    }
+}

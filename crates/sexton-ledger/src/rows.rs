@@ -1,0 +1,433 @@
+//! Rows in and out of their tables, each with its checksum; the only module that names columns.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use rusqlite::types::ValueRef;
+use rusqlite::{Connection, OptionalExtension as _, Row, params};
+use sexton_plan::id::{BootId, Name, NodeId};
+
+use crate::batch::{Batch, RequestRecord};
+use crate::checksum::Sum;
+use crate::entry::Entry;
+use crate::event::{Event, NewEvent};
+
+/// How long the answer to an `Idempotency-Key` is kept.
+pub const REQUESTS_KEPT_FOR: std::time::Duration = std::time::Duration::from_secs(24 * 3_600);
+
+/// Events that are always kept; the oldest beyond [`EVENTS_AT_MOST`] go.
+pub const EVENTS_KEPT: u64 = 1_000_000;
+const EVENTS_AT_MOST: u64 = EVENTS_KEPT + 50_000;
+
+/// Rows that one transaction prunes at most, so that no commit waits long for it.
+const PRUNED_AT_ONCE: u64 = 500;
+
+/// Why a row could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// What the disk gives back is not what was written.
+    #[error("the ledger is damaged: {0}")]
+    Damaged(String),
+    /// SQLite could not read.
+    #[error("could not read the ledger")]
+    Sqlite(#[source] rusqlite::Error),
+}
+
+impl From<rusqlite::Error> for ReadError {
+    fn from(error: rusqlite::Error) -> ReadError {
+        if tells_damage(&error) { ReadError::Damaged(error.to_string()) } else { ReadError::Sqlite(error) }
+    }
+}
+
+/// Whether SQLite, or the type of a column, says that the file is not what was written.
+pub(crate) fn tells_damage(error: &rusqlite::Error) -> bool {
+    use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase};
+    let of_a_column = matches!(
+        error,
+        rusqlite::Error::FromSqlConversionFailure(..)
+            | rusqlite::Error::InvalidColumnType(..)
+            | rusqlite::Error::IntegralValueOutOfRange(..)
+            | rusqlite::Error::Utf8Error(..)
+    );
+    of_a_column || matches!(error.sqlite_error_code(), Some(DatabaseCorrupt | NotADatabase))
+}
+
+/// What every event is stamped with.
+#[derive(Clone, Debug)]
+pub(crate) struct Stamp {
+    pub(crate) boot_id: BootId,
+    pub(crate) node: NodeId,
+    pub(crate) now: fn() -> Timestamp,
+}
+
+fn json_error(error: serde_json::Error) -> rusqlite::Error {
+    rusqlite::Error::ToSqlConversionFailure(Box::new(error))
+}
+
+fn nanoseconds(at: Timestamp) -> i64 {
+    i64::try_from(at.as_nanosecond()).unwrap_or(i64::MAX)
+}
+
+fn timestamp(nanoseconds: i64) -> Option<Timestamp> {
+    Timestamp::from_nanosecond(i128::from(nanoseconds)).ok()
+}
+
+/// Column `at` as text, or the conversion error that [`tells_damage`].
+fn text<'r>(row: &'r Row<'_>, at: usize) -> rusqlite::Result<&'r str> {
+    let value = row.get_ref(at)?;
+    let kind = value.data_type();
+    value.as_str().map_err(|error| rusqlite::Error::FromSqlConversionFailure(at, kind, Box::new(error)))
+}
+
+fn text_or_null<'r>(row: &'r Row<'_>, at: usize) -> rusqlite::Result<Option<&'r str>> {
+    match row.get_ref(at)? {
+        ValueRef::Null => Ok(None),
+        ValueRef::Integer(_) | ValueRef::Real(_) | ValueRef::Text(_) | ValueRef::Blob(_) => text(row, at).map(Some),
+    }
+}
+
+// ---- meta ----
+
+fn meta_sum(key: &str, value: &str) -> i64 {
+    Sum::of("meta").text(key).text(value).finish()
+}
+
+/// Writes, or with `None` deletes, one small fact.
+pub(crate) fn put_meta(conn: &Connection, key: &str, value: Option<&str>) -> rusqlite::Result<()> {
+    match value {
+        Some(value) => conn
+            .prepare_cached(
+                "INSERT INTO meta (key, value, sum) VALUES (?1, ?2, ?3)
+                 ON CONFLICT (key) DO UPDATE SET value = excluded.value, sum = excluded.sum",
+            )?
+            .execute(params![key, value, meta_sum(key, value)]),
+        None => conn.prepare_cached("DELETE FROM meta WHERE key = ?1")?.execute(params![key]),
+    }?;
+    Ok(())
+}
+
+/// All small facts, checked.
+pub(crate) fn read_meta(conn: &Connection) -> Result<BTreeMap<String, String>, ReadError> {
+    let mut statement = conn.prepare("SELECT key, value, sum FROM meta")?;
+    let mut rows = statement.query(())?;
+    let mut meta = BTreeMap::new();
+    while let Some(row) = rows.next()? {
+        let (key, value) = (text(row, 0)?, text(row, 1)?);
+        if row.get::<_, i64>(2)? != meta_sum(key, value) {
+            return Err(ReadError::Damaged(format!(
+                "the value of `{}` does not match its checksum",
+                key.escape_default()
+            )));
+        }
+        meta.insert(key.to_owned(), value.to_owned());
+    }
+    Ok(meta)
+}
+
+// ---- entry ----
+
+const ENTRY_COLUMNS: &str = "name, incarnation, state, node, body, sum";
+
+/// Inserts `entry`, or replaces the row of its name.
+pub(crate) fn put_entry(conn: &Connection, entry: &Entry) -> rusqlite::Result<()> {
+    let body = serde_json::to_string(entry).map_err(json_error)?;
+    let (name, incarnation) = (entry.name.as_str(), entry.incarnation.as_str());
+    let (state, node) = (entry.state.as_str(), entry.node.as_str());
+    let sum = Sum::of("entry").text(name).text(incarnation).text(state).text(node).text(&body).finish();
+    conn.prepare_cached(
+        "INSERT INTO entry (name, incarnation, state, node, body, sum) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+         ON CONFLICT (name) DO UPDATE SET incarnation = excluded.incarnation, state = excluded.state,
+             node = excluded.node, body = excluded.body, sum = excluded.sum",
+    )?
+    .execute(params![name, incarnation, state, node, body, sum])?;
+    Ok(())
+}
+
+/// Deletes the row of `name`, if there is one.
+pub(crate) fn remove_entry(conn: &Connection, name: &Name) -> rusqlite::Result<()> {
+    conn.prepare_cached("DELETE FROM entry WHERE name = ?1")?.execute(params![name.as_str()])?;
+    Ok(())
+}
+
+/// Checks the row's sum and gives its body.
+fn entry_body<'r>(row: &'r Row<'_>) -> Result<&'r str, ReadError> {
+    let name = text(row, 0)?;
+    let (incarnation, state, node, body) = (text(row, 1)?, text(row, 2)?, text(row, 3)?, text(row, 4)?);
+    let sum = Sum::of("entry").text(name).text(incarnation).text(state).text(node).text(body).finish();
+    if row.get::<_, i64>(5)? != sum {
+        let name = name.escape_default();
+        return Err(ReadError::Damaged(format!("the row of instance `{name}` does not match its checksum")));
+    }
+    Ok(body)
+}
+
+fn entry(row: &Row<'_>) -> Result<Entry, ReadError> {
+    let body = entry_body(row)?;
+    serde_json::from_str(body).map_err(|error| {
+        let name = text(row, 0).unwrap_or_default().escape_default();
+        ReadError::Damaged(format!("the row of instance `{name}` cannot be understood: {error}"))
+    })
+}
+
+/// Checks every row's sum and gives their number.
+pub(crate) fn check_entries(conn: &Connection) -> Result<u64, ReadError> {
+    let mut statement = conn.prepare(&format!("SELECT {ENTRY_COLUMNS} FROM entry"))?;
+    let mut rows = statement.query(())?;
+    let mut count = 0;
+    while let Some(row) = rows.next()? {
+        entry_body(row)?;
+        count += 1;
+    }
+    Ok(count)
+}
+
+/// All rows, checked, by name.
+pub(crate) fn read_entries(conn: &Connection) -> Result<Vec<Entry>, ReadError> {
+    let mut statement = conn.prepare(&format!("SELECT {ENTRY_COLUMNS} FROM entry"))?;
+    let mut rows = statement.query(())?;
+    let mut entries = Vec::new();
+    while let Some(row) = rows.next()? {
+        entries.push(entry(row)?);
+    }
+    entries.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+    Ok(entries)
+}
+
+/// The rows of `node` that are not terminal, checked, by name.
+pub(crate) fn read_live_entries(conn: &Connection, node: &NodeId) -> Result<Vec<Entry>, ReadError> {
+    let mut statement = conn.prepare(&format!(
+        "SELECT {ENTRY_COLUMNS} FROM entry
+         WHERE node = ?1 AND state NOT IN ('exited', 'failed', 'lost') ORDER BY name"
+    ))?;
+    let mut rows = statement.query(params![node.as_str()])?;
+    let mut entries = Vec::new();
+    while let Some(row) = rows.next()? {
+        entries.push(entry(row)?);
+    }
+    Ok(entries)
+}
+
+/// The row of `name`, checked.
+pub(crate) fn read_entry(conn: &Connection, name: &Name) -> Result<Option<Entry>, ReadError> {
+    let mut statement = conn.prepare_cached(&format!("SELECT {ENTRY_COLUMNS} FROM entry WHERE name = ?1"))?;
+    let mut rows = statement.query(params![name.as_str()])?;
+    rows.next()?.map(entry).transpose()
+}
+
+// ---- event ----
+
+const EVENT_COLUMNS: &str = "seq, at, boot_id, node, instance, incarnation, kind, data, once, sum";
+
+/// Appends `event` as number `seq`; false where it had been recorded before.
+fn put_event(conn: &Connection, stamp: &Stamp, seq: u64, event: &NewEvent) -> rusqlite::Result<bool> {
+    let seq = i64::try_from(seq).unwrap_or(i64::MAX);
+    let at = nanoseconds((stamp.now)());
+    let (boot_id, node, kind) = (stamp.boot_id.as_str(), stamp.node.as_str(), event.kind.as_str());
+    let instance = event.instance.as_ref().map(Name::as_str);
+    let incarnation = event.incarnation.as_ref().map(|incarnation| incarnation.as_str());
+    let data = serde_json::to_string(&event.data).map_err(json_error)?;
+    let once = event.once.then_some(1i64);
+    let sum = Sum::of("event").int(seq).int(at).text(boot_id).text(node).text_or_null(instance);
+    let sum = sum.text_or_null(incarnation).text(kind).text(&data).int_or_null(once).finish();
+    let written = conn
+        .prepare_cached(
+            "INSERT INTO event (seq, at, boot_id, node, instance, incarnation, kind, data, once, sum)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)
+             ON CONFLICT (incarnation, kind) WHERE once = 1 DO NOTHING",
+        )?
+        .execute(params![seq, at, boot_id, node, instance, incarnation, kind, data, once, sum])?;
+    Ok(written == 1)
+}
+
+/// The newest event's number, 0 where there has never been one.
+pub(crate) fn last_seq(conn: &Connection) -> rusqlite::Result<u64> {
+    let last: Option<i64> = conn.prepare_cached("SELECT max(seq) FROM event")?.query_row((), |row| row.get(0))?;
+    Ok(last.map_or(0, i64::cast_unsigned))
+}
+
+/// The oldest event's number, if there is one.
+pub(crate) fn first_seq(conn: &Connection) -> rusqlite::Result<Option<u64>> {
+    let first: Option<i64> = conn.prepare_cached("SELECT min(seq) FROM event")?.query_row((), |row| row.get(0))?;
+    Ok(first.map(i64::cast_unsigned))
+}
+
+/// Deletes a few of the oldest events where there are more than enough; `added` were appended just now.
+fn prune_events(conn: &Connection, last: u64, added: u64) -> rusqlite::Result<()> {
+    let Some(first) = first_seq(conn)? else { return Ok(()) };
+    let count = last + 1 - first;
+    if count <= EVENTS_AT_MOST {
+        return Ok(());
+    }
+    let step = (added + PRUNED_AT_ONCE).min(count - EVENTS_KEPT);
+    let below = i64::try_from(first + step).unwrap_or(i64::MAX);
+    conn.prepare_cached("DELETE FROM event WHERE seq < ?1")?.execute(params![below])?;
+    Ok(())
+}
+
+fn event(row: &Row<'_>) -> Result<Event, ReadError> {
+    let (seq, at): (i64, i64) = (row.get(0)?, row.get(1)?);
+    let (boot_id, node, kind, data) = (text(row, 2)?, text(row, 3)?, text(row, 6)?, text(row, 7)?);
+    let (instance, incarnation) = (text_or_null(row, 4)?, text_or_null(row, 5)?);
+    let sum = Sum::of("event").int(seq).int(at).text(boot_id).text(node).text_or_null(instance);
+    let sum = sum.text_or_null(incarnation).text(kind).text(data).int_or_null(row.get(8)?).finish();
+    if row.get::<_, i64>(9)? != sum {
+        return Err(ReadError::Damaged(format!("event {seq} does not match its checksum")));
+    }
+    let strange = || ReadError::Damaged(format!("event {seq} cannot be understood"));
+    Ok(Event {
+        seq: seq.cast_unsigned(),
+        at: timestamp(at).ok_or_else(strange)?,
+        boot_id: boot_id.parse().map_err(|_| strange())?,
+        node: node.parse().map_err(|_| strange())?,
+        instance: instance.map(str::parse).transpose().map_err(|_| strange())?,
+        incarnation: incarnation.map(str::parse).transpose().map_err(|_| strange())?,
+        kind: kind.parse().map_err(|_| strange())?,
+        data: serde_json::from_str(data).map_err(|_| strange())?,
+    })
+}
+
+/// Gives every event after number `after`, oldest first and checked, to `each` until that returns false.
+pub(crate) fn walk_events(
+    conn: &Connection,
+    after: u64,
+    mut each: impl FnMut(Result<Event, ReadError>) -> bool,
+) -> Result<(), ReadError> {
+    let sql = format!("SELECT {EVENT_COLUMNS} FROM event WHERE seq > ?1 ORDER BY seq");
+    let mut statement = conn.prepare_cached(&sql)?;
+    let mut rows = statement.query(params![i64::try_from(after).unwrap_or(i64::MAX)])?;
+    while let Some(row) = rows.next()? {
+        if !each(event(row)) {
+            break;
+        }
+    }
+    Ok(())
+}
+
+// ---- request ----
+
+const REQUEST_COLUMNS: &str = "key, fingerprint, name, incarnation, status, answer, at, sum";
+
+fn put_request(conn: &Connection, request: &RequestRecord) -> rusqlite::Result<()> {
+    let (key, fingerprint) = (request.key.as_str(), request.fingerprint.cast_signed());
+    let (name, incarnation) = (request.name.as_str(), request.incarnation.as_str());
+    let status = request.answer.as_ref().map(|(status, _)| i64::from(*status));
+    let answer = request.answer.as_ref().map(|(_, body)| body.as_str());
+    let at = nanoseconds(request.at);
+    let sum = Sum::of("request").text(key).int(fingerprint).text(name).text(incarnation);
+    let sum = sum.int_or_null(status).text_or_null(answer).int(at).finish();
+    conn.prepare_cached(
+        "INSERT INTO request (key, fingerprint, name, incarnation, status, answer, at, sum)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
+         ON CONFLICT (key) DO UPDATE SET fingerprint = excluded.fingerprint, name = excluded.name,
+             incarnation = excluded.incarnation, status = excluded.status, answer = excluded.answer,
+             at = excluded.at, sum = excluded.sum",
+    )?
+    .execute(params![key, fingerprint, name, incarnation, status, answer, at, sum])?;
+    Ok(())
+}
+
+fn request(row: &Row<'_>) -> Result<RequestRecord, ReadError> {
+    let (key, name, incarnation) = (text(row, 0)?, text(row, 2)?, text(row, 3)?);
+    let (fingerprint, at): (i64, i64) = (row.get(1)?, row.get(6)?);
+    let (status, answer): (Option<i64>, _) = (row.get(4)?, text_or_null(row, 5)?);
+    let sum = Sum::of("request").text(key).int(fingerprint).text(name).text(incarnation);
+    let sum = sum.int_or_null(status).text_or_null(answer).int(at).finish();
+    if row.get::<_, i64>(7)? != sum {
+        let key = key.escape_default();
+        return Err(ReadError::Damaged(format!("the answer kept for key `{key}` does not match its checksum")));
+    }
+    let strange =
+        || ReadError::Damaged(format!("the answer kept for key `{}` cannot be understood", key.escape_default()));
+    let status = status.map(u16::try_from).transpose().map_err(|_| strange())?;
+    Ok(RequestRecord {
+        key: key.to_owned(),
+        fingerprint: fingerprint.cast_unsigned(),
+        name: name.parse().map_err(|_| strange())?,
+        incarnation: incarnation.parse().map_err(|_| strange())?,
+        answer: status.zip(answer.map(str::to_owned)),
+        at: timestamp(at).ok_or_else(strange)?,
+    })
+}
+
+/// What is known about the request with this key, checked.
+pub(crate) fn read_request(conn: &Connection, key: &str) -> Result<Option<RequestRecord>, ReadError> {
+    let sql = format!("SELECT {REQUEST_COLUMNS} FROM request WHERE key = ?1");
+    let mut statement = conn.prepare_cached(&sql)?;
+    let mut rows = statement.query(params![key])?;
+    rows.next()?.map(request).transpose()
+}
+
+/// Gives every kept request, oldest first and checked, to `each`.
+pub(crate) fn walk_requests(
+    conn: &Connection,
+    mut each: impl FnMut(Result<RequestRecord, ReadError>),
+) -> Result<(), ReadError> {
+    let mut statement = conn.prepare(&format!("SELECT {REQUEST_COLUMNS} FROM request ORDER BY id"))?;
+    let mut rows = statement.query(())?;
+    while let Some(row) = rows.next()? {
+        each(request(row));
+    }
+    Ok(())
+}
+
+/// Deletes a few requests that were first seen longer than [`REQUESTS_KEPT_FOR`] ago.
+pub(crate) fn prune_requests(conn: &Connection, now: Timestamp) -> rusqlite::Result<()> {
+    let limit = nanoseconds(now.saturating_sub(REQUESTS_KEPT_FOR).unwrap_or(Timestamp::MIN));
+    let oldest: Option<i64> = conn
+        .prepare_cached("SELECT at FROM request ORDER BY id LIMIT 1")?
+        .query_row((), |row| row.get(0))
+        .optional()?;
+    if oldest.is_some_and(|at| at < limit) {
+        conn.prepare_cached(
+            "DELETE FROM request WHERE at < ?1 AND id IN (SELECT id FROM request ORDER BY id LIMIT 500)",
+        )?
+        .execute(params![limit])?;
+    }
+    Ok(())
+}
+
+// ---- batch ----
+
+/// Applies `batch` inside the open transaction and gives the events' numbers; `last` is the newest number, kept up.
+pub(crate) fn apply(
+    conn: &Connection,
+    stamp: &Stamp,
+    batch: &Batch,
+    last: &mut u64,
+) -> rusqlite::Result<Vec<Option<u64>>> {
+    for entry in &batch.puts {
+        put_entry(conn, entry)?;
+    }
+    for name in &batch.removes {
+        remove_entry(conn, name)?;
+    }
+    let seqs = append_events(conn, stamp, &batch.events, last)?;
+    if let Some(request) = &batch.request {
+        put_request(conn, request)?;
+        prune_requests(conn, (stamp.now)())?;
+    }
+    for (key, value) in &batch.meta {
+        put_meta(conn, key, value.as_deref())?;
+    }
+    Ok(seqs)
+}
+
+/// Appends `events` inside the open transaction; as [`apply`].
+pub(crate) fn append_events(
+    conn: &Connection,
+    stamp: &Stamp,
+    events: &[NewEvent],
+    last: &mut u64,
+) -> rusqlite::Result<Vec<Option<u64>>> {
+    let mut seqs = Vec::with_capacity(events.len());
+    let before = *last;
+    for event in events {
+        let written = put_event(conn, stamp, *last + 1, event)?;
+        seqs.push(written.then_some(*last + 1));
+        *last += u64::from(written);
+    }
+    if *last > before {
+        prune_events(conn, *last, *last - before)?;
+    }
+    Ok(seqs)
+}

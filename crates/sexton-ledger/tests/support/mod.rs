@@ -1,0 +1,115 @@
+//! What the ledger's tests share.
+#![allow(dead_code, reason = "each test file uses its own part")]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "test code, outside of a test function")]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use sexton_ledger::entry::{Entry, Limits, Restarts, Spec};
+use sexton_ledger::{Batch, Contents, EventKind, Ledger, NewEvent, OpenOptions, new_incarnation};
+use sexton_plan::id::{BootId, Name, NodeId};
+use sexton_plan::state::{Restart, State};
+
+/// A directory that goes away with the test.
+pub struct TempDir(PathBuf);
+
+impl TempDir {
+    pub fn new() -> TempDir {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let path = std::env::temp_dir().join(format!("sexton-ledger-{}-{count}", std::process::id()));
+        fs::create_dir(&path).unwrap();
+        TempDir(path)
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+
+    /// Every file's name and bytes.
+    pub fn bytes(&self) -> BTreeMap<String, Vec<u8>> {
+        let read = |entry: fs::DirEntry| {
+            (entry.file_name().into_string().unwrap(), fs::read(entry.path()).unwrap_or_else(|_| b"no file".to_vec()))
+        };
+        fs::read_dir(&self.0).unwrap().map(|entry| read(entry.unwrap())).collect()
+    }
+}
+
+impl Drop for TempDir {
+    fn drop(&mut self) {
+        fs::remove_dir_all(&self.0).unwrap();
+    }
+}
+
+pub fn boot(n: u8) -> BootId {
+    format!("0f1d2c3b-4a59-6877-8695-a4b3c2d1e0{n:02x}").parse().unwrap()
+}
+
+pub fn name(text: &str) -> Name {
+    text.parse().unwrap()
+}
+
+pub fn node(text: &str) -> NodeId {
+    text.parse().unwrap()
+}
+
+/// Options for boot `n` and a node called `here`.
+pub fn options(n: u8) -> OpenOptions {
+    OpenOptions { node: Some(node("here")), ..OpenOptions::new(boot(n)) }
+}
+
+pub fn open(dir: &Path) -> (Ledger, Contents) {
+    Ledger::open(dir, options(1)).unwrap()
+}
+
+pub fn entry(text: &str, state: State) -> Entry {
+    let spec = Spec {
+        argv: vec!["/bin/sleep".to_owned(), "infinity".to_owned()],
+        env: BTreeMap::from([("PATH".to_owned(), "/usr/bin:/bin".to_owned())]),
+        cwd: None,
+        user: None,
+        kind: "sandbox".parse().unwrap(),
+        runtime: "command".to_owned(),
+        labels: BTreeMap::new(),
+        grace: Duration::from_secs(10),
+        stop_signal: 15,
+        slot: false,
+        limits: Limits::default(),
+        pidns: false,
+        restart: Restart::Never,
+    };
+    Entry {
+        name: name(text),
+        incarnation: new_incarnation(),
+        state,
+        reason: None,
+        spec,
+        identity: None,
+        handle: Vec::new(),
+        cgroup: None,
+        resources: Vec::new(),
+        exit: None,
+        stuck: None,
+        snapshot: Some(serde_json::json!({"cursor": text})),
+        node: node("here"),
+        created_at: "2025-01-01T00:00:00Z".parse().unwrap(),
+        started_at: None,
+        ended_at: None,
+        adopted: false,
+        stop: None,
+        restarts: Restarts::default(),
+    }
+}
+
+/// The batch that records `entry` with the event `kind`.
+pub fn put(entry: &Entry, kind: EventKind) -> Batch {
+    let event = NewEvent::once(kind, &entry.name, &entry.incarnation, serde_json::json!({}));
+    Batch { puts: vec![entry.clone()], events: vec![event], ..Batch::default() }
+}
