@@ -12,4 +12,7 @@ extern crate std;
 
 pub mod id;
 pub mod identity;
+pub mod judge;
+pub mod ladder;
+pub mod restart;
 pub mod state;
