@@ -190,6 +190,14 @@ pub(crate) mod nr {
     pub const CLONE3: usize = 435;
     pub const CLOSE_RANGE: usize = 436;
     pub const SCHED_GETAFFINITY: usize = 204;
+    pub const LSEEK: usize = 8;
+    pub const PREAD64: usize = 17;
+    pub const CLONE: usize = 56;
+    pub const KILL: usize = 62;
+    pub const FDATASYNC: usize = 75;
+    pub const RT_SIGTIMEDWAIT: usize = 128;
+    pub const FSTATFS: usize = 138;
+    pub const READLINKAT: usize = 267;
 }
 
 /// Numbers of the system calls used (`syscalls(2)`, the generic table).
@@ -267,6 +275,14 @@ pub(crate) mod nr {
     pub const PIDFD_OPEN: usize = 434;
     pub const CLONE3: usize = 435;
     pub const CLOSE_RANGE: usize = 436;
+    pub const LSEEK: usize = 62;
+    pub const PREAD64: usize = 67;
+    pub const READLINKAT: usize = 78;
+    pub const FDATASYNC: usize = 83;
+    pub const FSTATFS: usize = 44;
+    pub const KILL: usize = 129;
+    pub const RT_SIGTIMEDWAIT: usize = 137;
+    pub const CLONE: usize = 220;
 }
 
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]

@@ -47,6 +47,7 @@ errnos! {
     EINVAL = 22, "Invalid argument";
     ENFILE = 23, "Too many open files in system";
     EMFILE = 24, "Too many open files";
+    ENOTTY = 25, "Inappropriate ioctl for device";
     ETXTBSY = 26, "Text file busy";
     EFBIG = 27, "File too large";
     ENOSPC = 28, "No space left on device";
@@ -62,8 +63,11 @@ errnos! {
     EOVERFLOW = 75, "Value too large for defined data type";
     EMSGSIZE = 90, "Message too long";
     EOPNOTSUPP = 95, "Operation not supported";
+    ENOPROTOOPT = 92, "Protocol not available";
     EADDRINUSE = 98, "Address already in use";
     ECONNRESET = 104, "Connection reset by peer";
+    ETOOMANYREFS = 109, "Too many references: cannot splice";
+    ETIMEDOUT = 110, "Connection timed out";
     ECONNREFUSED = 111, "Connection refused";
     ESTALE = 116, "Stale file handle";
     EDQUOT = 122, "Disk quota exceeded";

@@ -6,13 +6,28 @@
 
 #![no_std]
 #![allow(unsafe_code, reason = "this crate is where the project's unsafe code lives")]
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    reason = "a register is read as the type that the kernel says it holds; both machines have 64-bit ones"
+)]
 
 mod arch;
 pub mod clone;
+pub mod entry;
 mod error;
 pub mod fd;
+pub mod file;
+pub mod memory;
 pub mod mount;
 pub mod pidfd;
+pub mod poll;
+pub mod process;
+pub mod signal;
+pub mod socket;
+pub mod strings;
+pub mod time;
+pub mod wait;
 pub mod xattr;
 
 pub use error::{Errno, SysError};

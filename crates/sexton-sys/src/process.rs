@@ -1,0 +1,327 @@
+//! This process, and children that it starts with a plain `fork`.
+//!
+//! For the keeper and `sexton-init`, which are small and start one child at a time. Instances are started otherwise,
+//! by `clone3` into their cgroup.
+
+use core::ffi::CStr;
+
+use crate::arch::{nr, syscall};
+use crate::error::{Errno, SysError};
+use crate::fd::{Fd, RawFd, word};
+use crate::memory::Table;
+use crate::signal::{Disposition, Signal, SignalSet, replace_mask};
+use crate::strings::Strings;
+use crate::wait::{self, Ended};
+
+mod exec;
+
+const PR_SET_PDEATHSIG: usize = 1;
+const PR_SET_CHILD_SUBREAPER: usize = 36;
+const PR_GET_CHILD_SUBREAPER: usize = 37;
+
+/// The PID of this process, in its own namespace.
+pub fn pid() -> u32 {
+    // SAFETY: touches no memory; cannot fail.
+    unsafe { syscall(nr::GETPID, [0; 6]) }.map_or(0, |pid| pid as u32)
+}
+
+/// The PID of the parent, 0 where it is outside this PID namespace.
+pub fn parent_pid() -> u32 {
+    // SAFETY: touches no memory; cannot fail.
+    unsafe { syscall(nr::GETPPID, [0; 6]) }.map_or(0, |pid| pid as u32)
+}
+
+/// Ends this process, without running anything.
+pub fn exit(code: i32) -> ! {
+    loop {
+        // SAFETY: ends the process; touches no memory.
+        let _never = unsafe { syscall(nr::EXIT_GROUP, [word(code), 0, 0, 0, 0, 0]) };
+    }
+}
+
+/// Makes orphaned descendants reparent here.
+///
+/// # Errors
+/// `EINVAL` before 3.4.
+pub fn become_subreaper() -> Result<(), SysError> {
+    prctl(PR_SET_CHILD_SUBREAPER, 1)
+}
+
+/// Whether orphaned descendants reparent here though this is not PID 1.
+///
+/// # Errors
+/// `EINVAL` before 3.4.
+pub fn is_subreaper() -> Result<bool, SysError> {
+    let mut set = 0_i32;
+    prctl(PR_GET_CHILD_SUBREAPER, &raw mut set as usize)?;
+    Ok(set != 0)
+}
+
+/// Has `signal` sent to this process when the thread that started it ends.
+///
+/// # Errors
+/// None that a `Signal` can cause.
+pub fn set_parent_death_signal(signal: Signal) -> Result<(), SysError> {
+    prctl(PR_SET_PDEATHSIG, signal.raw())
+}
+
+/// `prctl(2)` with one argument.
+fn prctl(what: usize, arg: usize) -> Result<(), SysError> {
+    // SAFETY: of the three operations used only PR_GET_CHILD_SUBREAPER writes, one int to a local of its caller.
+    let ret = unsafe { syscall(nr::PRCTL, [what, arg, 0, 0, 0, 0]) };
+    ret.map(|_| ()).map_err(|errno| SysError::of("prctl", errno))
+}
+
+/// What is to be run.
+#[derive(Clone, Copy, Debug)]
+pub enum Program<'a> {
+    /// A path, or a name that is looked up in `PATH` as `execvp(3)` does.
+    Search(&'a CStr),
+    /// An open file, also one that has been deleted or replaced since.
+    Open(RawFd),
+}
+
+/// The child's process group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Group {
+    /// The one it was born into.
+    Inherited,
+    /// One of its own.
+    Own,
+    /// One of its own, which also gets the terminal on stdin, where there is one.
+    OwnWithTerminal,
+}
+
+/// The signal state that a child is to run with: what this program itself was started with.
+#[derive(Clone, Copy, Debug)]
+pub struct SignalState {
+    /// Which signals are blocked.
+    pub mask: SignalSet,
+    /// What happens at CHLD, the one disposition that a reaper must change for itself.
+    pub child: Disposition,
+}
+
+/// How a child is started.
+#[derive(Clone, Copy, Debug)]
+pub struct Spawn<'a> {
+    /// What it runs.
+    pub program: Program<'a>,
+    /// Its command line.
+    pub args: Strings<'a>,
+    /// Its environment …
+    pub env: Strings<'a>,
+    /// … and entries `NAME=value` that are added to it, each in the place of one of the same name.
+    pub env_added: &'a [&'a CStr],
+    /// Its signal mask and dispositions.
+    pub signals: SignalState,
+    /// Its process group.
+    pub group: Group,
+    /// The signal that it gets when this thread ends.
+    pub parent_death: Option<Signal>,
+    /// What it gets as stdin; `None` leaves stdin as it is.
+    pub stdin: Option<RawFd>,
+    /// Close-on-exec descriptors that it gets all the same, under the same numbers.
+    pub kept: &'a [RawFd],
+}
+
+/// A child that has not been reaped: while this exists its PID, and the process group of that number, can belong to
+/// nothing else, so that both may be signalled.
+#[derive(Debug)]
+pub struct Child {
+    pid: u32,
+    pidfd: Option<Fd>,
+}
+
+impl Child {
+    /// Its PID.
+    pub const fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// Its pidfd, readable once it has ended; `None` where the kernel gave none (before 5.2, or none was left).
+    pub fn pidfd(&self) -> Option<RawFd> {
+        self.pidfd.as_ref().map(Fd::raw)
+    }
+
+    /// Sends it `signal`. One that has ended and is not reaped is no error.
+    ///
+    /// # Errors
+    /// `EPERM` where it changed its credentials beyond this process's.
+    pub fn signal(&self, signal: Signal) -> Result<(), SysError> {
+        if let Some(pidfd) = &self.pidfd {
+            // SAFETY: no siginfo is given; touches no memory.
+            let ret = unsafe { syscall(nr::PIDFD_SEND_SIGNAL, [word(pidfd.raw()), signal.raw(), 0, 0, 0, 0]) };
+            match ret {
+                // A sandbox may refuse calls that it has never heard of.
+                Err(Errno::ENOSYS | Errno::EPERM) => {}
+                ret => return ret.map(|_| ()).map_err(|errno| self.refused("pidfd_send_signal", errno)),
+            }
+        }
+        self.kill(self.pid as usize, signal)
+    }
+
+    /// Sends `signal` to every process of the group that the child was made leader of.
+    ///
+    /// # Errors
+    /// `ESRCH` where the group is empty, `EPERM` where none of it may be signalled.
+    pub fn signal_group(&self, signal: Signal) -> Result<(), SysError> {
+        // The group's number is the child's PID, which stays taken until the child is reaped, so it can have become
+        // no other group. The kernel's own way to say this (PIDFD_SIGNAL_PROCESS_GROUP, 6.9) means the same set.
+        self.kill((self.pid as usize).wrapping_neg(), signal)
+    }
+
+    /// `kill(2)` of the child's number, or its negative for its group.
+    fn kill(&self, target: usize, signal: Signal) -> Result<(), SysError> {
+        // SAFETY: touches no memory; the number is proven by the unreaped child.
+        let ret = unsafe { syscall(nr::KILL, [target, signal.raw(), 0, 0, 0, 0]) };
+        ret.map(|_| ()).map_err(|errno| self.refused("kill", errno))
+    }
+
+    fn refused(&self, call: &'static str, errno: Errno) -> SysError {
+        SysError::about(call, self.pid.into(), errno)
+    }
+
+    /// How it ended, leaving it to be reaped; `None` while it lives.
+    ///
+    /// # Errors
+    /// None, while nothing else in the process waits for it.
+    pub fn peek(&self) -> Result<Option<Ended>, SysError> {
+        wait::peek(self.pid)
+    }
+
+    /// Reaps it, or gives it back while it lives.
+    ///
+    /// # Errors
+    /// Itself, where it has not ended.
+    pub fn reap(self) -> Result<Ended, Child> {
+        match wait::reap(self.pid) {
+            Ok(Some(ended)) => Ok(ended),
+            Ok(None) | Err(_) => Err(self),
+        }
+    }
+}
+
+/// Starts a child and returns once it has begun to run its program, or could not.
+///
+/// # Errors
+/// The call that failed, in the child too: `execve` with `ENOENT` where there is no such program.
+pub fn spawn(plan: &Spawn<'_>) -> Result<Child, SysError> {
+    // What went wrong is told through a shared page and not through a pipe: it works with no descriptor left.
+    let mut report = Table::<i32>::shared_with_children(2)?;
+    let parent = pid();
+    // Nothing may be handled between the fork and the child's own settings.
+    let mask = replace_mask(SignalSet::ALL);
+    let forked = fork();
+    if let Ok(None) = forked {
+        let failed = exec::run_child(plan, parent);
+        if let [call, errno] = &mut *report {
+            *call = failed.step;
+            *errno = failed.errno.0;
+        }
+        exit(127);
+    }
+    replace_mask(mask);
+    let child = forked?.ok_or(SysError::of("clone", Errno::EIO))?;
+    match *report {
+        [step, errno] if errno != 0 => {
+            // It is past its last instruction, so this ends.
+            let _told = wait::reap_ending(child.pid);
+            Err(SysError::of(exec::call_of(step), Errno(errno)))
+        }
+        _ => Ok(child),
+    }
+}
+
+/// `fork(2)` that gives a pidfd too, and lets the parent go on once the child has left its program.
+fn fork() -> Result<Option<Child>, SysError> {
+    const SIGCHLD: usize = 17;
+    const CLONE_VFORK: usize = 0x4000;
+    const CLONE_PIDFD: usize = 0x1000;
+    let mut pidfd = -1_i32;
+    let flags = CLONE_VFORK | CLONE_PIDFD | SIGCHLD;
+    // SAFETY: without CLONE_VM the child has a copy of all memory, this stack too, and the kernel writes one int.
+    // The child of a program with threads must call nothing that takes a lock: `run_child` makes system calls only.
+    let mut ret = unsafe { syscall(nr::CLONE, [flags, 0, &raw mut pidfd as usize, 0, 0, 0]) };
+    if matches!(ret, Err(Errno::EMFILE | Errno::ENFILE | Errno::EINVAL)) {
+        pidfd = -1;
+        // SAFETY: as above.
+        ret = unsafe { syscall(nr::CLONE, [CLONE_VFORK | SIGCHLD, 0, 0, 0, 0, 0]) };
+    }
+    match ret {
+        Err(errno) => Err(SysError::of("clone", errno)),
+        Ok(0) => Ok(None),
+        Ok(pid) => Ok(Some(Child { pid: pid as u32, pidfd: (pidfd >= 0).then(|| Fd::from_raw(pidfd)) })),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+    use super::*;
+    use crate::file::{self, flags};
+    use crate::strings::Slot;
+
+    fn plan<'a>(program: &'a CStr, args: Strings<'a>) -> Spawn<'a> {
+        Spawn {
+            program: Program::Search(program),
+            args,
+            env: Strings::new(&[Slot::END]).unwrap(),
+            env_added: &[],
+            signals: SignalState { mask: SignalSet::EMPTY, child: Disposition::Default },
+            group: Group::Inherited,
+            parent_death: None,
+            stdin: None,
+            kept: &[],
+        }
+    }
+
+    fn end_of(mut child: Child) -> Ended {
+        loop {
+            match child.reap() {
+                Ok(ended) => return ended,
+                Err(still) => child = still,
+            }
+            std::thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn a_child_gets_what_the_plan_says() {
+        let slots = [c"sh", c"-c", c"test \"$A$B\" = 12 && read line && test \"$line\" = '# text' && exit 9"];
+        let slots = [Slot::of(slots[0]), Slot::of(slots[1]), Slot::of(slots[2]), Slot::END];
+        let env = [Slot::of(c"A=1"), Slot::of(c"B=0"), Slot::END];
+        let input = std::env::temp_dir().join(std::format!("sexton-sys-{}-stdin", std::process::id()));
+        std::fs::write(&input, "# text\n").unwrap();
+        let path = std::ffi::CString::new(input.to_str().unwrap()).unwrap();
+        let stdin = file::open(file::AT_FDCWD, &path, flags::RDONLY, 0).unwrap();
+        std::fs::remove_file(input).unwrap();
+        let mut plan = plan(c"sh", Strings::new(&slots).unwrap());
+        plan.env = Strings::new(&env).unwrap();
+        plan.env_added = &[c"B=2"];
+        plan.stdin = Some(stdin.raw());
+        assert_eq!(end_of(spawn(&plan).unwrap()), Ended::Exited(9));
+    }
+
+    #[test]
+    fn what_cannot_be_run_is_told_with_its_reason() {
+        let slots = [Slot::of(c"x"), Slot::END];
+        let args = Strings::new(&slots).unwrap();
+        for (program, errno) in [(c"no-such-program", Errno::ENOENT), (c"/", Errno::EACCES), (c"", Errno::ENOENT)] {
+            let error = spawn(&plan(program, args)).unwrap_err();
+            assert_eq!((error.call, error.errno), ("execve", errno), "{program:?}");
+        }
+    }
+
+    #[test]
+    fn an_open_program_runs_and_is_signalled_with_its_group() {
+        let sleep = file::open(file::AT_FDCWD, c"/bin/sleep", flags::PATH, 0).unwrap();
+        let slots = [Slot::of(c"sleep"), Slot::of(c"1000"), Slot::END];
+        let mut plan = plan(c"", Strings::new(&slots).unwrap());
+        plan.program = Program::Open(sleep.raw());
+        plan.group = Group::Own;
+        let child = spawn(&plan).unwrap();
+        assert_eq!(child.peek(), Ok(None));
+        child.signal_group(Signal::TERM).unwrap();
+        assert_eq!(end_of(child), Ended::Killed { signal: Signal::TERM, core: false });
+    }
+}

@@ -1,0 +1,217 @@
+//! What a forked child does before its program runs. System calls only: no lock, no allocation.
+
+use core::ffi::CStr;
+
+use super::{Group, PR_SET_PDEATHSIG, Program, Spawn, parent_pid, pid, prctl};
+use crate::arch::{nr, syscall};
+use crate::error::{Errno, SysError};
+use crate::fd::{RawFd, word};
+use crate::file::set_close_on_exec;
+use crate::memory::Table;
+use crate::signal::{Disposition, Signal, replace_mask, set_disposition};
+use crate::strings::Strings;
+
+/// Where the child gave up.
+pub(super) struct Failed {
+    /// Which of `CALLS`.
+    pub step: i32,
+    /// Why.
+    pub errno: Errno,
+}
+
+/// The steps that can fail; the child tells one by its place here, for a pointer to a name means nothing to others.
+const CALLS: [&str; 7] = ["prctl", "setpgid", "ioctl", "dup3", "fcntl", "execve", "mmap"];
+const PRCTL: i32 = 0;
+const SETPGID: i32 = 1;
+const IOCTL: i32 = 2;
+const DUP3: i32 = 3;
+const FCNTL: i32 = 4;
+const EXECVE: i32 = 5;
+const MMAP: i32 = 6;
+
+/// The call of `step`.
+pub(super) fn call_of(step: i32) -> &'static str {
+    usize::try_from(step).ok().and_then(|step| CALLS.get(step)).copied().unwrap_or("clone")
+}
+
+/// Turns the forked child into what `plan` says; returns only what went wrong.
+pub(super) fn run_child(plan: &Spawn<'_>, parent: u32) -> Failed {
+    match prepare(plan, parent) {
+        Err(failed) => failed,
+        Ok(env) => {
+            // Last: from here on a signal ends the child as it would end the program.
+            replace_mask(plan.signals.mask);
+            run(plan.program, plan.args, env.strings)
+        }
+    }
+}
+
+/// An environment and the memory that it lies in.
+struct Environment<'a> {
+    strings: Strings<'a>,
+    _lies_in: Option<Table<usize>>,
+}
+
+/// Every step before the program.
+fn prepare<'a>(plan: &Spawn<'a>, parent: u32) -> Result<Environment<'a>, Failed> {
+    if let Some(signal) = plan.parent_death {
+        bind_to_parent(signal, parent)?;
+    }
+    enter_group(plan.group)?;
+    if let Some(fd) = plan.stdin {
+        make_stdin(fd)?;
+    }
+    for &fd in plan.kept {
+        set_close_on_exec(fd, false).map_err(|error| Failed { step: FCNTL, errno: error.errno })?;
+    }
+    if plan.signals.child == Disposition::Ignore {
+        // Cannot fail for CHLD.
+        let _before = set_disposition(Signal::CHLD, Disposition::Ignore);
+    }
+    add_env(plan.env, plan.env_added)
+}
+
+/// Has the child end with its parent, also where that one ended just now.
+fn bind_to_parent(signal: Signal, parent: u32) -> Result<(), Failed> {
+    prctl(PR_SET_PDEATHSIG, signal.raw()).map_err(|error| Failed { step: PRCTL, errno: error.errno })?;
+    if parent_pid() == parent { Ok(()) } else { Err(Failed { step: PRCTL, errno: Errno::ESRCH }) }
+}
+
+/// Enters the process group, and takes the terminal for it.
+fn enter_group(group: Group) -> Result<(), Failed> {
+    if group == Group::Inherited {
+        return Ok(());
+    }
+    // SAFETY: touches no memory.
+    unsafe { syscall(nr::SETPGID, [0; 6]) }.map_err(|errno| Failed { step: SETPGID, errno })?;
+    if group == Group::OwnWithTerminal { take_terminal() } else { Ok(()) }
+}
+
+/// Makes this process group the foreground one of the terminal on stdin. TTOU is blocked, so this does not stop.
+fn take_terminal() -> Result<(), Failed> {
+    const TIOCSPGRP: usize = 0x5410;
+    let group = pid();
+    // SAFETY: the kernel reads one int.
+    match unsafe { syscall(nr::IOCTL, [0, TIOCSPGRP, &raw const group as usize, 0, 0, 0]) } {
+        // No stdin, not a terminal, not ours, or hung up: then there is none to hand on.
+        Ok(_) | Err(Errno::EBADF | Errno::ENOTTY | Errno::ENXIO | Errno::EIO | Errno::EINVAL | Errno::ENODEV) => Ok(()),
+        Err(errno) => Err(Failed { step: IOCTL, errno }),
+    }
+}
+
+/// Puts `fd` in the place of stdin.
+fn make_stdin(fd: RawFd) -> Result<(), Failed> {
+    if fd == 0 {
+        return set_close_on_exec(0, false).map_err(|error| Failed { step: FCNTL, errno: error.errno });
+    }
+    // SAFETY: touches no memory.
+    let ret = unsafe { syscall(nr::DUP3, [word(fd), 0, 0, 0, 0, 0]) };
+    ret.map(|_| ()).map_err(|errno| Failed { step: DUP3, errno })
+}
+
+/// The environment with `added`, each in the place of an entry of the same name.
+fn add_env<'a>(env: Strings<'a>, added: &'a [&'a CStr]) -> Result<Environment<'a>, Failed> {
+    if added.is_empty() {
+        return Ok(Environment { strings: env, _lies_in: None });
+    }
+    let failed = |error: SysError| Failed { step: MMAP, errno: error.errno };
+    let mut memory = Table::<usize>::new(env.len() + added.len() + 1).map_err(failed)?;
+    let kept = env.iter().filter(|entry| !added.iter().any(|new| name_of(new) == name_of(entry)));
+    for (slot, string) in memory.iter_mut().zip(kept.chain(added.iter().copied())) {
+        *slot = string.as_ptr() as usize;
+    }
+    // SAFETY: the table ends in a zero, its other slots point to strings that live for 'a, and it is kept with them.
+    let strings = unsafe { Strings::from_raw(memory.as_ptr().cast()) };
+    Ok(Environment { strings, _lies_in: Some(memory) })
+}
+
+/// What stands before the first `=`.
+fn name_of(entry: &CStr) -> &[u8] {
+    let bytes = entry.to_bytes();
+    bytes.split(|&byte| byte == b'=').next().unwrap_or(bytes)
+}
+
+/// Runs the program; returns only the reason why it could not.
+fn run(program: Program<'_>, args: Strings<'_>, env: Strings<'_>) -> Failed {
+    let errno = match program {
+        Program::Open(fd) => execute(fd, c"", args, env),
+        Program::Search(name) => search(name, args, env),
+    };
+    Failed { step: EXECVE, errno }
+}
+
+/// Runs `name`, looked up in `PATH` where it has no slash, as `execvp(3)` does.
+fn search(name: &CStr, args: Strings<'_>, env: Strings<'_>) -> Errno {
+    let bytes = name.to_bytes();
+    if bytes.is_empty() {
+        return Errno::ENOENT;
+    }
+    if bytes.contains(&b'/') {
+        return execute_or_interpret(name, args, env);
+    }
+    let path = env.value_of(b"PATH").map_or(b"/bin:/usr/bin".as_slice(), CStr::to_bytes);
+    let mut space = [0_u8; 4096 + 256];
+    let mut refused = Errno::ENOENT;
+    for dir in path.split(|&byte| byte == b':') {
+        let Some(candidate) = join(dir, bytes, &mut space) else {
+            continue;
+        };
+        match execute_or_interpret(candidate, args, env) {
+            // Not here; a refusal seen earlier is the better reason.
+            Errno::ENOENT | Errno::ENOTDIR | Errno::ENODEV | Errno::ESTALE => {}
+            Errno::EACCES => refused = Errno::EACCES,
+            errno => return errno,
+        }
+    }
+    refused
+}
+
+/// `dir/name` in `space`; an empty `dir` is the working directory. `None` where it does not fit.
+fn join<'a>(dir: &[u8], name: &[u8], space: &'a mut [u8]) -> Option<&'a CStr> {
+    let slash: &[u8] = if dir.is_empty() { b"" } else { b"/" };
+    let parts = dir.iter().chain(slash).chain(name).chain(b"\0");
+    let len = dir.len() + slash.len() + name.len() + 1;
+    let target = space.get_mut(..len)?;
+    target.iter_mut().zip(parts).for_each(|(to, from)| *to = *from);
+    CStr::from_bytes_with_nul(target).ok()
+}
+
+/// Runs the file `path`, by `/bin/sh` where it is text without an interpreter line.
+fn execute_or_interpret(path: &CStr, args: Strings<'_>, env: Strings<'_>) -> Errno {
+    match execute(crate::file::AT_FDCWD, path, args, env) {
+        Errno::ENOEXEC => interpret(path, args, env),
+        errno => errno,
+    }
+}
+
+/// Runs `/bin/sh path args…`.
+fn interpret(path: &CStr, args: Strings<'_>, env: Strings<'_>) -> Errno {
+    let tail = args.skip(1);
+    let Ok(mut memory) = Table::<usize>::new(tail.len() + 3) else {
+        return Errno::ENOEXEC;
+    };
+    let line = [c"/bin/sh", path].into_iter().chain(tail.iter());
+    memory.iter_mut().zip(line).for_each(|(slot, string)| *slot = string.as_ptr() as usize);
+    // SAFETY: the table ends in a zero, its other slots point to strings that live here, and it lives until the call.
+    let args = unsafe { Strings::from_raw(memory.as_ptr().cast()) };
+    match execute(crate::file::AT_FDCWD, c"/bin/sh", args, env) {
+        Errno::ENOENT => Errno::ENOEXEC,
+        errno => errno,
+    }
+}
+
+/// `execveat(2)` of `path` below `dir`, or of `dir` itself where `path` is empty.
+fn execute(dir: RawFd, path: &CStr, args: Strings<'_>, env: Strings<'_>) -> Errno {
+    const AT_EMPTY_PATH: usize = 0x1000;
+    let lists = [args.as_ptr() as usize, env.as_ptr() as usize];
+    let [argv, envp] = lists;
+    let name = path.as_ptr() as usize;
+    let ret = if path.is_empty() {
+        // SAFETY: the kernel reads a C string and two lists of them.
+        unsafe { syscall(nr::EXECVEAT, [word(dir), name, argv, envp, AT_EMPTY_PATH, 0]) }
+    } else {
+        // SAFETY: as above. The plain call, for a sandbox may not know the newer one.
+        unsafe { syscall(nr::EXECVE, [name, argv, envp, 0, 0, 0]) }
+    };
+    ret.err().unwrap_or(Errno::EIO)
+}

@@ -1,0 +1,237 @@
+//! Unix sockets that carry messages and descriptors, and who is at the other end.
+
+use crate::arch::{nr, syscall};
+use crate::error::{Errno, SysError};
+use crate::fd::{Fd, RawFd, opened, word};
+
+const AF_UNIX: usize = 1;
+const SOCK_SEQPACKET: usize = 5;
+const SOCK_CLOEXEC: usize = 0o2_000_000;
+const SOCK_NONBLOCK: usize = 0o4_000;
+const SOL_SOCKET: usize = 1;
+const MSG_DONTWAIT: usize = 0x40;
+const MSG_NOSIGNAL: usize = 0x4000;
+const MSG_CMSG_CLOEXEC: usize = 0x4000_0000;
+const MSG_TRUNC: i32 = 0x20;
+const MSG_CTRUNC: i32 = 0x8;
+
+/// BOUND: descriptors in one message; no message of ours carries more.
+pub const MAX_FDS: usize = 8;
+
+/// The control buffer's size in words: a header of two, and the descriptors.
+const CONTROL_WORDS: usize = 2 + MAX_FDS / 2;
+
+#[repr(C)]
+struct IoVec {
+    base: usize,
+    len: usize,
+}
+
+/// `struct msghdr`.
+#[repr(C)]
+struct Message {
+    name: usize,
+    name_len: u32,
+    parts: usize,
+    part_count: usize,
+    control: usize,
+    control_len: usize,
+    flags: i32,
+}
+
+/// The two ends of a connection that keeps message boundaries; neither blocks.
+///
+/// # Errors
+/// `EMFILE`, `ENFILE`, `ENOMEM`.
+pub fn message_pair() -> Result<(Fd, Fd), SysError> {
+    let mut ends = [0_i32; 2];
+    let kind = SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK;
+    // SAFETY: the kernel writes two descriptors into `ends`.
+    let ret = unsafe { syscall(nr::SOCKETPAIR, [AF_UNIX, kind, 0, ends.as_mut_ptr() as usize, 0, 0]) };
+    ret.map_err(|errno| SysError::of("socketpair", errno))?;
+    let [a, b] = ends;
+    Ok((Fd::from_raw(a), Fd::from_raw(b)))
+}
+
+/// Sends one message, with descriptors that stay the sender's own; never blocks and never raises SIGPIPE.
+///
+/// # Errors
+/// `EAGAIN` where the socket is full, `EPIPE` or `ECONNRESET` where nobody is at the other end, `EMSGSIZE`;
+/// `ETOOMANYREFS` for too many descriptors in flight, `EINVAL` for more than `MAX_FDS`.
+pub fn send(socket: RawFd, bytes: &[u8], fds: &[RawFd]) -> Result<(), SysError> {
+    let part = IoVec { base: bytes.as_ptr() as usize, len: bytes.len() };
+    let mut control = [0_u64; CONTROL_WORDS];
+    let control_len = fill_control(&mut control, fds).ok_or(SysError::of("sendmsg", Errno::EINVAL))?;
+    let message = message_of(&part, &mut control, control_len);
+    loop {
+        let args = [word(socket), &raw const message as usize, MSG_DONTWAIT | MSG_NOSIGNAL, 0, 0, 0];
+        // SAFETY: the kernel reads the message, its one part and its control bytes, all of which live here.
+        match unsafe { syscall(nr::SENDMSG, args) } {
+            Err(Errno::EINTR) => {}
+            ret => return ret.map(|_| ()).map_err(|errno| SysError::about("sendmsg", socket.into(), errno)),
+        }
+    }
+}
+
+/// Writes an `SCM_RIGHTS` header and `fds` into `control`; the length used, `None` where they do not fit.
+fn fill_control(control: &mut [u64; CONTROL_WORDS], fds: &[RawFd]) -> Option<usize> {
+    const SCM_RIGHTS: u64 = 1;
+    if fds.len() > MAX_FDS {
+        return None;
+    }
+    if fds.is_empty() {
+        return Some(0);
+    }
+    let (head, body) = control.split_at_mut(2);
+    head.copy_from_slice(&[(16 + 4 * fds.len()) as u64, SOL_SOCKET as u64 | SCM_RIGHTS << 32]);
+    for (slot, pair) in body.iter_mut().zip(fds.chunks(2)) {
+        let [low, high] = [pair.first(), pair.get(1)].map(|fd| u64::from(fd.copied().unwrap_or(0).cast_unsigned()));
+        *slot = low | high << 32;
+    }
+    Some(16 + 8 * fds.len().div_ceil(2))
+}
+
+/// A header over one part and `control_len` bytes of `control`.
+fn message_of(part: &IoVec, control: &mut [u64; CONTROL_WORDS], control_len: usize) -> Message {
+    let control = if control_len == 0 { 0 } else { control.as_mut_ptr() as usize };
+    let parts = core::ptr::from_ref(part) as usize;
+    Message { name: 0, name_len: 0, parts, part_count: 1, control, control_len, flags: 0 }
+}
+
+/// A message that was received.
+#[derive(Debug)]
+pub struct Received {
+    /// Its length; 0 means that the other end is closed (no message of ours is empty).
+    pub len: usize,
+    /// The descriptors that came with it, close-on-exec.
+    pub fds: [Option<Fd>; MAX_FDS],
+    /// Whether bytes or descriptors were lost for want of room.
+    pub cut: bool,
+}
+
+/// Receives one message into `buffer` without blocking.
+///
+/// # Errors
+/// `EAGAIN` where there is none, `ECONNRESET`.
+pub fn receive(socket: RawFd, buffer: &mut [u8]) -> Result<Received, SysError> {
+    let part = IoVec { base: buffer.as_mut_ptr() as usize, len: buffer.len() };
+    let mut control = [0_u64; CONTROL_WORDS];
+    loop {
+        let mut message = message_of(&part, &mut control, 8 * CONTROL_WORDS);
+        let args = [word(socket), &raw mut message as usize, MSG_DONTWAIT | MSG_CMSG_CLOEXEC, 0, 0, 0];
+        // SAFETY: the kernel writes into the message, `buffer` and `control`, within the lengths that are told.
+        match unsafe { syscall(nr::RECVMSG, args) } {
+            Err(Errno::EINTR) => {}
+            Err(errno) => return Err(SysError::about("recvmsg", socket.into(), errno)),
+            Ok(len) => {
+                let cut = message.flags & (MSG_TRUNC | MSG_CTRUNC) != 0;
+                return Ok(Received { len, fds: take_fds(&control, message.control_len), cut });
+            }
+        }
+    }
+}
+
+/// The descriptors that the kernel installed and named in `control`.
+fn take_fds(control: &[u64; CONTROL_WORDS], control_len: usize) -> [Option<Fd>; MAX_FDS] {
+    let mut fds = [const { None }; MAX_FDS];
+    let [len, kind, body @ ..] = control;
+    if control_len < 16 || *kind != (SOL_SOCKET as u64 | 1 << 32) {
+        return fds;
+    }
+    let count = usize::try_from(*len).unwrap_or(0).saturating_sub(16) / 4;
+    let numbers = body.iter().flat_map(|pair| [*pair & 0xffff_ffff, *pair >> 32]);
+    for (slot, number) in fds.iter_mut().zip(numbers).take(count) {
+        // The kernel writes the 32 bits of an int.
+        *slot = Some(opened(number as usize));
+    }
+    fds
+}
+
+/// Who connected to a unix socket, as the kernel recorded it then.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Peer {
+    /// The process, 0 where it is outside this PID namespace.
+    pub pid: i32,
+    /// Its effective user.
+    pub uid: u32,
+    /// Its effective group.
+    pub gid: u32,
+}
+
+/// Who connected to `socket`.
+///
+/// # Errors
+/// As `getsockopt(2)` with `SO_PEERCRED`.
+pub fn peer(socket: RawFd) -> Result<Peer, SysError> {
+    const SO_PEERCRED: usize = 17;
+    let mut peer = Peer::default();
+    option(socket, SO_PEERCRED, (&raw mut peer).cast(), size_of::<Peer>())?;
+    Ok(peer)
+}
+
+/// A pidfd of who connected to `socket`, also when that process has ended.
+///
+/// # Errors
+/// `ENOPROTOOPT` before 6.5; `EINVAL` or `ESRCH` for a dead peer before 6.16.
+pub fn peer_pidfd(socket: RawFd) -> Result<Fd, SysError> {
+    const SO_PEERPIDFD: usize = 77;
+    let mut pidfd = -1_i32;
+    option(socket, SO_PEERPIDFD, (&raw mut pidfd).cast(), size_of::<i32>())?;
+    Ok(Fd::from_raw(pidfd))
+}
+
+/// `getsockopt(2)` of the socket level, of at most `len` bytes at `value`, which the caller owns.
+fn option(socket: RawFd, name: usize, value: *mut u8, len: usize) -> Result<(), SysError> {
+    let mut len = len as u32;
+    let args = [word(socket), SOL_SOCKET, name, value as usize, &raw mut len as usize, 0];
+    // SAFETY: the kernel writes at most `len` bytes to `value`; both callers hand a local of that size.
+    let ret = unsafe { syscall(nr::GETSOCKOPT, args) };
+    ret.map(|_| ()).map_err(|errno| SysError::about("getsockopt", socket.into(), errno))
+}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+    use super::*;
+    use crate::poll::EventFd;
+
+    #[test]
+    fn a_message_arrives_whole_with_its_descriptors() {
+        let (a, b) = message_pair().unwrap();
+        let bells: [EventFd; 3] = core::array::from_fn(|_| EventFd::new().unwrap());
+        send(a.raw(), b"three", &bells.each_ref().map(EventFd::raw)).unwrap();
+        send(a.raw(), b"none", &[]).unwrap();
+        let mut buffer = [0_u8; 64];
+        let got = receive(b.raw(), &mut buffer).unwrap();
+        assert_eq!((&buffer[..got.len], got.cut), (&b"three"[..], false));
+        assert_eq!(got.fds.iter().flatten().count(), 3);
+        crate::fd::write(got.fds[2].as_ref().unwrap().raw(), &1_u64.to_ne_bytes()).unwrap();
+        assert!(bells[2].clear(), "the third descriptor is the third bell");
+        let got = receive(b.raw(), &mut buffer).unwrap();
+        assert_eq!((&buffer[..got.len], got.fds.iter().flatten().count()), (&b"none"[..], 0));
+        assert_eq!(receive(b.raw(), &mut buffer).unwrap_err().errno, Errno::EAGAIN);
+    }
+
+    #[test]
+    fn a_closed_end_is_told_on_both_ways() {
+        let (a, b) = message_pair().unwrap();
+        drop(a);
+        assert_eq!(receive(b.raw(), &mut [0; 8]).unwrap().len, 0);
+        assert_eq!(send(b.raw(), b"x", &[]).unwrap_err().errno, Errno::EPIPE);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_cut_and_told() {
+        let (a, b) = message_pair().unwrap();
+        send(a.raw(), b"longer", &[]).unwrap();
+        let got = receive(b.raw(), &mut [0; 3]).unwrap();
+        assert_eq!((got.len, got.cut), (3, true));
+    }
+
+    #[test]
+    fn the_peer_of_a_pair_is_this_process() {
+        let (a, _b) = message_pair().unwrap();
+        assert_eq!(peer(a.raw()).unwrap().pid, i32::try_from(std::process::id()).unwrap());
+    }
+}
