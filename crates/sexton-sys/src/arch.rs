@@ -196,7 +196,6 @@ pub(crate) mod nr {
     pub const KILL: usize = 62;
     pub const FDATASYNC: usize = 75;
     pub const RT_SIGTIMEDWAIT: usize = 128;
-    pub const FSTATFS: usize = 138;
     pub const READLINKAT: usize = 267;
 }
 
@@ -279,7 +278,6 @@ pub(crate) mod nr {
     pub const PREAD64: usize = 67;
     pub const READLINKAT: usize = 78;
     pub const FDATASYNC: usize = 83;
-    pub const FSTATFS: usize = 44;
     pub const KILL: usize = 129;
     pub const RT_SIGTIMEDWAIT: usize = 137;
     pub const CLONE: usize = 220;
