@@ -88,10 +88,16 @@ impl Handle {
     }
 
     /// A hold on exactly the recorded process, by its kernel handle where there is one, else by number and proof.
+    /// `cgroup` is the id of the cgroup2 made for it: the second witness where its start tick is the only evidence.
     ///
     /// # Errors
     /// `Gone` only where that is proven; `Unproven` where a process of that number may be it.
-    pub fn reopen(recorded: &Identity, handle: &[u8], here: &Here) -> Result<Handle, OpenHandleError> {
+    pub fn reopen(
+        recorded: &Identity,
+        handle: &[u8],
+        cgroup: Option<u64>,
+        here: &Here,
+    ) -> Result<Handle, OpenHandleError> {
         if recorded.boot_id != here.boot_id {
             return Err(OpenHandleError::Gone);
         }
@@ -110,8 +116,16 @@ impl Handle {
         match recorded.compare(&found.identity) {
             Match::Same => Ok(found),
             Match::Different => Err(OpenHandleError::Gone),
+            Match::Unproven if found.is_vouched_for(recorded, cgroup) => Ok(found),
             Match::Unproven => Err(OpenHandleError::Unproven),
         }
+    }
+
+    /// Whether an equal start tick and a cgroup that only the recorded process's kin can be in agree.
+    fn is_vouched_for(&self, recorded: &Identity, cgroup: Option<u64>) -> bool {
+        let same_tick = recorded.start_ticks.is_some() && recorded.start_ticks == self.identity.start_ticks;
+        let weak = recorded.pidfs_ino.is_none() || self.identity.pidfs_ino.is_none();
+        weak && same_tick && cgroup.is_some() && self.cgroup_id() == cgroup
     }
 
     /// A hold through a pidfd that the kernel itself kept for the recorded process (a pin).

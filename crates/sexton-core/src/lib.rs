@@ -10,3 +10,11 @@ pub mod handle;
 pub mod pin;
 pub mod proc;
 pub mod spawn;
+
+/// Ends the calling process as `kill -9` would, through a pidfd on itself; for fault tests.
+pub fn kill_self() -> ! {
+    let me = i32::try_from(std::process::id()).unwrap_or_default();
+    loop {
+        let _never_returns = sexton_sys::pidfd::open(me).and_then(|fd| sexton_sys::pidfd::send_signal(fd.raw(), 9));
+    }
+}

@@ -157,13 +157,13 @@ fn a_process_is_found_again_by_its_handle_and_never_once_reaped() {
     left(&mut going);
     let bytes = handle.to_bytes();
     assert!(!bytes.is_empty(), "this kernel has pidfs handles");
-    let again = Handle::reopen(handle.identity(), &bytes, &ground.here).expect("found");
-    let by_number = Handle::reopen(handle.identity(), &[], &ground.here).expect("found by number and inode");
+    let again = Handle::reopen(handle.identity(), &bytes, None, &ground.here).expect("found");
+    let by_number = Handle::reopen(handle.identity(), &[], None, &ground.here).expect("found by number and inode");
     assert!(again.signal(9).expect("signalled"));
     eventually("exit", || handle.reap().expect("own child"));
     assert_eq!(again.life().expect("polled"), Life::Reaped(Some(ExitStatus::Signal(9))));
     assert!(!by_number.signal(9).expect("no error"), "nobody there to signal");
-    assert!(matches!(Handle::reopen(handle.identity(), &bytes, &ground.here), Err(OpenHandleError::Gone)));
+    assert!(matches!(Handle::reopen(handle.identity(), &bytes, None, &ground.here), Err(OpenHandleError::Gone)));
 }
 
 #[test]

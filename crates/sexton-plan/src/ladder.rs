@@ -46,7 +46,7 @@ const RUNGS: [Rung; 6] = [Rung::Ask, Rung::Grace, Rung::Kill, Rung::Watch, Rung:
 
 /// The rung that follows, by rung (row) and happening (column: carried, time over, forced, empty).
 const TABLE: [[Rung; 4]; 6] = {
-    use Rung::{Ask, Done, Grace, Kill, Stuck, Watch};
+    use Rung::{Done, Grace, Kill, Stuck, Watch};
     [
         /* Ask   */ [Grace, Grace, Kill, Done],
         /* Grace */ [Grace, Kill, Kill, Done],

@@ -18,6 +18,7 @@ pub mod entry;
 mod error;
 pub mod fd;
 pub mod file;
+pub mod limit;
 pub mod memory;
 pub mod mount;
 pub mod pidfd;

@@ -1,3 +1,18 @@
-//! Custody of this node's instances: one driver owns all mutable state, everything else sends it requests.
+//! Custody of this node's instances: one driver knows every life, each life owns its row.
 
+mod crash;
+pub mod driver;
+mod end;
+pub mod host;
+pub mod keeper;
+mod life;
+mod limits;
+mod process;
+mod readiness;
+mod recover;
 pub mod request;
+mod rest;
+mod start;
+mod stop;
+mod user;
+pub mod worker;

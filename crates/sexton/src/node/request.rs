@@ -253,15 +253,17 @@ impl Node {
     ) -> Result<(Option<Arc<Entry>>, bool), Refusal> {
         let Some(mut watch) = self.watch(name).await? else { return Ok((None, until == Until::Removed)) };
         let holds = |entry: &Option<Arc<Entry>>| entry.as_deref().is_none_or(|entry| until.holds(entry));
-        let waiting = watch.wait_for(holds);
-        let found = match limit {
-            None => waiting.await.map(|entry| entry.clone()).ok(),
-            Some(limit) => match tokio::time::timeout(limit, waiting).await {
-                Ok(entry) => entry.map(|entry| entry.clone()).ok(),
-                Err(_) => return Ok((watch.borrow().clone(), false)),
-            },
+        let waiting = async {
+            // A closed stream means that the driver is gone: what was shown last is all there is.
+            let closed = watch.wait_for(holds).await.is_err();
+            !closed || holds(&watch.borrow())
         };
-        Ok(found.map_or((None, true), |entry| (entry, true)))
+        let held = match limit {
+            None => waiting.await,
+            Some(limit) => tokio::time::timeout(limit, waiting).await.unwrap_or(false),
+        };
+        let newest = watch.borrow().clone();
+        Ok((newest, held))
     }
 }
 

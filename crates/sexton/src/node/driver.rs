@@ -1,0 +1,438 @@
+//! The driver: it knows every life on this node, passes requests on to them, and reconciles.
+//!
+//! It owns the list of names; each life owns its row. Nothing here waits for a life: what takes time is a task of its
+//! own that answers when it is done.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::json;
+use sexton_keeper::link::{FromKeeper, LinkError};
+use sexton_keeper::wire::{ExitRecord, Swept, ToWorker};
+use sexton_ledger::entry::{Entry, Restarts};
+use sexton_ledger::{Batch, EventKind, NewEvent, RequestRecord};
+use sexton_plan::id::{Name, Pid};
+use sexton_plan::state::State;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{MissedTickBehavior, interval};
+
+use super::host::SharedHost;
+use super::life::{Answer, Command, Life, LifeHandle, Next};
+use super::recover;
+use super::request::{Caller, Facts, Filter, IdempotencyKey, NewInstance, Node, Page, Request};
+use crate::refusal::{Kind, Refusal};
+
+/// Instances on one node: what the keeper's roster holds.
+const MOST_INSTANCES: usize = 65_000;
+/// Idempotency keys remembered beside the ledger, while their intents become durable.
+const MOST_KEYS: usize = 4_096;
+
+/// Why the driver stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stopped {
+    /// The configured shutdown, asked for so many times.
+    Shutdown(u8),
+    /// A successor is prepared.
+    Retire,
+    /// The keeper has ended.
+    KeeperGone,
+}
+
+/// The driver of one node.
+#[derive(Debug)]
+pub struct Driver {
+    host: SharedHost,
+    lives: BTreeMap<Name, LifeHandle>,
+    requests: mpsc::Receiver<Request>,
+    removed: (mpsc::UnboundedSender<Name>, mpsc::UnboundedReceiver<Name>),
+    keys: BTreeMap<String, (u64, Name)>,
+    orphans: BTreeSet<(Pid, Option<u64>)>,
+    generation: watch::Sender<u64>,
+    reconcile_every: Duration,
+    worker_restarts: u64,
+    keeper_pid: u32,
+}
+
+impl Driver {
+    /// The driver of `host`, and the way to it.
+    pub fn new(host: SharedHost, reconcile_every: Duration) -> (Driver, Node) {
+        let (node, requests) = Node::channel();
+        let driver = Driver {
+            host,
+            lives: BTreeMap::new(),
+            requests,
+            removed: mpsc::unbounded_channel(),
+            keys: BTreeMap::new(),
+            orphans: BTreeSet::new(),
+            generation: watch::Sender::new(0),
+            reconcile_every,
+            worker_restarts: 0,
+            keeper_pid: 0,
+        };
+        (driver, node)
+    }
+
+    /// What the keeper's welcome told.
+    pub fn welcomed(&mut self, keeper_pid: u32, worker_restarts: u64) {
+        self.keeper_pid = keeper_pid;
+        self.worker_restarts = worker_restarts;
+    }
+
+    /// Finds every recorded instance again: look, judge, go on.
+    pub fn recover(&mut self, entries: Vec<Entry>) {
+        for entry in entries {
+            let seen = recover::look(&entry, &self.host);
+            let name = entry.name.clone();
+            let (mut life, handle) = Life::known(Arc::clone(&self.host), entry, self.removed.0.clone());
+            let next = life.judged(seen);
+            self.lives.insert(name, handle);
+            tokio::spawn(life.run(next));
+        }
+        for record in self.host.keeper.exits() {
+            self.exit_recorded(record);
+        }
+    }
+
+    /// Serves until the daemon is to end. The first reconcile comes before the first request.
+    pub async fn run(mut self) -> Stopped {
+        self.reconcile().await;
+        let host = Arc::clone(&self.host);
+        let mut ticks = interval(self.reconcile_every);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        ticks.reset();
+        loop {
+            tokio::select! {
+                biased;
+                Some(name) = self.removed.1.recv() => {
+                    self.lives.remove(&name);
+                }
+                message = host.keeper.receive() => {
+                    if let Some(stopped) = self.heed(message).await {
+                        return stopped;
+                    }
+                }
+                Some(request) = self.requests.recv() => self.serve(request).await,
+                _ = ticks.tick() => self.reconcile().await,
+            }
+        }
+    }
+
+    async fn serve(&mut self, request: Request) {
+        match request {
+            Request::Create { new, key, caller, reply } => self.create(*new, key, caller, reply),
+            Request::Start { name, caller, reply } => {
+                self.tell(&name, reply, |reply| Command::Start { caller, key: None, reply });
+            }
+            Request::Stop { name, stop, caller, reply } => {
+                self.tell(&name, reply, |reply| Command::Stop { stop, reason: None, caller, reply });
+            }
+            Request::Signal { name, signal, caller, reply } => {
+                self.tell(&name, reply, |reply| Command::Signal { signal, caller, reply });
+            }
+            Request::Remove { name, force, caller, reply } => {
+                self.tell(&name, reply, |reply| Command::Remove { force, caller, reply });
+            }
+            Request::Snapshot { name, value, caller, reply } => {
+                self.tell(&name, reply, |reply| Command::Snapshot { value, caller, reply });
+            }
+            Request::One { name, reply } => {
+                let _heard = reply.send(self.entry(&name).ok_or_else(|| unknown(&name)));
+            }
+            Request::List { filter, reply } => {
+                let _heard = reply.send(self.list(&filter));
+            }
+            Request::Watch { name, reply } => {
+                let shown = self.lives.get(&name).filter(|life| life.entry.borrow().is_some());
+                let _heard = reply.send(shown.map(|life| life.entry.clone()));
+            }
+            Request::Facts { reply } => {
+                let _heard = reply.send(self.facts());
+            }
+            Request::Reconcile { reply } => {
+                self.reconcile().await;
+                let _heard = reply.send(*self.generation.borrow());
+            }
+        }
+    }
+
+    fn entry(&self, name: &Name) -> Option<Arc<Entry>> {
+        self.lives.get(name)?.entry.borrow().clone()
+    }
+
+    /// Passes a command on to the life of `name`.
+    fn tell(&self, name: &Name, reply: Answer, command: impl FnOnce(Answer) -> Command) {
+        match self.lives.get(name).filter(|life| life.entry.borrow().is_some()) {
+            Some(life) => pass_on(life, command(reply)),
+            None => {
+                let _heard = reply.send(Err(unknown(name)));
+            }
+        }
+    }
+
+    fn create(&mut self, new: NewInstance, key: Option<IdempotencyKey>, caller: Caller, reply: Answer) {
+        if let Some(key) = &key {
+            match self.known_request(key) {
+                Ok(Some(known)) => return self.answer_again(known, key.clone(), caller, reply),
+                Ok(None) => {}
+                Err(refusal) => return refuse(reply, refusal),
+            }
+        }
+        if let Err(refusal) = self.admit(&new.name) {
+            return refuse(reply, refusal);
+        }
+        let entry = first_incarnation(new, &self.host);
+        let name = entry.name.clone();
+        if let Some(key) = &key {
+            if self.keys.len() >= MOST_KEYS {
+                let lives = &self.lives;
+                self.keys.retain(|_, (_, name)| lives.get(name).is_some_and(|life| life.entry.borrow().is_none()));
+            }
+            self.keys.insert(key.key.clone(), (key.fingerprint, name.clone()));
+        }
+        let (life, handle) = Life::unrecorded(Arc::clone(&self.host), entry, self.removed.0.clone());
+        self.lives.insert(name, handle);
+        tokio::spawn(life.run(Next::Intend { key, caller, reply }));
+    }
+
+    /// Whether another instance may begin.
+    fn admit(&self, name: &Name) -> Result<(), Refusal> {
+        if !self.host.admits() {
+            return Err(Refusal::new(Kind::NodeDraining, "the node is draining and takes no new work"));
+        }
+        if self.lives.contains_key(name) {
+            return Err(Refusal::new(Kind::NameInUse, format!("an instance named `{name}` exists")));
+        }
+        if self.lives.len() >= MOST_INSTANCES {
+            return Err(Refusal::new(Kind::NodeFull, format!("the node holds {MOST_INSTANCES} instances")));
+        }
+        Ok(())
+    }
+
+    /// What is known of a request with this key.
+    fn known_request(&self, key: &IdempotencyKey) -> Result<Option<Known>, Refusal> {
+        let differs = || Refusal::new(Kind::KeyReused, "this idempotency key was used with another body");
+        let kept = self.host.ledger.reader().request(&key.key);
+        if let Some(record) = kept.map_err(|error| Refusal::new(Kind::Internal, error.to_string()))? {
+            return if record.fingerprint == key.fingerprint { Ok(Some(Known::Kept(record))) } else { Err(differs()) };
+        }
+        match self.keys.get(&key.key) {
+            // A name that is gone again was never recorded: the request failed, and may be made anew.
+            Some((fingerprint, name)) if self.lives.contains_key(name) => {
+                if *fingerprint == key.fingerprint {
+                    Ok(Some(Known::Begun(name.clone())))
+                } else {
+                    Err(differs())
+                }
+            }
+            Some(_) | None => Ok(None),
+        }
+    }
+
+    /// Answers a request that was made before, as it was answered then.
+    fn answer_again(&self, known: Known, key: IdempotencyKey, caller: Caller, reply: Answer) {
+        let (name, incarnation) = match known {
+            Known::Kept(RequestRecord { answer: Some((status, body)), .. }) => {
+                return refuse_or_answer(reply, status, &body);
+            }
+            Known::Kept(record) => (record.name, Some(record.incarnation)),
+            Known::Begun(name) => (name, None),
+        };
+        let Some(life) = self.lives.get(&name) else { return refuse(reply, unknown(&name)) };
+        let interrupted = life.entry.borrow().as_ref().is_some_and(|entry| {
+            let same = incarnation.as_ref() == Some(&entry.incarnation);
+            same && entry.state == State::Failed && entry.reason.as_deref() == Some(recover::INTERRUPTED)
+        });
+        if interrupted {
+            // It never ran, and nobody was answered: it is carried out now.
+            return pass_on(life, Command::Start { caller, key: Some(key), reply });
+        }
+        tokio::spawn(answer_when_begun(life.entry.clone(), reply));
+    }
+
+    fn list(&self, filter: &Filter) -> Page {
+        let from = filter.after.clone().map_or(Bound::Unbounded, Bound::Excluded);
+        let shown = self.lives.range((from, Bound::Unbounded)).filter_map(|(_, life)| life.entry.borrow().clone());
+        let mut items: Vec<Arc<Entry>> = shown.filter(|entry| filter.takes(entry)).take(filter.limit + 1).collect();
+        let more = items.len() > filter.limit;
+        items.truncate(filter.limit);
+        let next = items.last().filter(|_| more).map(|entry| entry.name.clone());
+        Page { items, next }
+    }
+
+    fn facts(&self) -> Facts {
+        let mut instances: BTreeMap<(State, String), u64> = BTreeMap::new();
+        for entry in self.lives.values().filter_map(|life| life.entry.borrow().clone()) {
+            *instances.entry((entry.state, entry.spec.kind.to_string())).or_default() += 1;
+        }
+        Facts {
+            node: self.host.node.to_string(),
+            keeper_pid: self.keeper_pid,
+            generation: *self.generation.borrow(),
+            status: if self.host.admits() { "healthy" } else { "draining" }.to_owned(),
+            instances: instances.into_iter().map(|((state, kind), count)| (state, kind, count)).collect(),
+            worker_restarts: self.worker_restarts,
+        }
+    }
+
+    /// One pass: what is unverified is judged again, strays are cleared away, orphans in our cgroups are told once.
+    async fn reconcile(&mut self) {
+        // The kernel first, the claims after: what was seen was claimed before it was made.
+        let strays = recover::Strays::look(&self.host).await;
+        let entries: Vec<_> = self.lives.values().filter_map(|life| life.entry.borrow().clone()).collect();
+        for life in self.lives.values() {
+            let unverified = life.entry.borrow().as_ref().is_some_and(|entry| entry.state == State::Unverified);
+            if unverified {
+                // A full mailbox means that it is busy anyway.
+                let _told = life.mailbox.try_send(Command::Rejudge);
+            }
+        }
+        let orphans = strays.clear(&self.host, &entries).await;
+        self.tell_orphans(orphans).await;
+        self.generation.send_modify(|generation| *generation += 1);
+    }
+
+    async fn tell_orphans(&mut self, found: Vec<recover::Orphan>) {
+        let seen: BTreeSet<_> = found.iter().map(|orphan| (orphan.pid, orphan.start_ticks)).collect();
+        for orphan in found.into_iter().filter(|orphan| !self.orphans.contains(&(orphan.pid, orphan.start_ticks))) {
+            tracing::warn!(pid = %orphan.pid, cgroup = orphan.cgroup, "a live process in our cgroup is in no row");
+            let data = json!({ "pid": orphan.pid, "id": null, "cgroup": orphan.cgroup });
+            let events = vec![NewEvent::of_node(EventKind::OrphanSeen, data)];
+            self.host.owe(Batch { events, ..Batch::default() }).await;
+        }
+        self.orphans = seen;
+    }
+
+    /// Heeds one message of the keeper.
+    async fn heed(&mut self, message: Result<FromKeeper, LinkError>) -> Option<Stopped> {
+        let message = match message {
+            Ok(FromKeeper { message, .. }) => message?,
+            Err(LinkError::Malformed | LinkError::Empty) => return None,
+            Err(error @ (LinkError::Closed | LinkError::Refused(_))) => {
+                tracing::error!(%error, "ending, for a new keeper to start over");
+                return Some(Stopped::KeeperGone);
+            }
+        };
+        match message {
+            ToWorker::Exit(record) => {
+                self.host.keeper.remember(record);
+                self.exit_recorded(record);
+            }
+            ToWorker::Swept(swept) => self.swept(&swept).await,
+            ToWorker::Retire => return Some(Stopped::Retire),
+            ToWorker::Shutdown { level } => return Some(Stopped::Shutdown(level)),
+            ToWorker::Welcome(_) | ToWorker::Stored(_) | ToWorker::Go => {}
+        }
+        None
+    }
+
+    /// A recorded exit that no life waits for is nobody's, or durable already.
+    fn exit_recorded(&self, record: ExitRecord) {
+        let awaited = self.lives.values().filter_map(|life| life.entry.borrow().clone()).any(|entry| {
+            let same = |identity: &sexton_plan::identity::Identity| identity.pidfs_ino == Some(record.ino);
+            !entry.state.is_terminal() && entry.identity.as_ref().is_some_and(same)
+        });
+        if !awaited {
+            let host = Arc::clone(&self.host);
+            tokio::spawn(async move { host.keeper.settled(record.seq).await });
+        }
+    }
+
+    async fn swept(&self, swept: &Swept) {
+        let names = |comm: &[u8]| comm.escape_ascii().to_string();
+        let pids: Vec<u32> = swept.named().iter().map(|zombie| zombie.pid).collect();
+        let comms: Vec<String> = swept.named().iter().map(|zombie| names(zombie.comm())).collect();
+        tracing::info!(count = swept.count, ?pids, ?comms, "zombies reaped");
+        let data = json!({ "count": swept.count, "pids": pids, "names": comms });
+        let events = vec![NewEvent::of_node(EventKind::ZombieReaped, data)];
+        self.host.owe(Batch { events, ..Batch::default() }).await;
+    }
+}
+
+/// A request that was made before.
+enum Known {
+    /// It is in the ledger.
+    Kept(RequestRecord),
+    /// Its intent is on the way to the ledger.
+    Begun(Name),
+}
+
+impl Filter {
+    /// Whether `entry` is one of those asked for.
+    pub fn takes(&self, entry: &Entry) -> bool {
+        let has = |(key, value): &(String, Option<String>)| {
+            entry.spec.labels.get(key).is_some_and(|held| value.as_ref().is_none_or(|wanted| wanted == held))
+        };
+        self.state.is_none_or(|state| state == entry.state)
+            && self.kind.as_ref().is_none_or(|kind| *kind == entry.spec.kind)
+            && self.labels.iter().all(has)
+    }
+}
+
+fn pass_on(life: &LifeHandle, command: Command) {
+    if let Err(mpsc::error::TrySendError::Full(command)) = life.mailbox.try_send(command) {
+        let mailbox = life.mailbox.clone();
+        tokio::spawn(async move { mailbox.send(command).await });
+    }
+}
+
+/// Answers once the start has succeeded or failed.
+async fn answer_when_begun(mut entry: watch::Receiver<Option<Arc<Entry>>>, reply: Answer) {
+    let begun = |entry: &Option<Arc<Entry>>| entry.as_ref().is_some_and(|entry| entry.state != State::Starting);
+    let answer = match entry.wait_for(begun).await.map(|entry| entry.clone()) {
+        Ok(Some(entry)) if entry.state == State::Failed => {
+            let reason = entry.reason.clone().unwrap_or_default();
+            Err(Refusal::new(Kind::ExecFailed, format!("`{}` was not started: {reason}", entry.name)))
+        }
+        Ok(Some(entry)) => Ok(entry),
+        Ok(None) | Err(_) => Err(Refusal::ending()),
+    };
+    let _heard = reply.send(answer);
+}
+
+/// What was answered then: the row of that moment, or the refusal.
+fn refuse_or_answer(reply: Answer, status: u16, body: &str) {
+    let answer = if status < 300 {
+        serde_json::from_str::<Entry>(body)
+            .map(Arc::new)
+            .map_err(|error| Refusal::new(Kind::Internal, error.to_string()))
+    } else {
+        Err(Refusal::new(Kind::ExecFailed, body))
+    };
+    let _heard = reply.send(answer);
+}
+
+fn refuse(reply: Answer, refusal: Refusal) {
+    let _heard = reply.send(Err(refusal));
+}
+
+fn unknown(name: &Name) -> Refusal {
+    Refusal::new(Kind::NotFound, format!("there is no instance named `{name}`"))
+}
+
+/// The row of a new instance.
+fn first_incarnation(new: NewInstance, host: &super::host::Host) -> Entry {
+    let blank = Entry {
+        name: new.name,
+        incarnation: sexton_ledger::new_incarnation(),
+        state: State::Starting,
+        reason: None,
+        spec: new.spec,
+        identity: None,
+        handle: Vec::new(),
+        cgroup: None,
+        resources: Vec::new(),
+        exit: None,
+        stuck: None,
+        snapshot: None,
+        node: host.node.clone(),
+        created_at: super::life::now(),
+        started_at: None,
+        ended_at: None,
+        adopted: false,
+        stop: None,
+        restarts: Restarts::default(),
+    };
+    super::rest::next_incarnation(&blank, host, Restarts::default())
+}

@@ -1,0 +1,386 @@
+//! Ending one incarnation: the climb of the stop ladder, the exit, and giving back what it held.
+
+use std::fs;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use sexton_core::domain::Domain;
+use sexton_core::pin::Released;
+use sexton_keeper::wire::{HeldProcess, ToKeeper};
+use sexton_ledger::entry::{Entry, Exit, Resource, ResourceState};
+use sexton_ledger::{EventKind, NewEvent};
+use sexton_plan::ladder::{Happening, Rung, STUCK_AFTER, STUCK_LOOK};
+use sexton_plan::restart;
+use sexton_plan::state::{ExitSource, ExitStatus, LostReason, State};
+use tokio::time::{Instant, sleep, sleep_until};
+
+use super::crash::crash_point;
+use super::life::{Life, Next, RollBack, fact, now};
+use super::process::{Ending, Process};
+use super::start::{chain, domain_name};
+use super::stop::{self, Target};
+
+/// How long what was killed is waited for before the domain is swept again.
+const SWEEP_AGAIN: Duration = Duration::from_millis(50);
+/// How long the keeper's record is waited for where the kernel kept nothing.
+const KEEPER_TELLS: Duration = Duration::from_secs(1);
+/// The pause before a domain that could not be read is read again.
+const READ_AGAIN: Duration = Duration::from_secs(1);
+
+/// How an incarnation is over.
+enum Fate {
+    /// Its exit is known, or nobody can know it, for this reason.
+    Over(LostReason),
+    /// It never ran.
+    NeverRan(String),
+}
+
+impl Life {
+    /// Brings it to its end: the stop path, the exit, and everything given back.
+    pub(super) async fn end(&mut self, process: Option<Process>) -> Next {
+        self.finish(process, LostReason::Vanished).await
+    }
+
+    /// As [`Life::end`]; where nobody can tell how it ended, it is lost for `reason`.
+    pub(super) async fn finish(&mut self, process: Option<Process>, reason: LostReason) -> Next {
+        crash_point!("end.begun");
+        let domain = self.open_domain().await;
+        let force = self.entry.stop.as_ref().is_some_and(|order| order.force);
+        self.climb(Rung::first(force), process.as_ref(), domain.as_ref()).await;
+        crash_point!("end.empty");
+        self.learn_exit(process.as_ref()).await;
+        self.settle(Fate::Over(reason), domain).await
+    }
+
+    /// Ends what a start that never ran has made, and gives back what it took.
+    pub(super) async fn roll_back(&mut self, roll_back: RollBack) -> Next {
+        let RollBack { reason, process, reply } = roll_back;
+        crash_point!("rollback.begun");
+        let domain = self.open_domain().await;
+        self.climb(Rung::Kill, process.as_ref(), domain.as_ref()).await;
+        if let Some(process) = &process {
+            // Reaped, so that no zombie stays; a status of what never ran means nothing.
+            let _status = process.ended().await;
+        }
+        crash_point!("rollback.empty");
+        let next = self.settle(Fate::NeverRan(reason), domain).await;
+        self.tell_failed(reply);
+        next
+    }
+
+    /// The domain of this incarnation: by its recorded proof, or by its name, which no other incarnation can have.
+    async fn open_domain(&mut self) -> Option<Domain> {
+        loop {
+            let subtree = self.host.subtree.as_ref();
+            let found = match (&self.entry.cgroup, subtree) {
+                (None, Some(subtree)) if self.entry.resources.iter().any(|held| held.kind == "cgroup") => {
+                    let path = format!("{}/{}", subtree.path(), domain_name(&self.entry));
+                    subtree.open_path(&path).map(Some).or_else(|error| match error {
+                        sexton_core::domain::DomainError::Gone(_) => Ok(None),
+                        other => Err(other),
+                    })
+                }
+                (cgroup, subtree) => stop::reopen_domain(subtree, cgroup.as_ref()),
+            };
+            match found {
+                Ok(domain) => return domain,
+                // "Could not read" is never "is gone".
+                Err(error) => tracing::warn!(name = %self.entry.name, error = chain(&error), "domain not opened"),
+            }
+            self.obeying(sleep(READ_AGAIN), None).await;
+        }
+    }
+
+    /// Climbs the stop ladder until nothing lives, obeying commands all the while.
+    async fn climb(&mut self, first: Rung, process: Option<&Process>, domain: Option<&Domain>) {
+        let here = self.host.here.clone();
+        let target = Target { process, domain, here: &here };
+        let mut rung = if target.lives() { first } else { Rung::Done };
+        let began = Instant::now();
+        let mut killed_at = None;
+        while rung != Rung::Done {
+            let happening = match rung {
+                Rung::Ask => {
+                    target.ask(self.entry.spec.stop_signal);
+                    crash_point!("stop.asked");
+                    Happening::Carried
+                }
+                Rung::Grace => self.hold(&target, rung, began).await,
+                Rung::Kill => {
+                    crash_point!("stop.killing");
+                    target.kill();
+                    crash_point!("stop.killed");
+                    killed_at.get_or_insert_with(Instant::now);
+                    Happening::Carried
+                }
+                Rung::Watch => {
+                    let over = killed_at.is_some_and(|at| at.elapsed() >= STUCK_AFTER);
+                    if over { Happening::TimeOver } else { self.watch(&target).await }
+                }
+                Rung::Stuck => {
+                    self.tell_stuck(&target).await;
+                    self.hold(&target, rung, Instant::now()).await
+                }
+                Rung::Done => Happening::Empty,
+            };
+            rung = rung.next(happening);
+        }
+    }
+
+    /// After a kill: waits a little; what still lives is killed again.
+    async fn watch(&mut self, target: &Target<'_>) -> Happening {
+        match self.hold(target, Rung::Watch, Instant::now()).await {
+            Happening::TimeOver => Happening::Carried,
+            other => other,
+        }
+    }
+
+    /// Waits on one rung until nothing lives, its time is over, or SIGKILL is asked for.
+    async fn hold(&mut self, target: &Target<'_>, rung: Rung, since: Instant) -> Happening {
+        let forced_before = self.is_forced();
+        loop {
+            let until = since + self.time_on(rung);
+            let exit_unknown = self.entry.exit.is_none();
+            let ending = async {
+                match target.process {
+                    Some(process) if exit_unknown => process.ended().await,
+                    Some(_) | None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                () = target.emptied() => return Happening::Empty,
+                ending = ending => self.tell_exit(ending).await,
+                command = self.mailbox.recv() => {
+                    self.obey(command, target.process).await;
+                    if self.is_forced() && !forced_before {
+                        return Happening::Forced;
+                    }
+                }
+                () = sleep_until(until) => return Happening::TimeOver,
+            }
+        }
+    }
+
+    fn is_forced(&self) -> bool {
+        self.entry.stop.as_ref().is_some_and(|order| order.force)
+    }
+
+    /// How long a rung may last.
+    fn time_on(&self, rung: Rung) -> Duration {
+        match rung {
+            Rung::Grace => self.entry.stop.as_ref().map_or(self.entry.spec.grace, |order| order.grace),
+            Rung::Watch => SWEEP_AGAIN,
+            Rung::Stuck => STUCK_LOOK,
+            Rung::Ask | Rung::Kill | Rung::Done => Duration::ZERO,
+        }
+    }
+
+    /// Waits for `work`, obeying commands meanwhile.
+    pub(super) async fn obeying<T>(&mut self, work: impl Future<Output = T>, process: Option<&Process>) -> T {
+        let mut work = std::pin::pin!(work);
+        loop {
+            tokio::select! {
+                biased;
+                done = &mut work => return done,
+                command = self.mailbox.recv() => {
+                    self.obey(command, process).await;
+                }
+            }
+        }
+    }
+
+    /// The main process has ended and others live: its exit is shown at once.
+    async fn tell_exit(&mut self, ending: Ending) {
+        let Ending::Known(status, source) = ending else { return };
+        let mut next = (*self.entry).clone();
+        next.exit = Some(Exit::new(status, source, now()));
+        let mut events = Vec::new();
+        if matches!(next.state, State::Starting | State::Running) {
+            next.state = State::Stopping;
+        }
+        if next.state == State::Stopping {
+            events.push(fact(EventKind::InstanceStopping, &next, json!({ "exit": next.exit })));
+        }
+        self.owe(next, events).await;
+        crash_point!("end.exit_told");
+    }
+
+    /// Something lives in spite of SIGKILL: says what, once as an event, and shows it anew at every look.
+    async fn tell_stuck(&mut self, target: &Target<'_>) {
+        let survivors = target.survivors();
+        if self.entry.state == State::Stuck && self.entry.stuck.as_ref() == Some(&survivors) {
+            return;
+        }
+        let mut next = (*self.entry).clone();
+        next.state = State::Stuck;
+        let events = vec![fact(EventKind::InstanceStuck, &next, json!({ "stuck": survivors }))];
+        tracing::error!(name = %next.name, ?survivors, "SIGKILL was delivered and something still lives");
+        next.stuck = Some(survivors);
+        self.owe(next, events).await;
+    }
+
+    /// Learns how the main process ended, if that is not known yet and anybody tells.
+    async fn learn_exit(&mut self, process: Option<&Process>) {
+        let Some(process) = process.filter(|_| self.entry.exit.is_none()) else { return };
+        let mut ending = self.obeying(process.ended(), Some(process)).await;
+        let since = Instant::now();
+        while ending == Ending::Untold && since.elapsed() < KEEPER_TELLS {
+            match self.host.keeper.exit_of(process.handle().identity()) {
+                Some((_, status)) => ending = Ending::Known(status, ExitSource::Keeper),
+                None => self.obeying(sleep(SWEEP_AGAIN), Some(process)).await,
+            }
+        }
+        if let Ending::Known(status, source) = ending {
+            self.learned(status, source);
+        }
+    }
+
+    /// Takes an exit into the row; it is recorded with what follows from it.
+    pub(super) fn learned(&mut self, status: ExitStatus, source: ExitSource) {
+        let mut next = (*self.entry).clone();
+        next.exit = Some(Exit::new(status, source, now()));
+        self.entry = std::sync::Arc::new(next);
+    }
+
+    /// Gives everything back and makes it terminal, in one record; then lets go of the pin, which had kept the exit.
+    async fn settle(&mut self, fate: Fate, domain: Option<Domain>) -> Next {
+        let left = self.release(domain.as_ref());
+        crash_point!("settle.released");
+        let mut next = (*self.entry).clone();
+        let mut events: Vec<NewEvent> = Vec::new();
+        for resource in next.resources.iter().filter(|held| !left.contains(held)) {
+            let data = json!({ "kind": resource.kind, "key": resource.key });
+            events.push(NewEvent { once: false, ..fact(EventKind::ResourceReleased, &next, data) });
+        }
+        next.resources = left.into_iter().map(|held| Resource { state: ResourceState::Releasing, ..held }).collect();
+        next.ended_at = Some(now());
+        next.stuck = None;
+        conclude(&mut next, fate);
+        plan_restart(&mut next);
+        let (kind, data) = told(&next);
+        events.push(fact(kind, &next, data));
+        self.owe(next, events).await;
+        crash_point!("settle.recorded");
+        self.let_go().await;
+        Next::Rest
+    }
+
+    /// Gives back what the incarnation holds, in reverse order of acquisition; tells what could not be given back. The
+    /// pin goes last and apart: until the exit is durable, it may be the only one that knows it.
+    fn release(&self, domain: Option<&Domain>) -> Vec<Resource> {
+        let mut left = Vec::new();
+        for resource in self.entry.resources.iter().rev() {
+            let released = match resource.kind.as_str() {
+                "cgroup" => domain.map_or(Ok(Released::WasGone), Domain::remove).map_err(|error| chain(&error)),
+                "cgroup-v1" => super::limits::release_v1(&resource.key),
+                _ => Ok(Released::WasGone),
+            };
+            if let Err(error) = released {
+                tracing::warn!(name = %self.entry.name, kind = resource.kind, error, "resource not released");
+                left.push(resource.clone());
+            }
+        }
+        left
+    }
+
+    /// Lets go of what kept the exit safe while it was not durable: the pin, the keeper's roster, the mark.
+    pub(super) async fn let_go(&self) {
+        let key = self.entry.incarnation.to_string();
+        if let Some(Err(error)) = self.host.with_pins(move |pins| pins.unpin(&key)).await {
+            tracing::warn!(name = %self.entry.name, %error, "pin not removed");
+        }
+        self.host.remove_mark(&self.entry.incarnation);
+        if let Some(identity) = &self.entry.identity {
+            let (pid, ino) = (identity.pid.as_raw().cast_unsigned(), identity.pidfs_ino.unwrap_or(0));
+            self.host.keeper.send(ToKeeper::Release(HeldProcess { pid, ino })).await;
+            if let Some((seq, _)) = self.host.keeper.exit_of(identity) {
+                self.host.keeper.settled(seq).await;
+            }
+        }
+    }
+
+    /// Tries again to give back what could not be given back; tells whether all is gone now.
+    pub(super) async fn release_again(&mut self) -> bool {
+        let domain = self.open_domain().await;
+        let left = self.release(domain.as_ref());
+        if left.len() == self.entry.resources.len() {
+            return false;
+        }
+        let mut next = (*self.entry).clone();
+        next.resources = left;
+        let all = next.resources.is_empty();
+        let event = NewEvent { once: false, ..fact(EventKind::ResourceReleased, &next, json!({})) };
+        self.owe(next, vec![event]).await;
+        all
+    }
+
+    /// Removes the logs of lives that ended longest ago.
+    pub(super) fn prune_logs(&self) {
+        let dir = self.host.paths.logs(&self.entry.name);
+        let Ok(files) = fs::read_dir(&dir) else { return };
+        let mut lives: Vec<String> = files
+            .filter_map(|file| file.ok()?.file_name().into_string().ok())
+            .filter_map(|name| Some(name.split_once('.')?.0.to_owned()))
+            .filter(|life| life.as_str() < self.entry.incarnation.as_str())
+            .collect();
+        lives.sort_unstable();
+        lives.dedup();
+        let surplus = lives.len().saturating_sub(self.host.log_incarnations);
+        for life in lives.iter().take(surplus) {
+            for stream in ["stdout", "stderr"] {
+                let _gone = fs::remove_file(dir.join(format!("{life}.{stream}")));
+            }
+        }
+    }
+}
+
+/// The terminal state, and its reason.
+fn conclude(next: &mut Entry, fate: Fate) {
+    match fate {
+        Fate::NeverRan(reason) => {
+            next.state = State::Failed;
+            next.reason = Some(reason);
+            next.exit = None;
+        }
+        Fate::Over(_) if next.exit.is_some() => {
+            next.state = State::Exited;
+            next.reason = next.stop.as_ref().and_then(|order| order.reason.clone());
+        }
+        Fate::Over(reason) => {
+            next.state = State::Lost;
+            next.reason = Some(reason.to_string());
+        }
+    }
+}
+
+/// Whether and when a new incarnation follows.
+fn plan_restart(next: &mut Entry) {
+    let stopped = next.stop.is_some();
+    let success = next.exit.is_some_and(|exit| exit.is_success());
+    let lived = next
+        .started_at
+        .zip(next.ended_at)
+        .map_or(Duration::ZERO, |(from, to)| Duration::try_from(to.duration_since(from)).unwrap_or_default());
+    let count = if lived >= restart::STEADY { 0 } else { next.restarts.count };
+    if restart::restarts(next.spec.restart, restart::Ended { state: next.state, success, stopped }) {
+        next.restarts.count = count.saturating_add(1);
+        next.restarts.next_at = next.ended_at.and_then(|at| at.checked_add(restart::pause(count)).ok());
+    } else {
+        next.restarts.next_at = None;
+    }
+    if next.stop.as_ref().is_some_and(|order| !order.remove) {
+        next.stop = None;
+    }
+}
+
+/// The event of a terminal state.
+fn told(entry: &Entry) -> (EventKind, Value) {
+    match entry.state {
+        State::Failed => (EventKind::InstanceFailed, json!({ "reason": entry.reason })),
+        State::Lost => (EventKind::InstanceLost, json!({ "reason": entry.reason })),
+        State::Exited | State::Starting | State::Running | State::Stopping | State::Stuck | State::Unverified => {
+            (EventKind::InstanceExited, json!({ "exit": entry.exit, "reason": entry.reason }))
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! What every life on this node shares: the ledger, the cgroup subtree, the pins, the keeper.
+
+use std::fs;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use sexton_core::domain::Subtree;
+use sexton_core::pin::{PinBoard, Pins};
+use sexton_core::proc::Here;
+use sexton_ledger::{Batch, CommitError, Committed, Ledger, Urgency};
+use sexton_plan::id::{Incarnation, Name, NodeId};
+use tokio::sync::oneshot;
+
+use super::keeper::Keeper;
+use crate::refusal::{Kind, Refusal};
+
+/// How long an owed record is waited for before life goes on without it: it follows when the ledger can be written.
+const OWED_WAIT: Duration = Duration::from_millis(500);
+
+/// What every life on this node shares.
+pub struct Host {
+    /// This node.
+    pub node: NodeId,
+    /// This boot and PID namespace.
+    pub here: Here,
+    /// Where state lives.
+    pub paths: Paths,
+    /// The cgroups, where the host has cgroup2.
+    pub subtree: Option<Subtree>,
+    /// The pins, where the kernel has them.
+    pub pins: Option<PinBoard>,
+    /// The ledger.
+    pub ledger: Ledger,
+    /// The keeper.
+    pub keeper: Keeper,
+    /// Soft and hard `RLIMIT_NOFILE` as the daemon was started with: what workloads get.
+    pub nofile: Option<[u64; 2]>,
+    /// Ended lives of one instance whose logs are kept.
+    pub log_incarnations: usize,
+    /// Whether new work is taken.
+    pub admitting: AtomicBool,
+}
+
+/// Files and directories of this node.
+#[derive(Clone, Debug)]
+pub struct Paths {
+    /// Ledger and logs.
+    pub state_dir: PathBuf,
+    /// Socket, pins, marks.
+    pub run_dir: PathBuf,
+}
+
+impl Paths {
+    /// The directory of an instance's logs.
+    pub fn logs(&self, name: &Name) -> PathBuf {
+        self.state_dir.join("logs").join(name.as_str())
+    }
+
+    /// One stream of one life.
+    pub fn log(&self, name: &Name, incarnation: &Incarnation, stream: &str) -> PathBuf {
+        self.logs(name).join(format!("{incarnation}.{stream}"))
+    }
+
+    /// The directory of the marks by which started children tell how far they came.
+    pub fn marks(&self) -> PathBuf {
+        self.run_dir.join("starts")
+    }
+
+    /// The mark of one life.
+    pub fn mark(&self, incarnation: &Incarnation) -> PathBuf {
+        self.marks().join(incarnation.as_str())
+    }
+}
+
+impl Host {
+    /// Records `batch` durably, or refuses it whole.
+    ///
+    /// # Errors
+    /// The ledger cannot be written now.
+    pub async fn record(&self, batch: Batch) -> Result<Committed, Refusal> {
+        let (told, news) = oneshot::channel();
+        self.ledger.commit(batch, Urgency::Refusable, move |result| {
+            let _heard = told.send(result);
+        });
+        match news.await {
+            Ok(Ok(committed)) => Ok(committed),
+            Ok(Err(error @ CommitError::Unwritable(_))) => Err(Refusal::new(Kind::LedgerUnwritable, error.to_string())),
+            Ok(Err(error @ CommitError::Rejected(_))) => Err(Refusal::new(Kind::Internal, error.to_string())),
+            Ok(Err(CommitError::Closed)) | Err(_) => Err(Refusal::ending()),
+        }
+    }
+
+    /// Records what has happened already. It becomes durable in its order; when the ledger cannot be written, life
+    /// goes on after a short wait, and the record follows.
+    pub async fn owe(&self, batch: Batch) {
+        let (told, news) = oneshot::channel();
+        self.ledger.commit(batch, Urgency::Owed, move |result| {
+            if let Err(error) = &result {
+                tracing::error!(%error, "a record was not written");
+            }
+            let _heard = told.send(());
+        });
+        if self.ledger.writable() {
+            let _in_time = tokio::time::timeout(OWED_WAIT, news).await;
+        }
+    }
+
+    /// Runs `work` among the pins, and tells its answer; `None` where there are no pins.
+    pub async fn with_pins<T: Send + 'static>(&self, work: impl FnOnce(&Pins) -> T + Send + 'static) -> Option<T> {
+        let (told, news) = oneshot::channel();
+        self.pins.as_ref()?.submit(move |pins| {
+            let _heard = told.send(work(pins));
+        });
+        news.await.ok()
+    }
+
+    /// Whether new work is taken.
+    pub fn admits(&self) -> bool {
+        self.admitting.load(Ordering::Acquire)
+    }
+
+    /// Removes the mark of a life, if there is one.
+    pub fn remove_mark(&self, incarnation: &Incarnation) {
+        // What is left here is removed by the next start's recovery.
+        let _gone = fs::remove_file(self.paths.mark(incarnation));
+    }
+}
+
+/// A host, shared.
+pub type SharedHost = Arc<Host>;
+
+impl std::fmt::Debug for Host {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Host").field("node", &self.node).field("paths", &self.paths).finish_non_exhaustive()
+    }
+}

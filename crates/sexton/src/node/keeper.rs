@@ -1,0 +1,125 @@
+//! The worker's side of its keeper: who holds our listeners, reaps what outlives us, and remembers its exits.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use sexton_keeper::link::{FromKeeper, KeeperLink, LinkError};
+use sexton_keeper::wire::{ExitRecord, ToKeeper};
+use sexton_plan::identity::Identity;
+use sexton_plan::state::ExitStatus;
+use sexton_sys::Errno;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use super::readiness;
+
+/// The connection, and the exits that the keeper recorded and nobody has claimed yet.
+#[derive(Debug)]
+pub struct Keeper {
+    link: Option<AsyncFd<Link>>,
+    exits: Mutex<Exits>,
+}
+
+/// Recorded exits by number, and the highest number ever seen.
+#[derive(Debug, Default)]
+struct Exits {
+    open: BTreeMap<u64, ExitRecord>,
+    highest: u64,
+}
+
+#[derive(Debug)]
+struct Link(KeeperLink);
+
+impl AsRawFd for Link {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.raw()
+    }
+}
+
+impl Keeper {
+    /// A worker without a keeper, as tests run it.
+    pub fn none() -> Keeper {
+        Keeper { link: None, exits: Mutex::default() }
+    }
+
+    /// The keeper behind `link`.
+    ///
+    /// # Errors
+    /// The descriptor cannot be watched.
+    pub fn new(link: KeeperLink) -> io::Result<Keeper> {
+        Ok(Keeper {
+            link: Some(readiness::watch(Link(link), Interest::READABLE | Interest::WRITABLE)?),
+            exits: Mutex::default(),
+        })
+    }
+
+    /// Sends `message`; waits while the keeper is behind. A keeper that has ended takes the worker with it, so what
+    /// cannot be sent then does not matter.
+    pub async fn send(&self, message: ToKeeper) {
+        let Some(link) = &self.link else { return };
+        loop {
+            match link.get_ref().0.send(&message) {
+                Ok(()) => return,
+                Err(error) if error.errno == Errno::EAGAIN => match link.writable().await {
+                    Ok(mut ready) => ready.clear_ready(),
+                    Err(error) => return tracing::error!(%error, "keeper not reachable"),
+                },
+                Err(error) => return tracing::error!(%error, "keeper not reachable"),
+            }
+        }
+    }
+
+    /// The next message.
+    ///
+    /// # Errors
+    /// `Closed` once the keeper has ended, and where there never was one this waits for ever.
+    pub async fn receive(&self) -> Result<FromKeeper, LinkError> {
+        let Some(link) = &self.link else { return std::future::pending().await };
+        loop {
+            let mut ready = link.readable().await.map_err(|_| LinkError::Closed)?;
+            match link.get_ref().0.receive() {
+                Err(LinkError::Empty) => ready.clear_ready(),
+                other => return other,
+            }
+        }
+    }
+
+    /// Remembers an exit until somebody claims it.
+    pub fn remember(&self, record: ExitRecord) {
+        let mut exits = self.lock();
+        exits.highest = exits.highest.max(record.seq);
+        exits.open.insert(record.seq, record);
+    }
+
+    /// The recorded exit of exactly this process, which stays remembered until it is forgotten.
+    pub fn exit_of(&self, identity: &Identity) -> Option<(u64, ExitStatus)> {
+        let exits = self.lock();
+        let pid = identity.pid.as_raw().cast_unsigned();
+        // Without pidfs on either side nothing proves the record to be of this process.
+        let ino = identity.pidfs_ino?;
+        let record = exits.open.values().find(|record| record.ino == ino && record.pid == pid)?;
+        Some((record.seq, ExitStatus::from_wait_word(record.status)?))
+    }
+
+    /// Forgets one exit: it is durable in the ledger, or nobody's. The keeper is told as soon as all before it are
+    /// forgotten too, for it forgets in order.
+    pub async fn settled(&self, seq: u64) {
+        let below = {
+            let mut exits = self.lock();
+            exits.open.remove(&seq);
+            exits.open.keys().next().map_or(exits.highest, |first| first.saturating_sub(1))
+        };
+        self.send(ToKeeper::Ack { seq: below }).await;
+    }
+
+    /// The exits that are remembered.
+    pub fn exits(&self) -> Vec<ExitRecord> {
+        self.lock().open.values().copied().collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Exits> {
+        self.exits.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,329 @@
+//! One instance's life, as one task that owns its row: nobody else changes it.
+//!
+//! ```text
+//!                 ┌──────────────── restart, start ───────────────┐
+//!                 ▼                                               │
+//!   new ──► start ──► guard ──► end ──► settle ──► rest ──► removed
+//!             │         ▲        ▲                   ▲
+//!             └─ failed ┼────────┼───────────────────┘
+//!   known ──────────────┴────────┤   doubt (unverified)
+//! ```
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use sexton_ledger::entry::{Entry, StopOrder};
+use sexton_ledger::{Batch, EventKind, NewEvent, RequestRecord};
+use sexton_plan::id::Name;
+use sexton_plan::state::State;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::host::SharedHost;
+use super::process::Process;
+use super::request::{Caller, IdempotencyKey, Stop};
+use super::stop;
+use crate::refusal::{Kind, Refusal};
+
+/// Commands that wait for one life; its task answers within one step of whatever it is doing.
+const MAILBOX: usize = 32;
+
+/// Where an answer goes.
+pub type Answer = oneshot::Sender<Result<Arc<Entry>, Refusal>>;
+
+/// What one life may be told.
+#[derive(Debug)]
+#[allow(missing_docs, reason = "each is documented at the method of `Node` that leads to it")]
+pub enum Command {
+    Start {
+        caller: Caller,
+        key: Option<IdempotencyKey>,
+        reply: Answer,
+    },
+    Stop {
+        stop: Stop,
+        reason: Option<String>,
+        caller: Caller,
+        reply: Answer,
+    },
+    Signal {
+        signal: u8,
+        caller: Caller,
+        reply: Answer,
+    },
+    Remove {
+        force: bool,
+        caller: Caller,
+        reply: Answer,
+    },
+    Snapshot {
+        value: Value,
+        caller: Caller,
+        reply: Answer,
+    },
+    /// Judge an unverified instance again.
+    Rejudge,
+}
+
+/// The driver's hold on one life.
+#[derive(Clone, Debug)]
+pub struct LifeHandle {
+    /// Where commands go.
+    pub mailbox: mpsc::Sender<Command>,
+    /// The newest row, `None` once removed.
+    pub entry: watch::Receiver<Option<Arc<Entry>>>,
+}
+
+/// One instance's life.
+#[derive(Debug)]
+pub struct Life {
+    pub(super) host: SharedHost,
+    pub(super) entry: Arc<Entry>,
+    pub(super) mailbox: mpsc::Receiver<Command>,
+    published: watch::Sender<Option<Arc<Entry>>>,
+    removed: mpsc::UnboundedSender<Name>,
+}
+
+/// What comes next.
+#[derive(Debug)]
+pub enum Next {
+    /// Make the intent durable, for whoever asked.
+    Intend {
+        /// The caller's promise, if any.
+        key: Option<IdempotencyKey>,
+        /// Who asks.
+        caller: Caller,
+        /// Where the answer goes.
+        reply: Answer,
+    },
+    /// Run a new incarnation, recorded as `starting`.
+    Start(Option<Answer>),
+    /// Watch a main process that runs.
+    Guard(Process),
+    /// Bring it to its end, with or without a main process that may still live.
+    End(Option<Process>),
+    /// A start that never ran: end its process, if there is one, and give back what it took.
+    RollBack(RollBack),
+    /// Gone while nobody was there: learn how it ended.
+    Close,
+    /// Neither ours nor gone for certain.
+    Doubt,
+    /// Terminal.
+    Rest,
+    /// Off the list.
+    Removed,
+}
+
+/// A start that never ran.
+#[derive(Debug)]
+pub struct RollBack {
+    /// Why.
+    pub reason: String,
+    /// Its process, which ran nothing, or nothing that anybody was told of.
+    pub process: Option<Process>,
+    /// Who waits for the start.
+    pub reply: Option<Answer>,
+}
+
+impl Life {
+    /// The life of an `entry` that is in the ledger, and the driver's hold on it.
+    pub fn known(host: SharedHost, entry: Entry, removed: mpsc::UnboundedSender<Name>) -> (Life, LifeHandle) {
+        let (mut life, handle) = Life::unrecorded(host, entry, removed);
+        life.show((*life.entry).clone());
+        (life, handle)
+    }
+
+    /// The life of an `entry` that is not in the ledger yet, and is not shown before it is.
+    pub fn unrecorded(host: SharedHost, entry: Entry, removed: mpsc::UnboundedSender<Name>) -> (Life, LifeHandle) {
+        let (sender, mailbox) = mpsc::channel(MAILBOX);
+        let (published, watch) = watch::channel(None);
+        (
+            Life { host, entry: Arc::new(entry), mailbox, published, removed },
+            LifeHandle { mailbox: sender, entry: watch },
+        )
+    }
+
+    /// Lives until it is removed from the list, or the daemon ends.
+    pub async fn run(mut self, first: Next) {
+        let mut next = first;
+        loop {
+            next = match next {
+                Next::Intend { key, caller, reply } => self.intend(key, &caller, reply).await,
+                Next::Start(reply) => self.start(reply).await,
+                Next::Guard(process) => self.guard(process).await,
+                Next::End(process) => self.end(process).await,
+                Next::RollBack(roll_back) => self.roll_back(roll_back).await,
+                Next::Close => self.close().await,
+                Next::Doubt => self.doubt().await,
+                Next::Rest => self.rest().await,
+                Next::Removed => break,
+            };
+        }
+        // The driver lets go of the name before anybody can see that it is free.
+        let _heard = self.removed.send(self.entry.name.clone());
+        self.published.send_replace(None);
+    }
+
+    /// Makes the intent of a new instance durable: before that, nothing of it exists.
+    async fn intend(&mut self, key: Option<IdempotencyKey>, caller: &Caller, reply: Answer) -> Next {
+        let next = (*self.entry).clone();
+        let events = vec![called(&next, "create", caller), fact(EventKind::InstanceStarting, &next, json!({}))];
+        let request = key.map(|key| asked(&next, key));
+        let batch = Batch { puts: vec![next.clone()], events, request, ..Batch::default() };
+        match self.host.record(batch).await {
+            Ok(_) => {
+                self.show(next);
+                Next::Start(Some(reply))
+            }
+            Err(refusal) => {
+                let _heard = reply.send(Err(refusal));
+                Next::Removed
+            }
+        }
+    }
+
+    /// Watches a main process until it ends or is asked to.
+    async fn guard(&mut self, process: Process) -> Next {
+        loop {
+            tokio::select! {
+                () = process.over() => return Next::End(Some(process)),
+                command = self.mailbox.recv() => {
+                    if self.obey(command, Some(&process)).await {
+                        return Next::End(Some(process));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Carries out one command for an instance that is not terminal; tells whether it is to end.
+    pub(super) async fn obey(&mut self, command: Option<Command>, process: Option<&Process>) -> bool {
+        // The driver is gone: the daemon is ending, and leaves everything as it is.
+        let Some(command) = command else { return std::future::pending().await };
+        match command {
+            Command::Stop { stop, reason, caller, reply } => {
+                self.order_stop(&stop, reason, false, &caller, "stop").await;
+                self.answer(reply);
+                return true;
+            }
+            Command::Remove { force: true, caller, reply } => {
+                self.order_stop(&Stop { force: false, grace: None }, None, true, &caller, "remove").await;
+                self.answer(reply);
+                return true;
+            }
+            Command::Remove { force: false, reply, .. } => {
+                self.refuse(reply, "is not over; stop it first, or remove it with force");
+            }
+            Command::Start { reply, .. } => self.refuse(reply, "is not over; only a terminal instance can be started"),
+            Command::Signal { signal, caller, reply } => self.signal(process, signal, &caller, reply).await,
+            Command::Snapshot { value, caller, reply } => self.keep_snapshot(value, &caller, reply).await,
+            Command::Rejudge => {}
+        }
+        false
+    }
+
+    /// Records that a stop was accepted; from then on it is carried to its end, by the next start if need be.
+    async fn order_stop(&mut self, stop: &Stop, reason: Option<String>, remove: bool, caller: &Caller, call: &str) {
+        let before = self.entry.stop.clone();
+        let order = StopOrder {
+            force: stop.force || before.as_ref().is_some_and(|order| order.force),
+            grace: stop.grace.unwrap_or(self.entry.spec.grace),
+            remove: remove || before.as_ref().is_some_and(|order| order.remove),
+            reason: reason.or(before.and_then(|order| order.reason)),
+        };
+        let mut next = (*self.entry).clone();
+        next.stop = Some(order);
+        let mut events = vec![called(&next, call, caller)];
+        if matches!(next.state, State::Starting | State::Running) {
+            next.state = State::Stopping;
+            events.push(fact(EventKind::InstanceStopping, &next, json!({ "asked": true })));
+        }
+        self.owe(next, events).await;
+    }
+
+    async fn signal(&mut self, process: Option<&Process>, number: u8, caller: &Caller, reply: Answer) {
+        let Some(process) = process else { return self.refuse(reply, "has no process to signal") };
+        match stop::signal(process, number) {
+            Ok(true) => {
+                let event = called(&self.entry, "signal", caller);
+                self.host.owe(Batch { events: vec![event], ..Batch::default() }).await;
+                self.answer(reply);
+            }
+            Ok(false) => self.refuse(reply, "has ended"),
+            Err(error) => {
+                let _heard = reply.send(Err(Refusal::new(Kind::Internal, error.to_string())));
+            }
+        }
+    }
+
+    pub(super) async fn keep_snapshot(&mut self, value: Value, caller: &Caller, reply: Answer) {
+        let mut next = (*self.entry).clone();
+        next.snapshot = Some(value);
+        let events = vec![called(&next, "snapshot", caller)];
+        let kept = self.record(next, events, false).await;
+        let _heard = reply.send(kept.map(|()| Arc::clone(&self.entry)));
+    }
+
+    /// Answers with the row as it is now.
+    pub(super) fn answer(&self, reply: Answer) {
+        let _heard = reply.send(Ok(Arc::clone(&self.entry)));
+    }
+
+    /// Refuses because of the present state.
+    pub(super) fn refuse(&self, reply: Answer, why: &str) {
+        let detail = format!("`{}` is {}: it {why}", self.entry.name, self.entry.state);
+        let _heard = reply.send(Err(Refusal::new(Kind::WrongState, detail)));
+    }
+
+    /// Records the next row with its events, then shows it; refused whole where the ledger cannot be written.
+    /// `volatile`: dies with the power anyway.
+    ///
+    /// # Errors
+    /// The ledger cannot be written now; nothing has changed.
+    pub(super) async fn record(&mut self, next: Entry, events: Vec<NewEvent>, volatile: bool) -> Result<(), Refusal> {
+        self.host.record(Batch { puts: vec![next.clone()], events, volatile, ..Batch::default() }).await?;
+        self.show(next);
+        Ok(())
+    }
+
+    /// Records what has happened already, and shows it.
+    pub(super) async fn owe(&mut self, next: Entry, events: Vec<NewEvent>) {
+        self.host.owe(Batch { puts: vec![next.clone()], events, ..Batch::default() }).await;
+        self.show(next);
+    }
+
+    /// Shows a row that is recorded.
+    pub(super) fn show(&mut self, next: Entry) {
+        self.entry = Arc::new(next);
+        self.published.send_replace(Some(Arc::clone(&self.entry)));
+    }
+}
+
+/// A fact about this life that can be true only once.
+pub fn fact(kind: EventKind, entry: &Entry, data: Value) -> NewEvent {
+    NewEvent::once(kind, &entry.name, &entry.incarnation, data)
+}
+
+/// Who asked for what was carried out.
+pub fn called(entry: &Entry, call: &str, caller: &Caller) -> NewEvent {
+    let data = json!({ "call": call, "by": caller.by, "uid": caller.uid });
+    NewEvent { once: false, ..NewEvent::once(EventKind::ApiCalled, &entry.name, &entry.incarnation, data) }
+}
+
+/// What is kept of a request until it can be answered.
+pub fn asked(entry: &Entry, key: IdempotencyKey) -> RequestRecord {
+    RequestRecord {
+        key: key.key,
+        fingerprint: key.fingerprint,
+        name: entry.name.clone(),
+        incarnation: entry.incarnation.clone(),
+        answer: None,
+        at: now(),
+    }
+}
+
+/// The wall clock, for people.
+#[allow(clippy::disallowed_methods, reason = "one of the places that read the clock")]
+pub fn now() -> Timestamp {
+    Timestamp::now()
+}

@@ -1,0 +1,79 @@
+//! Limits of one instance: in its own cgroup where cgroup2 has the controllers, in the v1 hierarchies where the host
+//! keeps them there, refused where it has neither.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use sexton_core::domain::Domain;
+use sexton_core::pin::Released;
+use sexton_ledger::entry::Limits;
+
+/// Where v1 hierarchies are mounted on a hybrid host (`cgroups(7)`).
+const V1_ROOT: &str = "/sys/fs/cgroup";
+
+/// One limit: its v1 controller, the v1 file, the cgroup2 file, the value.
+fn wanted(limits: &Limits) -> impl Iterator<Item = (&'static str, &'static str, &'static str, u64)> {
+    let pids = limits.pids.map(|value| ("pids", "pids.max", "pids.max", value));
+    let memory = limits.memory.map(|value| ("memory", "memory.limit_in_bytes", "memory.max", value));
+    pids.into_iter().chain(memory)
+}
+
+/// Whether the cgroup2 subtree of this host lacks a controller that v1 has.
+fn is_v1(controller: &str) -> bool {
+    Path::new(V1_ROOT).join(controller).join("cgroup.procs").exists()
+}
+
+/// The v1 controllers that `limits` need on this host.
+pub fn v1_controllers(limits: &Limits) -> Vec<&'static str> {
+    wanted(limits).map(|(controller, ..)| controller).filter(|controller| is_v1(controller)).collect()
+}
+
+/// Sets `limits` for the incarnation whose cgroup is `domain`, called `name`.
+///
+/// # Errors
+/// The host keeps such a limit nowhere: it is never silently ignored.
+pub fn apply(domain: &Domain, name: &str, limits: &Limits) -> Result<(), String> {
+    for (controller, v1_file, v2_file, value) in wanted(limits) {
+        if is_v1(controller) {
+            let dir = v1_dir(controller, name);
+            let set = || -> io::Result<()> {
+                fs::create_dir_all(&dir)?;
+                fs::write(dir.join(v1_file), value.to_string())
+            };
+            set().map_err(|error| format!("limit `{controller}` on `{}`: {error}", dir.display()))?;
+        } else if let Err(error) = domain.limit(v2_file, value) {
+            return Err(format!("limit `{controller}` is not available on this host: {error}"));
+        }
+    }
+    Ok(())
+}
+
+/// Moves a waiting process under the v1 limits of its incarnation, by the number that the caller holds a pidfd of.
+///
+/// # Errors
+/// The kernel refused.
+pub fn take_in_v1(limits: &Limits, name: &str, pid: sexton_plan::id::Pid) -> Result<(), String> {
+    for controller in v1_controllers(limits) {
+        let file = v1_dir(controller, name).join("cgroup.procs");
+        fs::write(&file, pid.to_string()).map_err(|error| format!("{}: {error}", file.display()))?;
+    }
+    Ok(())
+}
+
+/// Removes the v1 cgroup `key` (`controller/name`).
+///
+/// # Errors
+/// A process lives in it.
+pub fn release_v1(key: &str) -> Result<Released, String> {
+    let Some((controller, name)) = key.split_once('/') else { return Ok(Released::WasGone) };
+    match fs::remove_dir(v1_dir(controller, name)) {
+        Ok(()) => Ok(Released::Now),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Released::WasGone),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+fn v1_dir(controller: &str, name: &str) -> PathBuf {
+    Path::new(V1_ROOT).join(controller).join("sexton").join(name)
+}

@@ -1,0 +1,181 @@
+//! A terminal instance: it waits to be started, removed, or restarted by its policy.
+
+use std::fs;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde_json::json;
+use sexton_ledger::entry::{Entry, Restarts, StopOrder};
+use sexton_ledger::{Batch, EventKind, NewEvent};
+use sexton_plan::state::State;
+use tokio::time::sleep;
+
+use super::crash::crash_point;
+use super::life::{Answer, Command, Life, Next, asked, called, fact, now};
+use super::request::{Caller, IdempotencyKey};
+use super::start::intents;
+use crate::refusal::{Kind, Refusal};
+
+/// The pause before a resource that could not be given back is tried again.
+const RELEASE_AGAIN: Duration = Duration::from_secs(1);
+/// The pause before a restart that the ledger could not record is tried again.
+const RESTART_AGAIN: Duration = Duration::from_secs(1);
+
+impl Life {
+    /// Terminal: waits for what leads on.
+    pub(super) async fn rest(&mut self) -> Next {
+        self.prune_logs();
+        loop {
+            let settled = self.entry.resources.is_empty();
+            if settled && self.entry.stop.as_ref().is_some_and(|order| order.remove) {
+                self.remove(Vec::new()).await;
+                return Next::Removed;
+            }
+            tokio::select! {
+                command = self.mailbox.recv() => {
+                    if let Some(next) = self.obey_at_rest(command).await {
+                        return next;
+                    }
+                }
+                () = sleep(RELEASE_AGAIN), if !settled => {
+                    self.release_again().await;
+                }
+                () = due(self.entry.restarts.next_at), if settled => {
+                    if self.restart().await {
+                        return Next::Start(None);
+                    }
+                }
+            }
+        }
+    }
+
+    async fn obey_at_rest(&mut self, command: Option<Command>) -> Option<Next> {
+        let Some(command) = command else { return std::future::pending().await };
+        match command {
+            Command::Start { caller, key, reply } => return self.begin_again(&caller, key, reply).await,
+            Command::Stop { caller, reply, .. } => {
+                if self.entry.restarts.next_at.is_some() {
+                    self.end_restarts(&caller).await;
+                }
+                self.answer(reply);
+            }
+            Command::Remove { caller, reply, .. } => return self.remove_at_rest(&caller, reply).await,
+            Command::Signal { reply, .. } => self.refuse(reply, "has no process to signal"),
+            Command::Snapshot { value, caller, reply } => self.keep_snapshot(value, &caller, reply).await,
+            Command::Rejudge => {}
+        }
+        None
+    }
+
+    /// A stop ends a pending restart for good.
+    async fn end_restarts(&mut self, caller: &Caller) {
+        let mut next = (*self.entry).clone();
+        next.restarts.next_at = None;
+        let events = vec![called(&next, "stop", caller)];
+        self.owe(next, events).await;
+    }
+
+    /// Removes it now, or as soon as everything is given back.
+    async fn remove_at_rest(&mut self, caller: &Caller, reply: Answer) -> Option<Next> {
+        let event = called(&self.entry, "remove", caller);
+        if self.entry.resources.is_empty() {
+            self.remove(vec![event]).await;
+            self.answer(reply);
+            return Some(Next::Removed);
+        }
+        let mut next = (*self.entry).clone();
+        next.restarts.next_at = None;
+        next.stop = Some(StopOrder { force: true, grace: Duration::ZERO, remove: true, reason: None });
+        self.owe(next, vec![event]).await;
+        self.answer(reply);
+        None
+    }
+
+    /// Takes the row off the list, and its logs with it.
+    async fn remove(&self, mut events: Vec<NewEvent>) {
+        let entry = &self.entry;
+        events.push(fact(EventKind::InstanceRemoved, entry, json!({})));
+        crash_point!("remove.begun");
+        self.host.owe(Batch { removes: vec![entry.name.clone()], events, ..Batch::default() }).await;
+        crash_point!("remove.recorded");
+        // What is left of them is removed by the next start's recovery.
+        let _gone = fs::remove_dir_all(self.host.paths.logs(&entry.name));
+    }
+
+    async fn restart(&mut self) -> bool {
+        if !self.host.admits() {
+            // A drain ends pending restarts; whoever wants it back starts it.
+            let mut next = (*self.entry).clone();
+            next.restarts.next_at = None;
+            self.owe(next, Vec::new()).await;
+            return false;
+        }
+        let restarts = Restarts { next_at: None, ..self.entry.restarts };
+        let next = next_incarnation(&self.entry, &self.host, restarts);
+        let starting = fact(EventKind::InstanceStarting, &next, json!({ "restart": restarts.count }));
+        if let Err(refusal) = self.record(next, vec![starting], false).await {
+            tracing::warn!(name = %self.entry.name, %refusal, "restart put off");
+            sleep(RESTART_AGAIN).await;
+            return false;
+        }
+        true
+    }
+
+    /// Begins a new incarnation for a caller.
+    async fn begin_again(&mut self, caller: &Caller, key: Option<IdempotencyKey>, reply: Answer) -> Option<Next> {
+        if !self.host.admits() {
+            let refusal = Refusal::new(Kind::NodeDraining, "the node is draining and takes no new work");
+            let _heard = reply.send(Err(refusal));
+            return None;
+        }
+        if !self.entry.resources.is_empty() {
+            self.refuse(reply, "has not given back everything yet");
+            return None;
+        }
+        let next = next_incarnation(&self.entry, &self.host, Restarts::default());
+        let events = vec![called(&next, "start", caller), fact(EventKind::InstanceStarting, &next, json!({}))];
+        let request = key.map(|key| asked(&next, key));
+        let batch = Batch { puts: vec![next.clone()], events, request, ..Batch::default() };
+        match self.host.record(batch).await {
+            Ok(_) => {
+                self.show(next);
+                Some(Next::Start(Some(reply)))
+            }
+            Err(refusal) => {
+                let _heard = reply.send(Err(refusal));
+                None
+            }
+        }
+    }
+}
+
+/// The row of the life that follows `entry`.
+pub fn next_incarnation(entry: &Entry, host: &super::host::Host, restarts: Restarts) -> Entry {
+    let mut next = Entry {
+        incarnation: sexton_ledger::new_incarnation(),
+        state: State::Starting,
+        reason: None,
+        identity: None,
+        handle: Vec::new(),
+        cgroup: None,
+        resources: Vec::new(),
+        exit: None,
+        stuck: None,
+        started_at: None,
+        ended_at: None,
+        adopted: false,
+        stop: None,
+        restarts,
+        ..entry.clone()
+    };
+    next.resources = intents(&next, host.subtree.is_some(), host.pins.is_some());
+    next
+}
+
+/// Waits until `at`, by the wall clock as it is now; for ever where there is nothing to wait for.
+async fn due(at: Option<Timestamp>) {
+    match at {
+        Some(at) => sleep(Duration::try_from(at.duration_since(now())).unwrap_or_default()).await,
+        None => std::future::pending().await,
+    }
+}

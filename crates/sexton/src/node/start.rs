@@ -1,0 +1,243 @@
+//! Starting one incarnation, in the order that leaks nothing wherever it is cut off.
+//!
+//! ```text
+//!   intent durable ─► logs, mark, cgroup ─► child waits ─► tag, pin, keeper ─► identity durable ─► released
+//!                                                                          ─► execve seen ─► running durable
+//! ```
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::Arc;
+
+use serde_json::json;
+use sexton_core::domain::Domain;
+use sexton_core::handle::Handle;
+use sexton_core::spawn::{self, Going, NeverRan, Program, Waiting};
+use sexton_keeper::wire::{HeldProcess, ToKeeper};
+use sexton_ledger::EventKind;
+use sexton_ledger::entry::{Cgroup, Entry, Resource, ResourceState};
+use sexton_plan::state::State;
+use tokio::io::Interest;
+
+use super::crash::crash_point;
+use super::life::{Answer, Life, Next, RollBack, fact, now};
+use super::process::Process;
+use super::readiness;
+use super::user;
+use crate::refusal::{Kind, Refusal};
+
+/// What a start has made so far.
+struct Made {
+    handle: Arc<Handle>,
+    waiting: Waiting,
+    domain: Option<Domain>,
+}
+
+impl Life {
+    /// Runs the incarnation that the ledger has as `starting`.
+    pub(super) async fn start(&mut self, reply: Option<Answer>) -> Next {
+        crash_point!("start.intent");
+        let made = match self.make() {
+            Ok(made) => made,
+            Err(reason) => return Next::RollBack(RollBack { reason, process: None, reply }),
+        };
+        crash_point!("start.spawned");
+        let process = match Process::watch(Arc::clone(&made.handle)) {
+            Ok(process) => process,
+            // The child goes with `made`, having run nothing.
+            Err(error) => return Next::RollBack(RollBack { reason: error.to_string(), process: None, reply }),
+        };
+        let going = match self.identify(made).await {
+            Ok(going) => going,
+            Err(reason) => return Next::RollBack(RollBack { reason, process: Some(process), reply }),
+        };
+        crash_point!("start.released");
+        match left(going).await {
+            Ok(()) => self.now_running(process, reply).await,
+            Err(never_ran) => Next::RollBack(RollBack { reason: never_ran.to_string(), process: Some(process), reply }),
+        }
+    }
+
+    /// Acquires what the incarnation needs, and makes its process, waiting.
+    fn make(&self) -> Result<Made, String> {
+        let entry = &self.entry;
+        let files = self.open_files().map_err(|error| format!("logs: {error}"))?;
+        crash_point!("start.files");
+        let domain = self.make_domain()?;
+        crash_point!("start.domain");
+        let user = entry.spec.user.as_deref().map(user::resolve).transpose().map_err(|error| error.to_string())?;
+        let env = user::environment(&entry.spec, user.as_ref());
+        let program = Program {
+            argv: &entry.spec.argv,
+            env: &env,
+            cwd: entry.spec.cwd.as_deref().unwrap_or("/"),
+            user: user.as_ref().map(|found| &found.ids),
+            stdio: files.stdio(),
+            mark: Some(files.mark.as_raw_fd()),
+            domain: domain.as_ref(),
+            pidns: entry.spec.pidns,
+            no_new_privs: false,
+            nofile: self.host.nofile,
+        };
+        let (waiting, handle) = spawn::spawn(&program, &self.host.here).map_err(|error| chain(&error))?;
+        Ok(Made { handle: Arc::new(handle), waiting, domain })
+    }
+
+    /// The cgroup of this incarnation, with its limits. A limit that the host cannot keep refuses the start.
+    fn make_domain(&self) -> Result<Option<Domain>, String> {
+        let Some(subtree) = &self.host.subtree else { return Ok(None) };
+        let entry = &self.entry;
+        let name = domain_name(entry);
+        let domain = subtree.create(&name, entry.incarnation.as_str()).map_err(|error| chain(&error))?;
+        super::limits::apply(&domain, &name, &entry.spec.limits)?;
+        Ok(Some(domain))
+    }
+
+    /// Records who the waiting process is, where its exit status is kept and who else knows of it; then lets it go.
+    async fn identify(&mut self, made: Made) -> Result<Going, String> {
+        let handle = Arc::clone(&made.handle);
+        let identity = handle.identity().clone();
+        let mut next = (*self.entry).clone();
+        super::limits::take_in_v1(&next.spec.limits, &domain_name(&next), identity.pid)?;
+        handle.tag(next.incarnation.as_str());
+        next.handle = handle.to_bytes();
+        next.cgroup = made.domain.as_ref().map(|domain| Cgroup { path: domain.path().to_owned(), ino: domain.ino() });
+        next.identity = Some(identity.clone());
+        for resource in &mut next.resources {
+            resource.state = ResourceState::Held;
+        }
+        let (key, pinned) = (next.incarnation.to_string(), Arc::clone(&handle));
+        let host = Arc::clone(&self.host);
+        let pin = host.with_pins(move |pins| pins.pin(&pinned, &key));
+        let (pid, ino) = (identity.pid.as_raw().cast_unsigned(), identity.pidfs_ino.unwrap_or(0));
+        let hold = ToKeeper::Hold(HeldProcess { pid, ino });
+        let (pin, (), recorded) = tokio::join!(pin, host.keeper.send(hold), self.record(next, Vec::new(), true));
+        if let Some(Err(error)) = pin {
+            tracing::warn!(%error, "exit status not pinned");
+        }
+        recorded.map_err(|refusal| refusal.detail)?;
+        crash_point!("start.identified");
+        made.waiting.release().map_err(|error| error.to_string())
+    }
+
+    /// Its program runs: makes that durable, and tells whoever waits.
+    async fn now_running(&mut self, process: Process, reply: Option<Answer>) -> Next {
+        let mut next = (*self.entry).clone();
+        // A stop that came meanwhile has made it `stopping` already.
+        if next.state == State::Starting {
+            next.state = State::Running;
+        }
+        next.started_at = Some(now());
+        let data = json!({ "pid": process.handle().identity().pid });
+        let events = vec![fact(EventKind::InstanceRunning, &next, data)];
+        crash_point!("start.running");
+        if let Err(refusal) = self.record(next, events, false).await {
+            // Nobody was told that it runs: it is ended as if it never had.
+            return Next::RollBack(RollBack { reason: refusal.detail, process: Some(process), reply });
+        }
+        self.host.remove_mark(&self.entry.incarnation);
+        if let Some(reply) = reply {
+            self.answer(reply);
+        }
+        crash_point!("start.answered");
+        if self.entry.stop.is_some() { Next::End(Some(process)) } else { Next::Guard(process) }
+    }
+
+    fn open_files(&self) -> io::Result<Files> {
+        let (paths, entry) = (&self.host.paths, &self.entry);
+        fs::create_dir_all(paths.logs(&entry.name))?;
+        let log = |stream| {
+            let path = paths.log(&entry.name, &entry.incarnation, stream);
+            OpenOptions::new().append(true).create(true).open(path)
+        };
+        let mut mark =
+            OpenOptions::new().write(true).create(true).truncate(true).open(paths.mark(&entry.incarnation))?;
+        // The bytes are laid out now, so that a full disk cannot refuse them later.
+        mark.write_all(&[0; 8])?;
+        Ok(Files { stdin: File::open("/dev/null")?, stdout: log("stdout")?, stderr: log("stderr")?, mark })
+    }
+
+    /// Tells whoever waits for a start that it failed.
+    pub(super) fn tell_failed(&self, reply: Option<Answer>) {
+        let Some(reply) = reply else { return };
+        let reason = self.entry.reason.clone().unwrap_or_default();
+        let kind = if self.host.ledger.writable() { Kind::ExecFailed } else { Kind::LedgerUnwritable };
+        let _heard = reply.send(Err(Refusal::new(kind, format!("`{}` was not started: {reason}", self.entry.name))));
+    }
+}
+
+/// Files that a workload gets, and the mark by which it tells how far it came.
+struct Files {
+    stdin: File,
+    stdout: File,
+    stderr: File,
+    mark: File,
+}
+
+impl Files {
+    fn stdio(&self) -> [RawFd; 3] {
+        [self.stdin.as_raw_fd(), self.stdout.as_raw_fd(), self.stderr.as_raw_fd()]
+    }
+}
+
+/// Waits until the child has left for its program, or says why it never will.
+async fn left(mut going: Going) -> Result<(), NeverRan> {
+    let Ok(report) = readiness::watch(ReportFd(going.as_raw_fd()), Interest::READABLE) else {
+        // It cannot be watched: then its own end tells.
+        return Ok(());
+    };
+    loop {
+        if going.has_left()? {
+            return Ok(());
+        }
+        match report.readable().await {
+            Ok(mut ready) => ready.clear_ready(),
+            Err(_) => return Ok(()),
+        }
+    }
+}
+
+/// The report's descriptor, which `Going` owns.
+struct ReportFd(RawFd);
+
+impl AsRawFd for ReportFd {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0
+    }
+}
+
+/// The name of an incarnation's cgroup, unique for ever.
+pub fn domain_name(entry: &Entry) -> String {
+    format!("{}.{}", entry.name, entry.incarnation)
+}
+
+/// What a start is about to acquire, as intents.
+pub fn intents(entry: &Entry, has_cgroups: bool, has_pins: bool) -> Vec<Resource> {
+    let mut wanted = Vec::new();
+    let mut want = |kind: &str, key: String| {
+        wanted.push(Resource { kind: kind.to_owned(), key, state: ResourceState::Intent });
+    };
+    if has_cgroups {
+        want("cgroup", domain_name(entry));
+    }
+    for controller in super::limits::v1_controllers(&entry.spec.limits) {
+        want("cgroup-v1", format!("{controller}/{}", domain_name(entry)));
+    }
+    if has_pins {
+        want("pin", entry.incarnation.to_string());
+    }
+    wanted
+}
+
+/// An error with its causes, in one line.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}

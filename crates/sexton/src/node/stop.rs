@@ -1,0 +1,199 @@
+//! Ending processes: the only caller of [`Handle::signal`] and of [`Domain::kill`].
+
+use std::fs::File;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sexton_core::domain::{Domain, DomainError};
+use sexton_core::handle::{Handle, Life, OpenHandleError};
+use sexton_core::proc::{self, Here};
+use sexton_ledger::entry::StuckProcess;
+use sexton_plan::id::Pid;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::time::{sleep, timeout};
+
+use super::process::Process;
+use super::readiness;
+
+const SIGKILL: u8 = 9;
+const SIGCONT: u8 = 18;
+/// Members whose ends are waited for by pidfd; the rest shows at the next look.
+const WATCHED_MEMBERS: usize = 64;
+/// The backstop of every wait for an empty domain: the kernel's own notice comes up to 20 ms late.
+const BACKSTOP: Duration = Duration::from_millis(25);
+
+/// What is being ended: the main process, and whatever else lives in the domain.
+#[derive(Debug)]
+pub struct Target<'a> {
+    /// The main process, while it has not been seen to be over.
+    pub process: Option<&'a Process>,
+    /// The domain, while it exists.
+    pub domain: Option<&'a Domain>,
+    /// Where identities mean something.
+    pub here: &'a Here,
+}
+
+/// Sends one signal to the main process, for whoever asked for that; `false` where it has ended.
+///
+/// # Errors
+/// The kernel refused.
+pub fn signal(process: &Process, signal: u8) -> Result<bool, sexton_sys::SysError> {
+    process.handle().signal(signal)
+}
+
+impl Target<'_> {
+    /// Asks politely: `signal`, with SIGCONT, to the main process; to everything in the domain where that is over.
+    /// A frozen process could not answer, so the domain is thawed.
+    pub fn ask(&self, signal: u8) {
+        if let Some(domain) = self.domain
+            && let Err(error) = domain.thaw()
+        {
+            tracing::warn!(%error, "domain not thawed");
+        }
+        match self.process {
+            Some(process) if self.main_lives() => tell(process.handle(), &[signal, SIGCONT]),
+            Some(_) | None => self.members().iter().for_each(|member| tell(member, &[signal, SIGCONT])),
+        }
+    }
+
+    /// Kills: the main process by pidfd, the domain as one, and by pidfd each process that this misses.
+    pub fn kill(&self) {
+        if let Some(process) = self.process {
+            tell(process.handle(), &[SIGKILL]);
+        }
+        let Some(domain) = self.domain else { return };
+        match domain.kill() {
+            Ok(_) => {}
+            Err(error) => tracing::warn!(%error, "domain not killed as one"),
+        }
+        if matches!(domain.is_populated(), Ok(false)) {
+            return;
+        }
+        if let Err(error) = domain.thaw() {
+            tracing::warn!(%error, "domain not thawed");
+        }
+        self.members().iter().for_each(|member| tell(member, &[SIGKILL]));
+    }
+
+    /// Whether anything lives. What could not be read may live.
+    pub fn lives(&self) -> bool {
+        self.main_lives() || self.domain.is_some_and(|domain| domain.is_populated().unwrap_or(true))
+    }
+
+    fn main_lives(&self) -> bool {
+        self.process.is_some_and(|process| matches!(process.handle().life(), Ok(Life::Alive) | Err(_)))
+    }
+
+    /// Waits until nothing lives.
+    pub async fn emptied(&self) {
+        if let Some(process) = self.process {
+            process.over().await;
+        }
+        while self.lives() {
+            let members = self.members();
+            let mut ends = members.into_iter().take(WATCHED_MEMBERS).filter_map(|member| watch(member).ok()).peekable();
+            if ends.peek().is_none() {
+                self.notice().await;
+            }
+            for member in ends {
+                member.over().await;
+            }
+        }
+    }
+
+    /// Waits for the kernel's notice that the domain has changed, or for the backstop.
+    async fn notice(&self) {
+        let events = self.domain.and_then(|domain| domain.events().ok());
+        match events.and_then(|events| readiness::watch(events, Interest::PRIORITY).ok()) {
+            Some(events) => {
+                let _notice_or_not = timeout(BACKSTOP, changed(&events)).await;
+            }
+            None => sleep(BACKSTOP).await,
+        }
+    }
+
+    /// Holds on the processes in the domain, each proven through its pidfd to be in the very cgroup that listed it.
+    fn members(&self) -> Vec<Arc<Handle>> {
+        let Some(domain) = self.domain else { return Vec::new() };
+        match domain.processes() {
+            Ok(found) => found.into_iter().filter_map(|(pid, ino)| member(domain, pid, ino, self.here)).collect(),
+            Err(error) => {
+                tracing::warn!(%error, "domain not read");
+                Vec::new()
+            }
+        }
+    }
+
+    /// What lives in spite of SIGKILL, for human eyes.
+    pub fn survivors(&self) -> Vec<StuckProcess> {
+        let main = self.process.filter(|_| self.main_lives()).map(|process| process.handle().identity().pid);
+        let members = self.domain.and_then(|domain| domain.processes().ok()).unwrap_or_default();
+        let mut pids: Vec<Pid> = main.into_iter().chain(members.into_iter().map(|(pid, _)| pid)).collect();
+        pids.sort_unstable();
+        pids.dedup();
+        pids.into_iter().filter_map(survivor).collect()
+    }
+}
+
+/// A hold on the process `pid` if it is, at this moment, in the cgroup `ino` of `domain`.
+fn member(domain: &Domain, pid: Pid, ino: u64, here: &Here) -> Option<Arc<Handle>> {
+    let handle = match Handle::open(pid, here) {
+        Ok(handle) => handle,
+        Err(OpenHandleError::Gone | OpenHandleError::Unproven) => return None,
+        Err(error @ (OpenHandleError::Sys(_) | OpenHandleError::Proc(_))) => {
+            tracing::warn!(%pid, %error, "member of a domain not opened");
+            return None;
+        }
+    };
+    let belongs = match handle.cgroup_id() {
+        Some(id) => id == ino,
+        // Without the kernel's word, the path is read while the pidfd holds the number.
+        None => {
+            let path = proc::cgroup_path(pid).unwrap_or_default();
+            let inside = path.strip_prefix(domain.path()).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+            inside && matches!(handle.life(), Ok(Life::Alive | Life::Zombie(_)))
+        }
+    };
+    belongs.then(|| Arc::new(handle))
+}
+
+fn survivor(pid: Pid) -> Option<StuckProcess> {
+    let stat = proc::stat(pid).ok()?;
+    let lives = stat.state != 'Z' || stat.threads > 1;
+    lives.then(|| StuckProcess { pid, state: stat.state, wchan: proc::wchan(pid) })
+}
+
+fn watch(handle: Arc<Handle>) -> std::io::Result<Process> {
+    Process::watch(handle)
+}
+
+async fn changed(events: &AsyncFd<File>) {
+    if let Ok(mut ready) = events.ready(Interest::PRIORITY).await {
+        ready.clear_ready();
+    }
+}
+
+fn tell(handle: &Handle, signals: &[u8]) {
+    for signal in signals {
+        if let Err(error) = handle.signal(*signal) {
+            tracing::warn!(pid = %handle.identity().pid, signal, %error, "signal refused");
+        }
+    }
+}
+
+/// Opens the domain that an entry records; `None` where it is proven gone.
+///
+/// # Errors
+/// It could not be read.
+pub fn reopen_domain(
+    subtree: Option<&sexton_core::domain::Subtree>,
+    cgroup: Option<&sexton_ledger::entry::Cgroup>,
+) -> Result<Option<Domain>, DomainError> {
+    let (Some(subtree), Some(cgroup)) = (subtree, cgroup) else { return Ok(None) };
+    match subtree.reopen(&cgroup.path, cgroup.ino) {
+        Ok(domain) => Ok(Some(domain)),
+        Err(DomainError::Gone(_)) => Ok(None),
+        Err(error @ (DomainError::NoCgroup2 | DomainError::Io { .. })) => Err(error),
+    }
+}

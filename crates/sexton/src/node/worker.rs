@@ -1,0 +1,162 @@
+//! The worker: everything that one daemon process opens, in order, and lets go of, in the reverse order.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use sexton_core::domain::{DomainError, Subtree};
+use sexton_core::pin::PinBoard;
+use sexton_core::proc;
+use sexton_ledger::{Ledger, OpenError, OpenOptions, Reader};
+use sexton_plan::id::NodeId;
+use sexton_sys::limit;
+use tokio::sync::watch;
+
+use super::driver::Driver;
+use super::host::{Host, Paths};
+use super::keeper::Keeper;
+use super::request::Node;
+use super::start::chain;
+
+/// Laid out for the ledger's log beforehand: a commit need not grow a file, and stops are recorded on a full disk.
+const WAL_RESERVE: u64 = 8 << 20;
+
+/// What the configuration says to the node itself.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Ledger and logs.
+    pub state_dir: PathBuf,
+    /// Socket, pins, marks.
+    pub run_dir: PathBuf,
+    /// The cgroup subtree, from the cgroup2 root.
+    pub cgroup: String,
+    /// This node's id, where the configuration names it.
+    pub node: Option<NodeId>,
+    /// Bytes kept of each stream of one incarnation.
+    pub log_keep: u64,
+    /// Ended lives whose logs are kept.
+    pub log_incarnations: usize,
+    /// The pause between two reconciles.
+    pub reconcile_every: Duration,
+}
+
+/// Why the worker could not begin.
+#[derive(Debug, thiserror::Error)]
+pub enum BeginError {
+    /// The ledger could not be opened.
+    #[error("could not open the ledger")]
+    Ledger(#[from] OpenError),
+    /// `/proc` tells nothing.
+    #[error("could not read `/proc`")]
+    Proc(#[source] io::Error),
+    /// A directory could not be made.
+    #[error("could not make `{}`", .path.display())]
+    Directory {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The cgroup subtree could not be made.
+    #[error("could not make the cgroup subtree")]
+    Cgroup(#[source] DomainError),
+}
+
+/// A node that has found all its instances again.
+#[allow(missing_debug_implementations, reason = "a handful of connections, of which nothing can be shown")]
+pub struct Begun {
+    /// To be run.
+    pub driver: Driver,
+    /// The way to the driver.
+    pub node: Node,
+    /// What all lives share.
+    pub host: Arc<Host>,
+    /// Reads events beside the writer.
+    pub reader: Reader,
+    /// The newest event's number.
+    pub last_seq: watch::Receiver<u64>,
+}
+
+/// Opens everything, and finds every recorded instance again.
+///
+/// # Errors
+/// Something that the node cannot be without.
+pub fn begin(options: &Options, keeper: Keeper) -> Result<Begun, BeginError> {
+    let here = proc::here().map_err(BeginError::Proc)?;
+    let paths = Paths { state_dir: options.state_dir.clone(), run_dir: options.run_dir.clone() };
+    for dir in [&paths.state_dir, &paths.run_dir, &paths.marks(), &paths.state_dir.join("logs")] {
+        make_dir(dir)?;
+    }
+    let subtree = find_subtree(&options.cgroup)?;
+    let open = OpenOptions {
+        node: options.node.clone(),
+        pid_ns: Some(here.pid_ns),
+        wal_reserve: WAL_RESERVE,
+        ..OpenOptions::new(here.boot_id.clone())
+    };
+    let (ledger, contents) = Ledger::open(&paths.state_dir, open)?;
+    let (seq, last_seq) = watch::channel(contents.last_seq);
+    ledger.subscribe(move |newest| {
+        seq.send_replace(newest);
+    });
+    let reader = ledger.reader();
+    let host = Arc::new(Host {
+        node: contents.node,
+        here,
+        pins: open_pins(&paths),
+        paths,
+        subtree,
+        ledger,
+        keeper,
+        nofile: raise_open_files(),
+        log_incarnations: options.log_incarnations,
+        admitting: AtomicBool::new(true),
+    });
+    let (mut driver, node) = Driver::new(Arc::clone(&host), options.reconcile_every);
+    driver.recover(contents.entries);
+    Ok(Begun { driver, node, host, reader, last_seq })
+}
+
+fn make_dir(path: &PathBuf) -> Result<(), BeginError> {
+    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
+    made.map_err(|source| BeginError::Directory { path: path.clone(), source })
+}
+
+/// The cgroup subtree, made; `None` where the host has no cgroup2, and killing is then done by pidfd alone.
+fn find_subtree(path: &str) -> Result<Option<Subtree>, BeginError> {
+    let subtree = match Subtree::find(path) {
+        Ok(subtree) => subtree,
+        Err(DomainError::NoCgroup2) => {
+            tracing::warn!("no cgroup2: instances are killed by pidfd, and strays may escape");
+            return Ok(None);
+        }
+        Err(error) => return Err(BeginError::Cgroup(error)),
+    };
+    subtree.make().map_err(BeginError::Cgroup)?;
+    Ok(Some(subtree))
+}
+
+fn open_pins(paths: &Paths) -> Option<PinBoard> {
+    match PinBoard::open(&paths.run_dir) {
+        Ok(board) => Some(board),
+        Err(error) => {
+            let error = chain(&error);
+            tracing::warn!(error, "no pins: an exit is lost where worker and keeper are dead when it happens");
+            None
+        }
+    }
+}
+
+/// Raises the soft limit of open files to the hard one, a descriptor an instance; tells what it was.
+fn raise_open_files() -> Option<[u64; 2]> {
+    let before = limit::open_files().ok()?;
+    let [_, hard] = before;
+    if let Err(error) = limit::set_open_files([hard, hard]) {
+        tracing::warn!(%error, "limit of open files not raised");
+    }
+    Some(before)
+}

@@ -1,0 +1,152 @@
+//! Whole lives on the real kernel, driven in process, without keeper and API.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use sexton::node::keeper::Keeper;
+use sexton::node::request::{Caller, NewInstance, Node, Stop, Until};
+use sexton::node::worker::{self, Options};
+use sexton_ledger::entry::{Entry, Limits, Spec};
+use sexton_plan::state::{Restart, State};
+
+struct Ground {
+    dir: PathBuf,
+    options: Options,
+}
+
+impl Ground {
+    fn new(name: &str) -> Ground {
+        let run = format!("sexton-lives-{}-{name}", std::process::id());
+        let dir = std::env::temp_dir().join(&run);
+        let options = Options {
+            state_dir: dir.join("state"),
+            run_dir: dir.join("run"),
+            cgroup: run,
+            node: None,
+            log_keep: 1 << 20,
+            log_incarnations: 3,
+            reconcile_every: Duration::from_secs(30),
+        };
+        Ground { dir, options }
+    }
+}
+
+impl Drop for Ground {
+    fn drop(&mut self) {
+        if let Ok(pins) = sexton_core::pin::PinBoard::open(&self.options.run_dir) {
+            pins.remove().expect("pins removed");
+        }
+        let subtree = sexton_core::domain::Subtree::find(&self.options.cgroup).expect("cgroup2");
+        subtree.remove().expect("nothing left in the subtree");
+        std::fs::remove_dir_all(&self.dir).expect("removed");
+    }
+}
+
+fn spec(argv: &[&str]) -> Spec {
+    Spec {
+        argv: argv.iter().map(|arg| (*arg).to_owned()).collect(),
+        env: BTreeMap::new(),
+        cwd: None,
+        user: None,
+        kind: "sandbox".parse().expect("word"),
+        runtime: "command".to_owned(),
+        labels: BTreeMap::new(),
+        grace: Duration::from_secs(10),
+        stop_signal: 15,
+        slot: false,
+        limits: Limits::default(),
+        pidns: false,
+        restart: Restart::Never,
+    }
+}
+
+fn new(name: &str, spec: Spec) -> NewInstance {
+    NewInstance { name: name.parse().expect("name"), spec }
+}
+
+fn me() -> Caller {
+    Caller { uid: Some(0), by: "unix".to_owned() }
+}
+
+fn run<T>(work: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime").block_on(work)
+}
+
+/// Waits for the outcome of one instance.
+async fn settled(node: &Node, name: &str) -> std::sync::Arc<Entry> {
+    let limit = Some(Duration::from_secs(20));
+    let (entry, held) = node.wait(name.parse().expect("name"), Until::Settled, limit).await.expect("driver");
+    assert!(held, "{entry:?}");
+    entry.expect("listed")
+}
+
+#[test]
+fn an_instance_runs_ends_and_leaves_nothing() {
+    let ground = Ground::new("plain");
+    run(async {
+        let begun = worker::begin(&ground.options, Keeper::none()).expect("begun");
+        let node = begun.node.clone();
+        tokio::spawn(begun.driver.run());
+        let entry = node.create(new("a", spec(&["sh", "-c", "echo out; echo err >&2; exit 7"])), None, me()).await;
+        assert!(entry.expect("created").identity.is_some());
+        let over = settled(&node, "a").await;
+        assert_eq!((over.state, over.exit.and_then(|exit| exit.code)), (State::Exited, Some(7)));
+        let log = |stream: &str| {
+            let path = begun.host.paths.log(&over.name, &over.incarnation, stream);
+            std::fs::read_to_string(path).expect("log")
+        };
+        assert_eq!((log("stdout").as_str(), log("stderr").as_str()), ("out\n", "err\n"));
+        let missing = node.create(new("b", spec(&["/no/such/program"])), None, me()).await.expect_err("no program");
+        assert!(missing.detail.contains("No such file"), "{missing}");
+        let failed = settled(&node, "b").await;
+        assert_eq!(failed.state, State::Failed);
+        for name in ["a", "b"] {
+            node.remove(name.parse().expect("name"), false, me()).await.expect("removed");
+        }
+    });
+}
+
+#[test]
+fn a_tree_that_ignores_the_polite_signal_is_ended_whole() {
+    let ground = Ground::new("tree");
+    run(async {
+        let begun = worker::begin(&ground.options, Keeper::none()).expect("begun");
+        let node = begun.node.clone();
+        tokio::spawn(begun.driver.run());
+        let script =
+            "trap '' TERM; (setsid sh -c 'trap \"\" TERM; while :; do sleep 1; done' &) ; while :; do sleep 1; done";
+        let spec = Spec { grace: Duration::from_millis(100), ..spec(&["sh", "-c", script]) };
+        node.create(new("t", spec), None, me()).await.expect("created");
+        let stop = Stop { force: false, grace: None };
+        let answer = node.stop("t".parse().expect("name"), stop, me()).await.expect("stopped");
+        assert_eq!(answer.state, State::Stopping);
+        let over = settled(&node, "t").await;
+        assert_eq!((over.state, over.exit.and_then(|exit| exit.signal)), (State::Exited, Some(9)));
+    });
+}
+
+#[test]
+fn a_worker_that_dies_is_followed_by_one_that_knows_everything() {
+    let ground = Ground::new("again");
+    let identity = run(async {
+        let begun = worker::begin(&ground.options, Keeper::none()).expect("begun");
+        let node = begun.node.clone();
+        tokio::spawn(begun.driver.run());
+        node.create(new("short", spec(&["sh", "-c", "sleep 0.3; exit 5"])), None, me()).await.expect("created");
+        node.create(new("long", spec(&["sleep", "1000"])), None, me()).await.expect("created").identity.clone()
+    });
+    // The runtime and everything in it is gone, as after a crash; its children are still this test's.
+    run(async {
+        let begun = worker::begin(&ground.options, Keeper::none()).expect("begun again");
+        let node = begun.node.clone();
+        tokio::spawn(begun.driver.run());
+        let long = node.one("long".parse().expect("name")).await.expect("listed");
+        assert_eq!((long.state, &long.identity, long.adopted), (State::Running, &identity, true));
+        let over = settled(&node, "short").await;
+        assert_eq!(over.exit.and_then(|exit| exit.code), Some(5), "{over:?}");
+        let stop = Stop { force: true, grace: None };
+        node.stop("long".parse().expect("name"), stop, me()).await.expect("stopped");
+        assert_eq!(settled(&node, "long").await.exit.and_then(|exit| exit.signal), Some(9));
+    });
+}
