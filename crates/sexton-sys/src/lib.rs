@@ -18,6 +18,7 @@ pub mod entry;
 mod error;
 pub mod fd;
 pub mod file;
+pub mod inotify;
 pub mod limit;
 pub mod memory;
 pub mod mount;

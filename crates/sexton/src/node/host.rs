@@ -11,7 +11,7 @@ use sexton_core::pin::{PinBoard, Pins};
 use sexton_core::proc::Here;
 use sexton_ledger::{Batch, CommitError, Committed, Ledger, Urgency};
 use sexton_plan::id::{Incarnation, Name, NodeId};
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
 use super::keeper::Keeper;
 use crate::refusal::{Kind, Refusal};
@@ -39,6 +39,8 @@ pub struct Host {
     pub nofile: Option<[u64; 2]>,
     /// Ended lives of one instance whose logs are kept.
     pub log_incarnations: usize,
+    /// Where the logs of every life that begins are made known, to be bounded.
+    pub logs: mpsc::UnboundedSender<PathBuf>,
     /// Whether new work is taken.
     pub admitting: AtomicBool,
 }
@@ -114,6 +116,14 @@ impl Host {
             let _heard = told.send(work(pins));
         });
         news.await.ok()
+    }
+
+    /// Has the logs of a life bounded from now on.
+    pub fn bound_logs(&self, name: &Name, incarnation: &Incarnation) {
+        for stream in ["stdout", "stderr"] {
+            // Without a log keeper the daemon is ending.
+            let _sent = self.logs.send(self.paths.log(name, incarnation, stream));
+        }
     }
 
     /// Whether new work is taken.

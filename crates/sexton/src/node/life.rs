@@ -184,6 +184,7 @@ impl Life {
 
     /// Watches a main process until it ends or is asked to.
     async fn guard(&mut self, process: Process) -> Next {
+        self.host.bound_logs(&self.entry.name, &self.entry.incarnation);
         loop {
             tokio::select! {
                 () = process.over() => return Next::End(Some(process)),

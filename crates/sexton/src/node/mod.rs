@@ -7,6 +7,7 @@ pub mod host;
 pub mod keeper;
 mod life;
 mod limits;
+mod logs;
 mod process;
 mod readiness;
 mod recover;

@@ -19,6 +19,7 @@ use tokio::sync::watch;
 use super::driver::Driver;
 use super::host::{Host, Paths};
 use super::keeper::Keeper;
+use super::logs::LogKeeper;
 use super::request::Node;
 use super::start::chain;
 
@@ -61,6 +62,9 @@ pub enum BeginError {
         /// Why.
         source: io::Error,
     },
+    /// The kernel gives no notices of written logs.
+    #[error("could not watch logs")]
+    Logs(#[source] io::Error),
     /// The cgroup subtree could not be made.
     #[error("could not make the cgroup subtree")]
     Cgroup(#[source] DomainError),
@@ -104,6 +108,8 @@ pub fn begin(options: &Options, keeper: Keeper) -> Result<Begun, BeginError> {
         seq.send_replace(newest);
     });
     let reader = ledger.reader();
+    let (log_keeper, logs) = LogKeeper::new(options.log_keep).map_err(BeginError::Logs)?;
+    tokio::spawn(log_keeper.run());
     let host = Arc::new(Host {
         node: contents.node,
         here,
@@ -114,6 +120,7 @@ pub fn begin(options: &Options, keeper: Keeper) -> Result<Begun, BeginError> {
         keeper,
         nofile: raise_open_files(),
         log_incarnations: options.log_incarnations,
+        logs,
         admitting: AtomicBool::new(true),
     });
     let (mut driver, node) = Driver::new(Arc::clone(&host), options.reconcile_every);

@@ -1,0 +1,112 @@
+//! The daemon from outside to inside: `serve` checks that it may start, becomes the keeper, and the keeper starts the
+//! worker, which is this program again.
+
+mod preflight;
+mod work;
+
+use std::ffi::{CString, OsString};
+use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use sexton_keeper::link::{KEEPER_FD_VARIABLE, PHASE_VARIABLE};
+use sexton_sys::fd::RawFd;
+
+use crate::config::{self, Flags};
+use crate::node::chain;
+
+/// Why `serve` does not start: its exit code, and the sentence.
+#[derive(Debug)]
+pub struct Refused {
+    /// As the contract has it.
+    pub code: u8,
+    /// For whoever started it.
+    pub why: String,
+}
+
+impl Refused {
+    fn new(code: u8, why: impl Into<String>) -> Refused {
+        Refused { code, why: why.into() }
+    }
+}
+
+/// Exit codes of `serve`.
+pub mod exit {
+    /// Usage or configuration.
+    pub const USAGE: u8 = 64;
+    /// The host lacks something required.
+    pub const UNAVAILABLE: u8 = 69;
+    /// A directory, socket or cgroup cannot be made, or another daemon's socket answers there.
+    pub const CANT_CREATE: u8 = 73;
+    /// Another daemon holds this state directory.
+    pub const LOCKED: u8 = 75;
+    /// The ledger is newer than this program.
+    pub const NEWER: u8 = 76;
+    /// Not permitted.
+    pub const NOT_PERMITTED: u8 = 77;
+    /// The ledger is damaged.
+    pub const DAMAGED: u8 = 78;
+}
+
+/// Runs the node daemon: as the keeper, or as the worker where a keeper started this process.
+///
+/// # Errors
+/// It may not start, or may not go on.
+pub fn serve(flags: &Flags) -> Result<u8, Refused> {
+    let settings = config::resolve(flags).map_err(|error| Refused::new(exit::USAGE, chain(&error)))?;
+    if let Some((link, prepare)) = under_keeper() {
+        return work::run(settings, link, prepare);
+    }
+    let lock = preflight::run(&settings)?;
+    become_keeper(&settings.run_dir, lock.as_raw_fd())
+}
+
+/// The descriptor of the keeper that started this process, and whether it is a candidate beside its predecessor.
+fn under_keeper() -> Option<(RawFd, bool)> {
+    let link = std::env::var(KEEPER_FD_VARIABLE).ok()?.parse().ok()?;
+    let prepare = std::env::var(PHASE_VARIABLE).is_ok_and(|phase| phase == "prepare");
+    Some((link, prepare))
+}
+
+/// Becomes the keeper: `sexton-init` where it lies beside this program, else the same loop in this process.
+fn become_keeper(run_dir: &Path, lock: RawFd) -> Result<u8, Refused> {
+    let this = this_program()?;
+    let worker: Vec<OsString> = std::env::args_os().collect();
+    let init = this.with_file_name("sexton-init");
+    if init.is_file() {
+        return Err(exec_keeper(&init, &this, run_dir, lock, &worker));
+    }
+    let c_path = |path: &Path| CString::new(path.as_os_str().as_bytes()).unwrap_or_default();
+    let args: Vec<CString> = worker.iter().map(|arg| CString::new(arg.as_bytes()).unwrap_or_default()).collect();
+    let env: Vec<CString> = std::env::vars_os().filter_map(|(key, value)| variable(&key, &value)).collect();
+    let code = sexton_keeper::keep(&c_path(&this), &args, &env, &c_path(run_dir), lock);
+    Ok(u8::try_from(code).unwrap_or(1))
+}
+
+fn variable(key: &OsString, value: &OsString) -> Option<CString> {
+    CString::new([key.as_bytes(), b"=", value.as_bytes()].concat()).ok()
+}
+
+/// Where this program lies, so that a later one at the same place is an upgrade.
+fn this_program() -> Result<PathBuf, Refused> {
+    let path = std::env::current_exe().map_err(|error| Refused::new(exit::UNAVAILABLE, error.to_string()))?;
+    // An executable replaced since shows as ` (deleted)`; the place is what counts.
+    let text = path.as_os_str().as_bytes();
+    let place = text.strip_suffix(b" (deleted)").unwrap_or(text);
+    Ok(PathBuf::from(std::ffi::OsStr::from_bytes(place)))
+}
+
+/// Replaces this process by the keeper; returns only if that was refused.
+#[allow(clippy::disallowed_types, reason = "replaces this very process; nothing is started beside it")]
+fn exec_keeper(init: &Path, this: &Path, run_dir: &Path, lock: RawFd, worker: &[OsString]) -> Refused {
+    use std::os::unix::process::CommandExt;
+    // The lock must outlive this program's image.
+    if let Err(error) = sexton_sys::file::set_close_on_exec(lock, false) {
+        return Refused::new(exit::UNAVAILABLE, error.to_string());
+    }
+    let mut command = std::process::Command::new(init);
+    command.arg("--keeper").arg("--run-dir").arg(run_dir).arg("--lock-fd").arg(lock.to_string());
+    command.arg("--").arg(this).args(worker.iter().skip(1));
+    let error = command.exec();
+    Refused::new(exit::UNAVAILABLE, format!("could not run `{}`: {error}", init.display()))
+}

@@ -1,0 +1,182 @@
+//! The worker's own main: hears its keeper, opens the node, serves, and lets go in reverse order.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::sync::Arc;
+
+use sexton_keeper::link::{FromKeeper, KeeperLink};
+use sexton_keeper::wire::{self, StoreName, SweepPolicy, ToKeeper, ToWorker, Welcome};
+use sexton_ledger::{Batch, EventKind, NewEvent};
+use sexton_sys::Fd;
+use sexton_sys::fd::RawFd;
+
+use super::preflight::ledger_refused;
+use super::{Refused, exit};
+use crate::api;
+use crate::config::{OnShutdown, Settings};
+use crate::node::chain;
+use crate::node::driver::Stopped;
+use crate::node::keeper::Keeper;
+use crate::node::worker::{self, BeginError, Begun, Options};
+
+/// Under which name the keeper holds the API's listener.
+const LISTENER: &[u8] = b"api";
+
+/// Runs the worker under the keeper behind `link`.
+///
+/// # Errors
+/// It could not begin; the keeper passes the exit code on if no worker has ever been ready.
+pub fn run(settings: Settings, link: RawFd, prepare: bool) -> Result<u8, Refused> {
+    crate::log::start();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| Refused::new(exit::UNAVAILABLE, error.to_string()))?;
+    let worked = runtime.block_on(work(settings, link, prepare));
+    // What still waits is left: the next worker finds it again.
+    runtime.shutdown_background();
+    worked
+}
+
+async fn work(settings: Settings, link: RawFd, prepare: bool) -> Result<u8, Refused> {
+    let keeper = KeeperLink::inherit(link).map_err(|error| Refused::new(exit::UNAVAILABLE, error.to_string()))?;
+    let keeper = Keeper::new(keeper).map_err(|error| Refused::new(exit::UNAVAILABLE, error.to_string()))?;
+    introduce(&keeper, &settings).await;
+    if prepare {
+        sexton_ledger::check(&settings.state_dir).map_err(|error| ledger_refused(&error))?;
+        keeper.send(ToKeeper::Prepared).await;
+    }
+    let told = hear(&keeper).await?;
+    let begun = worker::begin(&options(&settings), keeper).map_err(|error| refused(&error))?;
+    tell_restart(&begun, &told.welcome).await;
+    serve(Arc::new(settings), begun, told).await
+}
+
+/// What the keeper told before it said go.
+struct Told {
+    welcome: Welcome,
+    listener: Option<Fd>,
+}
+
+async fn introduce(keeper: &Keeper, settings: &Settings) {
+    keeper.send(ToKeeper::Hello { version: wire::VERSION }).await;
+    let mode = match settings.on_shutdown {
+        OnShutdown::Detach => wire::OnShutdown::Detach,
+        OnShutdown::Drain => wire::OnShutdown::Drain,
+    };
+    keeper.send(ToKeeper::Mode(mode)).await;
+    let whole_ms = |span: std::time::Duration| u32::try_from(span.as_millis()).unwrap_or(u32::MAX);
+    let policy = SweepPolicy {
+        enabled: settings.sweep.enabled,
+        interval_ms: whole_ms(settings.sweep.interval.0),
+        grace_ms: whole_ms(settings.sweep.grace.0),
+    };
+    keeper.send(ToKeeper::Sweep(policy)).await;
+}
+
+/// Hears everything up to go.
+async fn hear(keeper: &Keeper) -> Result<Told, Refused> {
+    let (mut welcome, mut listener) = (None, None);
+    loop {
+        let FromKeeper { message, fd } =
+            keeper.receive().await.map_err(|error| Refused::new(exit::UNAVAILABLE, error.to_string()))?;
+        match message {
+            Some(ToWorker::Welcome(told)) => welcome = Some(told),
+            Some(ToWorker::Stored(name)) if name.as_bytes() == LISTENER => listener = fd,
+            Some(ToWorker::Exit(record)) => keeper.remember(record),
+            Some(ToWorker::Go) => break,
+            Some(ToWorker::Shutdown { .. } | ToWorker::Retire) => {
+                // Nothing was begun, so there is nothing to end.
+                keeper.send(ToKeeper::Finished { code: 0 }).await;
+                return Err(Refused::new(0, "asked to end before it began"));
+            }
+            Some(ToWorker::Stored(_) | ToWorker::Swept(_)) | None => {}
+        }
+    }
+    let welcome = welcome.ok_or_else(|| Refused::new(exit::UNAVAILABLE, "the keeper said go before welcome"))?;
+    Ok(Told { welcome, listener })
+}
+
+fn options(settings: &Settings) -> Options {
+    Options {
+        state_dir: settings.state_dir.clone(),
+        run_dir: settings.run_dir.clone(),
+        cgroup: settings.cgroup.clone(),
+        node: None,
+        log_keep: settings.logs.keep.0,
+        log_incarnations: usize::try_from(settings.logs.incarnations).unwrap_or(usize::MAX),
+        reconcile_every: settings.reconcile.interval.0,
+    }
+}
+
+fn refused(error: &BeginError) -> Refused {
+    match error {
+        BeginError::Ledger(error) => ledger_refused(error),
+        BeginError::Proc(_) | BeginError::Logs(_) => Refused::new(exit::UNAVAILABLE, chain(error)),
+        BeginError::Directory { .. } | BeginError::Cgroup(_) => Refused::new(exit::CANT_CREATE, chain(error)),
+    }
+}
+
+/// A worker that follows another says so, with what is known of the other's end.
+async fn tell_restart(begun: &Begun, welcome: &Welcome) {
+    if welcome.restarts == 0 {
+        return;
+    }
+    let end = welcome.last_end.and_then(|end| sexton_plan::state::ExitStatus::from_wait_word(end.status));
+    let (code, signal) = match end {
+        Some(sexton_plan::state::ExitStatus::Code(code)) => (Some(code), None),
+        Some(sexton_plan::state::ExitStatus::Signal(signal)) => (None, Some(signal)),
+        None => (None, None),
+    };
+    let data = serde_json::json!({
+        "pid": welcome.last_end.map(|end| end.pid), "code": code, "signal": signal, "restarts": welcome.restarts,
+    });
+    let events = vec![NewEvent::of_node(EventKind::WorkerRestarted, data)];
+    begun.host.owe(Batch { events, ..Batch::default() }).await;
+}
+
+/// Serves until the daemon is to end.
+async fn serve(settings: Arc<Settings>, begun: Begun, told: Told) -> Result<u8, Refused> {
+    let listener = match told.listener {
+        Some(fd) => api::listener_from(fd),
+        None => listen(&settings.listen_path()),
+    };
+    let path = settings.listen_path();
+    let listener = listener
+        .map_err(|error| Refused::new(exit::CANT_CREATE, format!("could not listen at `{}`: {error}", path.display())))?;
+    let Begun { mut driver, node, host, reader, last_seq } = begun;
+    if let Some(name) = StoreName::new(LISTENER) {
+        host.keeper.store(name, std::os::fd::AsRawFd::as_raw_fd(&listener)).await;
+    }
+    driver.welcomed(told.welcome.keeper_pid, told.welcome.restarts);
+    let context = api::Context::new(node, Arc::clone(&settings), reader, last_seq, Arc::clone(&host));
+    tokio::spawn(api::serve(listener, context));
+    driver.reconcile().await;
+    host.keeper.send(ToKeeper::Ready).await;
+    tracing::info!(socket = %path.display(), node = %host.node, "ready");
+    let stopped = driver.run().await;
+    Ok(end(stopped, &host).await)
+}
+
+/// Lets go: the ledger is flushed by its own drop; instances live on, to be adopted by the next start.
+async fn end(stopped: Stopped, host: &crate::node::host::Host) -> u8 {
+    tracing::info!(?stopped, "ending; instances live on");
+    match stopped {
+        Stopped::Shutdown(_) => host.keeper.send(ToKeeper::Finished { code: 0 }).await,
+        Stopped::Retire | Stopped::KeeperGone => {}
+    }
+    0
+}
+
+/// Binds the API's socket. A file that is there was left by a daemon that died: the state directory is ours.
+fn listen(path: &Path) -> io::Result<UnixListener> {
+    match fs::remove_file(path) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    let listener = UnixListener::bind(path)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
+}

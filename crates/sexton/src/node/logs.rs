@@ -1,0 +1,165 @@
+//! Keeps logs bounded. A workload writes its logs itself, straight to files; what is oldest is dropped in place, so
+//! that nothing newer is lost or repeated, whoever dies.
+//!
+//! A quiet log costs nothing: the kernel tells of the next write to it, once; then it is measured after a short pause,
+//! and watched again.
+
+use std::collections::BTreeMap;
+use std::ffi::CString;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use sexton_sys::inotify::{Inotify, Interest, Notice};
+use sexton_sys::{Errno, file};
+use tokio::io::unix::AsyncFd;
+use tokio::sync::mpsc;
+use tokio::time::sleep;
+
+use super::readiness;
+
+/// How long a log may be written to before it is measured.
+const PAUSE: Duration = Duration::from_millis(100);
+/// Holes are punched in whole blocks of this many bytes.
+const BLOCK: u64 = 4096;
+
+/// Watches logs, and drops their oldest bytes.
+#[derive(Debug)]
+pub struct LogKeeper {
+    queue: AsyncFd<Queue>,
+    paths: BTreeMap<i32, PathBuf>,
+    begun: mpsc::UnboundedReceiver<PathBuf>,
+    keep: u64,
+}
+
+#[derive(Debug)]
+struct Queue(Inotify);
+
+impl AsRawFd for Queue {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.raw()
+    }
+}
+
+impl LogKeeper {
+    /// Keeps `keep` bytes of every log whose path comes over the channel.
+    ///
+    /// # Errors
+    /// The kernel gives no queue for notices.
+    pub fn new(keep: u64) -> io::Result<(LogKeeper, mpsc::UnboundedSender<PathBuf>)> {
+        let queue = Inotify::new().map_err(|error| io::Error::from_raw_os_error(error.errno.0))?;
+        let (sender, begun) = mpsc::unbounded_channel();
+        let queue = readiness::watch(Queue(queue), tokio::io::Interest::READABLE)?;
+        Ok((LogKeeper { queue, paths: BTreeMap::new(), begun, keep }, sender))
+    }
+
+    /// Works until the daemon ends.
+    pub async fn run(mut self) {
+        loop {
+            tokio::select! {
+                Some(path) = self.begun.recv() => self.look_after(path),
+                ready = self.queue.readable() => {
+                    let Ok(mut ready) = ready else { return };
+                    ready.clear_ready();
+                    sleep(PAUSE).await;
+                    for path in self.written() {
+                        self.look_after(path);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The logs that were written to.
+    fn written(&mut self) -> Vec<PathBuf> {
+        let mut found = Vec::new();
+        let paths = &mut self.paths;
+        let mut take = |wd, notice| match (paths.remove(&wd), notice) {
+            (Some(path), Notice::Changed) => found.push(path),
+            // Removed with its instance.
+            (_, Notice::Over) | (None, Notice::Changed) => {}
+        };
+        while self.queue.get_ref().0.take(&mut take).is_ok() {}
+        found
+    }
+
+    /// Watches a log for its next write, then measures it: what is written between the two is noticed.
+    fn look_after(&mut self, path: PathBuf) {
+        let Ok(c_path) = CString::new(path.as_os_str().as_bytes()) else { return };
+        match self.queue.get_ref().0.watch(&c_path, Interest::NextWrite) {
+            Ok(wd) => {
+                self.paths.insert(wd, path.clone());
+            }
+            // Removed with its instance.
+            Err(error) if error.errno == Errno::ENOENT => return,
+            Err(error) => tracing::warn!(%error, path = %path.display(), "log not watched"),
+        }
+        if let Err(error) = bound(&path, self.keep)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            tracing::warn!(%error, path = %path.display(), "log not bounded");
+        }
+    }
+}
+
+/// Drops the oldest bytes of a log beyond `keep`.
+///
+/// # Errors
+/// The file could not be read or changed.
+pub fn bound(path: &Path, keep: u64) -> io::Result<()> {
+    let log = OpenOptions::new().read(true).write(true).open(path)?;
+    let len = log.metadata()?.len();
+    let first = file::seek_data(log.as_raw_fd(), 0).map_err(from_sys)?.unwrap_or(len);
+    if len.saturating_sub(first) <= keep {
+        return Ok(());
+    }
+    // Whole blocks, so that at least `keep` bytes stay; the file keeps its length, and its writer its place.
+    let end = (len - keep) / BLOCK * BLOCK;
+    match file::punch_hole(log.as_raw_fd(), 0, end) {
+        Ok(()) => Ok(()),
+        Err(error) if error.errno == Errno::EOPNOTSUPP => copy_truncate(log, keep),
+        Err(error) => Err(from_sys(error)),
+    }
+}
+
+/// Where the file system cannot punch holes. What is written between the copy and the truncation is lost.
+fn copy_truncate(mut log: File, keep: u64) -> io::Result<()> {
+    let len = log.metadata()?.len();
+    log.seek(SeekFrom::Start(len.saturating_sub(keep)))?;
+    let mut tail = Vec::new();
+    log.read_to_end(&mut tail)?;
+    log.set_len(0)?;
+    log.seek(SeekFrom::Start(0))?;
+    log.write_all(&tail)
+}
+
+fn from_sys(error: sexton_sys::SysError) -> io::Error {
+    io::Error::from_raw_os_error(error.errno.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::MetadataExt;
+
+    #[test]
+    fn the_newest_bytes_stay_in_place() {
+        let path = std::env::temp_dir().join(format!("sexton-log-{}", std::process::id()));
+        let mut log = OpenOptions::new().append(true).create(true).open(&path).expect("log");
+        let lines: Vec<String> = (0..100_000).map(|n| format!("line {n}\n")).collect();
+        log.write_all(lines.concat().as_bytes()).expect("written");
+        let before = std::fs::read(&path).expect("read");
+        bound(&path, 64 * 1024).expect("bounded");
+        let after = std::fs::read(&path).expect("read");
+        let disk = std::fs::metadata(&path).expect("metadata").blocks() * 512;
+        std::fs::remove_file(&path).expect("removed");
+        assert_eq!(after.len(), before.len());
+        let kept = after.len() - 64 * 1024;
+        assert_eq!(after[kept..], before[kept..]);
+        assert!(after[..kept - 4096].iter().all(|byte| *byte == 0));
+        assert!(disk <= 64 * 1024 + 2 * 4096, "{disk} bytes on the disk");
+    }
+}
