@@ -41,6 +41,18 @@ impl Finder {
         Finder { wanted: true, not_before: Duration::ZERO }
     }
 
+    /// Wants none; stands in for one that is at work.
+    pub(crate) const fn resting() -> Finder {
+        Finder { wanted: false, not_before: Duration::ZERO }
+    }
+
+    /// Wants what was asked of the one that stood in.
+    pub(crate) fn merge(&mut self, stand_in: &Finder) {
+        if stand_in.wanted {
+            self.want_at(stand_in.not_before);
+        }
+    }
+
     /// Wants a scan, because a child ended and others may have too.
     pub(crate) fn want(&mut self) {
         self.wanted = true;
@@ -138,7 +150,7 @@ mod tests {
 
     #[test]
     fn a_scan_rests_before_the_next_one_however_often_it_is_wanted() {
-        let mut finder = Finder { wanted: false, not_before: Duration::ZERO };
+        let mut finder = Finder::resting();
         assert_eq!(finder.pause(Duration::ZERO), None);
         let begun = time::monotonic();
         finder.scan(begun, |_, _| false);

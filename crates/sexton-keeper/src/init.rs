@@ -128,7 +128,7 @@ impl<'a> Init<'a> {
         }
         loop {
             let now = time::monotonic();
-            let mut finder = core::mem::replace(&mut self.finder, Finder::new());
+            let mut finder = core::mem::replace(&mut self.finder, Finder::resting());
             finder.scan_if_due(now, |pid, _| self.reap(pid));
             self.finder = finder;
             if let Some(code) = self.code {

@@ -19,12 +19,58 @@ use sexton_sys::entry::Start;
 
 mod args;
 mod children;
+mod connection;
 mod init;
 pub mod link;
+mod pidmap;
+mod records;
+mod roster;
+mod starts;
+mod status;
+mod store;
+mod swap;
+mod sweep;
 mod text;
+mod turn;
 pub mod wire;
+mod worker;
+
+pub use turn::run;
+pub use worker::KeeperConfig;
+
+/// A wrong command line of the keeper (`sysexits.h`).
+const USAGE: i32 = 64;
 
 /// What `sexton-init` does; tells its exit code.
 pub fn main(start: Start) -> i32 {
-    init::run(start)
+    if start.args.at(1) != Some(c"--keeper") {
+        return init::run(start);
+    }
+    match read_config(start) {
+        Some(config) => run(&config),
+        None => {
+            let usage = "usage: sexton-init --keeper --run-dir DIR [--lock-fd N] -- /PROGRAM [ARG]...";
+            text::say(text::STDERR, format_args!("{usage}"));
+            USAGE
+        }
+    }
+}
+
+/// Reads `--keeper --run-dir DIR [--lock-fd N] -- /PROGRAM [ARG]…`.
+fn read_config(start: Start) -> Option<KeeperConfig<'static>> {
+    let mut args = start.args.skip(2);
+    let mut run_dir = None;
+    let mut lock_fd = None;
+    while let Some(flag) = args.at(0).filter(|flag| *flag != c"--") {
+        let value = args.at(1)?;
+        match flag.to_bytes() {
+            b"--run-dir" => run_dir = Some(value),
+            b"--lock-fd" => lock_fd = Some(value.to_str().ok()?.parse().ok().filter(|&fd| fd > 2)?),
+            _ => return None,
+        }
+        args = args.skip(2);
+    }
+    let args = args.skip(1);
+    let program = args.at(0).filter(|program| program.to_bytes().starts_with(b"/"))?;
+    Some(KeeperConfig { program, args, env: start.env, run_dir: run_dir?, lock_fd })
 }

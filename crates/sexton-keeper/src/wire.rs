@@ -96,6 +96,9 @@ pub struct ExitRecord {
 }
 
 impl ExitRecord {
+    /// Nobody's.
+    pub(crate) const EMPTY: ExitRecord = ExitRecord { seq: 0, pid: 0, ino: 0, status: 0, at_ns: 0 };
+
     /// How it ended.
     pub fn ended(&self) -> Option<Ended> {
         Ended::from_raw(self.status)

@@ -206,6 +206,16 @@ pub fn punch_hole(fd: RawFd, offset: u64, len: u64) -> Result<(), SysError> {
     done("fallocate", unsafe { syscall(nr::FALLOCATE, args) })
 }
 
+/// Keeps blocks for the first `len` bytes, beyond the end of the file too, whose length stays what it is.
+///
+/// # Errors
+/// `ENOSPC`; `EOPNOTSUPP` where the file system cannot.
+pub fn reserve(fd: RawFd, len: u64) -> Result<(), SysError> {
+    const KEEP_SIZE: usize = 1;
+    // SAFETY: touches no memory.
+    done("fallocate", unsafe { syscall(nr::FALLOCATE, [word(fd), KEEP_SIZE, 0, register(len), 0, 0]) })
+}
+
 /// The first offset from `offset` on that is not in a hole; `None` where only holes follow.
 ///
 /// # Errors

@@ -1,0 +1,205 @@
+//! The keeper's end of the connection to one worker.
+//!
+//! Nothing is queued here: what is to be said follows from the keeper's state and from how much of it has been said, so
+//! that a worker that does not read costs no memory, and a new one is told everything.
+
+use core::time::Duration;
+
+use sexton_sys::poll::{PollFd, events};
+use sexton_sys::socket::{receive, send};
+use sexton_sys::{Errno, Fd, RawFd};
+
+use crate::records::Records;
+use crate::store::Store;
+use crate::sweep::Sweep;
+use crate::wire::{MAX_MESSAGE, ToKeeper, ToWorker, Welcome};
+
+/// How long to wait with a message that the kernel has no room for, though the socket has.
+const RETRY: Duration = Duration::from_millis(100);
+
+/// What the keeper has for a worker.
+pub(crate) struct News<'a, 'b> {
+    pub(crate) welcome: Welcome,
+    pub(crate) store: &'a Store,
+    pub(crate) records: &'a Records<'b>,
+    pub(crate) sweep: &'a mut Sweep,
+    pub(crate) retire: bool,
+    pub(crate) shutdown: u8,
+}
+
+/// One end, and how much has been said through it.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    socket: Fd,
+    /// A candidate is told nothing until its predecessor has ended.
+    released: bool,
+    welcomed: bool,
+    stored: usize,
+    next_exit: u64,
+    gone: bool,
+    retired: bool,
+    shutdown: u8,
+    state: Sending,
+    /// Everything that the worker said before it closed its end has been heard.
+    heard_all: bool,
+}
+
+/// Whether the worker takes messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sending {
+    /// It does.
+    Open,
+    /// Its socket is full.
+    Full,
+    /// The kernel is short of something else until then.
+    Wait(Duration),
+    /// It has closed its end.
+    Closed,
+}
+
+/// What a worker said.
+#[derive(Debug)]
+pub(crate) enum Heard {
+    /// A message that is known, and the descriptor that came with it.
+    Message(ToKeeper, Option<Fd>),
+    /// One that is not, or is none.
+    Skipped,
+    /// Nothing more for now.
+    Silence,
+}
+
+impl Connection {
+    /// The connection of a worker that may start at once, or only once it is released.
+    pub(crate) fn new(socket: Fd, released: bool) -> Connection {
+        Connection {
+            socket,
+            released,
+            welcomed: false,
+            stored: 0,
+            next_exit: 0,
+            gone: false,
+            retired: false,
+            shutdown: 0,
+            state: Sending::Open,
+            heard_all: false,
+        }
+    }
+
+    /// Lets the worker start.
+    pub(crate) fn release(&mut self) {
+        self.released = true;
+    }
+
+    /// What to wait for: what the worker says and, where it is behind, that it takes more.
+    pub(crate) fn watched(&self) -> PollFd {
+        match self.state {
+            _ if self.heard_all => PollFd::unused(),
+            Sending::Full => PollFd::new(self.socket.raw(), events::IN | events::OUT),
+            Sending::Open | Sending::Wait(_) | Sending::Closed => PollFd::new(self.socket.raw(), events::IN),
+        }
+    }
+
+    /// Whether the worker has been told to retire.
+    pub(crate) fn is_retired(&self) -> bool {
+        self.retired
+    }
+
+    /// Whether the worker has closed its end, and all that it said before has been heard.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.heard_all
+    }
+
+    /// How long until sending is tried again by itself.
+    pub(crate) fn pause(&self, now: Duration) -> Option<Duration> {
+        match self.state {
+            Sending::Wait(until) => Some(until.saturating_sub(now)),
+            Sending::Open | Sending::Full | Sending::Closed => None,
+        }
+    }
+
+    /// Takes one message.
+    pub(crate) fn hear(&mut self) -> Heard {
+        let mut packet = [0; MAX_MESSAGE];
+        while !self.heard_all {
+            match receive(self.socket.raw(), &mut packet) {
+                Ok(received) if received.len > 0 => {
+                    let [fd, ..] = received.fds;
+                    return match ToKeeper::decode(packet.get(..received.len).unwrap_or_default()) {
+                        Ok(Some(message)) => Heard::Message(message, fd),
+                        Ok(None) | Err(_) => Heard::Skipped,
+                    };
+                }
+                // It ended without having read all; the kernel says so once, and what it said itself comes after that.
+                Err(error) if error.errno == Errno::ECONNRESET => {}
+                // Nothing there, or no memory to take it with.
+                Err(error) if matches!(error.errno, Errno::EAGAIN | Errno::ENOMEM) => return Heard::Silence,
+                Ok(_) | Err(_) => self.heard_all = true,
+            }
+        }
+        Heard::Silence
+    }
+
+    /// Says what has not been said yet, as far as the worker takes it.
+    pub(crate) fn tell(&mut self, now: Duration, news: &mut News<'_, '_>) {
+        if self.state == Sending::Full || self.pause(now) == Some(Duration::ZERO) {
+            self.state = Sending::Open;
+        }
+        while self.released && self.state == Sending::Open && self.tell_next(now, news) {}
+    }
+
+    /// Says the next thing; `false` where there is none.
+    fn tell_next(&mut self, now: Duration, news: &mut News<'_, '_>) -> bool {
+        if !self.welcomed {
+            self.welcomed = self.send(now, &ToWorker::Welcome(news.welcome), &[]);
+        } else if !self.gone {
+            self.tell_state(now, news);
+        } else if let Some(record) = news.records.from(self.next_exit) {
+            if self.send(now, &ToWorker::Exit(record), &[]) {
+                self.next_exit = record.seq + 1;
+            }
+        } else if news.retire && !self.retired {
+            self.retired = self.send(now, &ToWorker::Retire, &[]);
+        } else if news.shutdown > self.shutdown {
+            if self.send(now, &ToWorker::Shutdown { level: news.shutdown }, &[]) {
+                self.shutdown = news.shutdown;
+            }
+        } else if let Some(&swept) = news.sweep.untold() {
+            if self.send(now, &ToWorker::Swept(swept), &[]) {
+                news.sweep.told();
+            }
+        } else {
+            return false;
+        }
+        true
+    }
+
+    /// Says the next part of what a worker must know before it starts: stored descriptors, recorded exits, Go.
+    fn tell_state(&mut self, now: Duration, news: &News<'_, '_>) {
+        if let Some((name, fd, next)) = news.store.from(self.stored) {
+            if self.send(now, &ToWorker::Stored(name), &[fd]) {
+                self.stored = next;
+            }
+        } else if let Some(record) = news.records.from(self.next_exit) {
+            if self.send(now, &ToWorker::Exit(record), &[]) {
+                self.next_exit = record.seq + 1;
+            }
+        } else {
+            self.gone = self.send(now, &ToWorker::Go, &[]);
+        }
+    }
+
+    /// Sends one message; `false` where the worker does not take it now.
+    fn send(&mut self, now: Duration, message: &ToWorker, fds: &[RawFd]) -> bool {
+        let mut packet = [0; MAX_MESSAGE];
+        let len = message.encode(&mut packet);
+        let Err(error) = send(self.socket.raw(), packet.get(..len).unwrap_or_default(), fds) else {
+            return true;
+        };
+        self.state = match error.errno {
+            Errno::EAGAIN => Sending::Full,
+            Errno::EPIPE | Errno::ECONNRESET => Sending::Closed,
+            _ => Sending::Wait(now.saturating_add(RETRY)),
+        };
+        false
+    }
+}

@@ -1,0 +1,175 @@
+use super::*;
+use std::ffi::CString;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::vec::Vec;
+
+struct Dir(PathBuf);
+
+impl Dir {
+    fn new(name: &str) -> Dir {
+        let path = std::env::temp_dir().join(std::format!("sexton-records-{}-{name}", std::process::id()));
+        std::fs::create_dir(&path).unwrap();
+        Dir(path)
+    }
+
+    fn c(&self) -> CString {
+        CString::new(self.0.as_os_str().as_bytes()).unwrap()
+    }
+
+    fn file(&self) -> PathBuf {
+        Path::new(&self.0).join("exits")
+    }
+}
+
+impl Drop for Dir {
+    fn drop(&mut self) {
+        std::fs::remove_dir_all(&self.0).unwrap();
+    }
+}
+
+fn exit(pid: u32) -> ExitRecord {
+    ExitRecord { seq: 0, pid, ino: u64::from(pid) << 33, status: 256 * 7, at_ns: 1_700_000_000_000_000_000 }
+}
+
+fn all(records: &Records<'_>) -> Vec<ExitRecord> {
+    let mut all = Vec::new();
+    while let Some(record) = records.from(all.last().map_or(0, |last: &ExitRecord| last.seq + 1)) {
+        all.push(record);
+    }
+    all
+}
+
+fn pids(records: &Records<'_>) -> Vec<u32> {
+    all(records).iter().map(|record| record.pid).collect()
+}
+
+#[test]
+fn a_new_keeper_reads_what_was_not_acknowledged() {
+    let dir = Dir::new("reload");
+    let path = dir.c();
+    let mut records = Records::load(&path).unwrap();
+    records.add(&mut [exit(10), exit(11)]).unwrap();
+    records.add(&mut [exit(12)]).unwrap();
+    assert_eq!(all(&records)[2], ExitRecord { seq: 3, ..exit(12) });
+    let path = dir.c();
+    let mut second = Records::load(&path).unwrap();
+    assert_eq!(pids(&second), [10, 11, 12]);
+    second.forget(2);
+    second.add(&mut [exit(13)]).unwrap();
+    let path = dir.c();
+    let third = Records::load(&path).unwrap();
+    assert_eq!(
+        all(&third).iter().map(|record| (record.seq, record.pid)).collect::<Vec<_>>(),
+        [(1, 10), (2, 12), (3, 13)]
+    );
+}
+
+#[test]
+fn the_file_is_emptied_when_all_is_acknowledged_and_removed_at_the_end() {
+    let dir = Dir::new("empty");
+    let path = dir.c();
+    let mut records = Records::load(&path).unwrap();
+    records.add(&mut [exit(10), exit(11)]).unwrap();
+    records.forget(1);
+    records.forget(1);
+    records.forget(99);
+    assert_eq!(records.waiting(), 1);
+    records.remove_file();
+    assert!(dir.file().exists(), "what is waited for stays");
+    records.forget(2);
+    assert_eq!(std::fs::read(dir.file()).unwrap(), HEAD);
+    records.add(&mut [exit(12)]).unwrap();
+    assert_eq!(pids(&records), [12]);
+    records.forget(3);
+    records.remove_file();
+    assert!(!dir.file().exists());
+}
+
+#[test]
+fn the_file_of_an_earlier_keeper_goes_when_all_in_it_is_acknowledged() {
+    let dir = Dir::new("earlier");
+    let path = dir.c();
+    Records::load(&path).unwrap().add(&mut [exit(10)]).unwrap();
+    let mut records = Records::load(&path).unwrap();
+    records.forget(1);
+    assert!(!dir.file().exists());
+    records.add(&mut [exit(11)]).unwrap();
+    assert_eq!(pids(&Records::load(&path).unwrap()), [11]);
+}
+
+#[test]
+fn a_torn_record_is_left_out_and_the_others_are_found() {
+    let dir = Dir::new("torn");
+    let path = dir.c();
+    let mut records = Records::load(&path).unwrap();
+    records.add(&mut [exit(10), exit(11), exit(12)]).unwrap();
+    let whole = std::fs::read(dir.file()).unwrap();
+    for at in HEAD.len()..whole.len() {
+        let mut torn = whole.clone();
+        torn[at] ^= 0x40;
+        std::fs::write(dir.file(), &torn).unwrap();
+        let path = dir.c();
+        let second = Records::load(&path).unwrap();
+        assert_eq!(second.waiting(), 2, "byte {at}");
+    }
+    for len in 0..whole.len() {
+        std::fs::write(dir.file(), &whole[..len]).unwrap();
+        let path = dir.c();
+        let second = Records::load(&path).unwrap();
+        assert_eq!(second.waiting(), (len.saturating_sub(HEAD.len()) / RECORD) as u64, "length {len}");
+    }
+    std::fs::write(dir.file(), b"SXTNEXIT\x02\0\0\0rest of another version").unwrap();
+    let path = dir.c();
+    let second = Records::load(&path).unwrap();
+    assert_eq!(second.waiting(), 0);
+}
+
+#[test]
+fn loading_changes_nothing_on_disk() {
+    let dir = Dir::new("readonly");
+    let path = dir.c();
+    let records = Records::load(&path).unwrap();
+    assert_eq!(std::fs::read_dir(&dir.0).unwrap().count(), 0);
+    drop(records);
+    let mut records = Records::load(c"/nonexistent").unwrap();
+    assert!(records.add(&mut [exit(1)]).is_err());
+    assert_eq!(records.waiting(), 0, "what is not on disk is not told");
+}
+
+#[test]
+fn the_file_stays_small_however_many_come_and_go() {
+    let dir = Dir::new("waste");
+    let path = dir.c();
+    let mut records = Records::load(&path).unwrap();
+    records.add(&mut [exit(1)]).unwrap();
+    for round in 0..100_u64 {
+        let mut batch: Vec<ExitRecord> = (0..BATCH).map(|_| exit(5)).collect();
+        records.add(&mut batch).unwrap();
+        batch.iter().for_each(|record| records.forget(record.seq));
+        assert_eq!(records.waiting(), 1, "round {round}");
+    }
+    let bound = HEAD_BYTES + (MUCH_WASTE + 2 * BATCH as u64) * RECORD as u64;
+    assert!(std::fs::metadata(dir.file()).unwrap().len() < bound);
+    let path = dir.c();
+    let second = Records::load(&path).unwrap();
+    assert_eq!(all(&second)[0].pid, 1);
+}
+
+#[test]
+fn a_full_queue_takes_no_more_until_one_is_acknowledged() {
+    let dir = Dir::new("full");
+    let path = dir.c();
+    let mut records = Records::load(&path).unwrap();
+    let mut batch: Vec<ExitRecord> = (1..=128).map(exit).collect();
+    while records.has_room() {
+        records.add(&mut batch).unwrap();
+    }
+    assert_eq!(records.waiting(), BOUND as u64);
+    records.forget(500);
+    assert!(!records.has_room());
+    (1..=400).for_each(|seq| records.forget(seq));
+    assert!(records.has_room());
+    assert_eq!(records.from(0).unwrap().seq, 401);
+    assert_eq!(records.from(500).unwrap().seq, 501);
+}

@@ -1,0 +1,130 @@
+//! One worker process: how it is started, and what is known of it.
+
+use core::ffi::CStr;
+use core::fmt::Write;
+
+use sexton_sys::file::{self, AT_FDCWD, flags};
+use sexton_sys::process::{Child, Group, Program, SignalState, Spawn, spawn};
+use sexton_sys::signal::Signal;
+use sexton_sys::socket::message_pair;
+use sexton_sys::strings::Strings;
+use sexton_sys::wait::Ended;
+use sexton_sys::{Fd, RawFd, SysError};
+
+use crate::connection::Connection;
+use crate::text::Text;
+
+/// How workers are started.
+#[derive(Clone, Copy, Debug)]
+pub struct KeeperConfig<'a> {
+    /// Absolute path of the worker's program; opened again at every HUP.
+    pub program: &'a CStr,
+    /// The worker's command line, `argv[0]` included.
+    pub args: Strings<'a>,
+    /// The environment; `SEXTON_KEEPER_FD`, `SEXTON_PHASE` and `SEXTON_LOCK_FD` are added to it.
+    pub env: Strings<'a>,
+    /// Directory of `keeper.status` and `exits`; may be made later, by the worker.
+    pub run_dir: &'a CStr,
+    /// An open descriptor that holds the lock of the state directory; workers inherit it, so that the lock lasts until
+    /// the last of them has ended.
+    pub lock_fd: Option<RawFd>,
+}
+
+/// How far a worker is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// It checks what it can beside its predecessor.
+    Preparing,
+    /// It has checked, and waits for its predecessor to end.
+    Prepared,
+    /// It may do everything, and is not ready yet.
+    Starting,
+    /// It serves.
+    Ready,
+}
+
+/// A worker that has not been reaped.
+#[derive(Debug)]
+pub(crate) struct Worker {
+    pub(crate) child: Child,
+    pub(crate) connection: Connection,
+    pub(crate) phase: Phase,
+}
+
+/// The program of a worker: held open, so that it can be started again when its file has been replaced.
+#[derive(Debug)]
+pub(crate) struct Image(Fd);
+
+impl Image {
+    /// The program that is at `path` now.
+    ///
+    /// # Errors
+    /// As `openat(2)`.
+    pub(crate) fn open(path: &CStr) -> Result<Image, SysError> {
+        file::open(AT_FDCWD, path, flags::PATH, 0).map(Image)
+    }
+}
+
+impl Worker {
+    /// Starts `image`, as a candidate that is to prepare, or to run.
+    ///
+    /// # Errors
+    /// The call that failed; `execve` where the file is no program.
+    pub(crate) fn start(
+        config: &KeeperConfig<'_>,
+        image: &Image,
+        signals: SignalState,
+        phase: Phase,
+    ) -> Result<Worker, SysError> {
+        let (ours, theirs) = message_pair()?;
+        let null = file::open(AT_FDCWD, c"/dev/null", flags::RDWR, 0).ok();
+        let link = variable(format_args!("SEXTON_KEEPER_FD={}", theirs.raw()));
+        let lock = variable(format_args!("SEXTON_LOCK_FD={}", config.lock_fd.unwrap_or(-1)));
+        let phase_name = if phase == Phase::Preparing { c"SEXTON_PHASE=prepare" } else { c"SEXTON_PHASE=run" };
+        let variables = [phase_name, c_str(&link), c_str(&lock)];
+        let kept = [theirs.raw(), config.lock_fd.unwrap_or(theirs.raw())];
+        let child = spawn(&Spawn {
+            program: Program::Open(image.0.raw()),
+            args: config.args,
+            env: config.env,
+            env_added: variables.get(..if config.lock_fd.is_some() { 3 } else { 2 }).unwrap_or_default(),
+            signals,
+            // The terminal's Ctrl-C is for the keeper, who passes it on as a shutdown.
+            group: Group::Own,
+            // A worker never stays alone; it loses nothing by it that a crash would not lose.
+            parent_death: Some(Signal::KILL),
+            stdin: null.as_ref().map(Fd::raw),
+            kept: &kept,
+        })?;
+        let connection = Connection::new(ours, phase != Phase::Preparing);
+        Ok(Worker { child, connection, phase })
+    }
+
+    /// Ends it, by its pidfd or as our own unreaped child. It cannot refuse, and is found ended like any other.
+    pub(crate) fn kill(&self) {
+        let _ended_already = self.child.signal(Signal::KILL);
+    }
+
+    /// Lets a prepared candidate start.
+    pub(crate) fn release(&mut self) {
+        self.phase = Phase::Starting;
+        self.connection.release();
+    }
+
+    /// How it ended, where it has; it stays unreaped.
+    pub(crate) fn end(&self) -> Option<Ended> {
+        self.child.peek().ok().flatten()
+    }
+}
+
+/// `NAME=value` with a zero at its end.
+fn variable(text: core::fmt::Arguments<'_>) -> Text<48> {
+    let mut variable = Text::of(text);
+    // The longest, with an 11-digit number, has room for it.
+    let _fits = variable.write_str("\0");
+    variable
+}
+
+fn c_str(variable: &Text<48>) -> &CStr {
+    CStr::from_bytes_with_nul(variable.as_bytes()).unwrap_or(c"")
+}
