@@ -2,11 +2,12 @@
 //!
 //! Synchronous, without a runtime of its own. Every process is held by a [`handle::Handle`], never by a number.
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 pub mod domain;
 pub mod features;
 pub mod handle;
+pub mod owned;
 pub mod pin;
 pub mod proc;
 pub mod spawn;

@@ -27,6 +27,8 @@ impl Ground {
             log_keep: 1 << 20,
             log_incarnations: 3,
             reconcile_every: Duration::from_secs(30),
+            drain: sexton::node::drain::DrainRules { cancel: vec!["build".parse().expect("word")] },
+            drain_at_shutdown: None,
         };
         Ground { dir, options }
     }
@@ -85,7 +87,7 @@ async fn settled(node: &Node, name: &str) -> std::sync::Arc<Entry> {
 fn an_instance_runs_ends_and_leaves_nothing() {
     let ground = Ground::new("plain");
     run(async {
-        let begun = worker::begin(&ground.options, Keeper::none()).expect("begun");
+        let begun = worker::begin(&ground.options, Keeper::none(), true).await.expect("begun");
         let node = begun.node.clone();
         tokio::spawn(begun.driver.run());
         let entry = node.create(new("a", spec(&["sh", "-c", "echo out; echo err >&2; exit 7"])), None, me()).await;
@@ -111,7 +113,7 @@ fn an_instance_runs_ends_and_leaves_nothing() {
 fn a_tree_that_ignores_the_polite_signal_is_ended_whole() {
     let ground = Ground::new("tree");
     run(async {
-        let begun = worker::begin(&ground.options, Keeper::none()).expect("begun");
+        let begun = worker::begin(&ground.options, Keeper::none(), true).await.expect("begun");
         let node = begun.node.clone();
         tokio::spawn(begun.driver.run());
         let script =
@@ -130,7 +132,7 @@ fn a_tree_that_ignores_the_polite_signal_is_ended_whole() {
 fn a_worker_that_dies_is_followed_by_one_that_knows_everything() {
     let ground = Ground::new("again");
     let identity = run(async {
-        let begun = worker::begin(&ground.options, Keeper::none()).expect("begun");
+        let begun = worker::begin(&ground.options, Keeper::none(), true).await.expect("begun");
         let node = begun.node.clone();
         tokio::spawn(begun.driver.run());
         node.create(new("short", spec(&["sh", "-c", "sleep 0.3; exit 5"])), None, me()).await.expect("created");
@@ -138,7 +140,7 @@ fn a_worker_that_dies_is_followed_by_one_that_knows_everything() {
     });
     // The runtime and everything in it is gone, as after a crash; its children are still this test's.
     run(async {
-        let begun = worker::begin(&ground.options, Keeper::none()).expect("begun again");
+        let begun = worker::begin(&ground.options, Keeper::none(), true).await.expect("begun again");
         let node = begun.node.clone();
         tokio::spawn(begun.driver.run());
         let long = node.one("long".parse().expect("name")).await.expect("listed");
@@ -148,5 +150,43 @@ fn a_worker_that_dies_is_followed_by_one_that_knows_everything() {
         let stop = Stop { force: true, grace: None };
         node.stop("long".parse().expect("name"), stop, me()).await.expect("stopped");
         assert_eq!(settled(&node, "long").await.exit.and_then(|exit| exit.signal), Some(9));
+    });
+}
+
+#[test]
+fn a_drain_refuses_the_new_cancels_builds_and_waits_for_the_rest() {
+    let ground = Ground::new("drain");
+    run(async {
+        let begun = worker::begin(&ground.options, Keeper::none(), true).await.expect("begun");
+        let node = begun.node.clone();
+        tokio::spawn(begun.driver.run());
+        let build = Spec { kind: "build".parse().expect("word"), ..spec(&["sleep", "1000"]) };
+        node.create(new("build", build), None, me()).await.expect("created");
+        node.create(new("box", spec(&["sleep", "1000"])), None, me()).await.expect("created");
+        node.drain(false, None, me()).await.expect("draining");
+        let refused = node.create(new("late", spec(&["true"])), None, me()).await.expect_err("the gate is closed");
+        assert_eq!(refused.kind.code(), "node_draining");
+        assert_eq!(settled(&node, "build").await.reason.as_deref(), Some("cancelled"));
+        let inflight = node.facts().await.expect("facts").inflight;
+        assert_eq!(inflight.iter().map(|one| one.name.as_str()).collect::<Vec<_>>(), ["box"]);
+        node.drain(true, None, me()).await.expect("forced");
+        let mut status = node.status().await.expect("status");
+        let limit = Duration::from_secs(20);
+        tokio::time::timeout(limit, status.wait_for(|state| state.drained)).await.expect("in time").expect("driver");
+    });
+    run(async {
+        let begun = worker::begin(&ground.options, Keeper::none(), false).await.expect("a new worker alone");
+        let node = begun.node.clone();
+        tokio::spawn(begun.driver.run());
+        let state = node.facts().await.expect("facts").state;
+        assert!(state.draining && state.drained);
+    });
+    run(async {
+        let begun = worker::begin(&ground.options, Keeper::none(), true).await.expect("a new daemon");
+        let node = begun.node.clone();
+        tokio::spawn(begun.driver.run());
+        assert!(!node.facts().await.expect("facts").state.draining);
+        node.create(new("again", spec(&["true"])), None, me()).await.expect("created");
+        settled(&node, "again").await;
     });
 }

@@ -48,7 +48,8 @@ async fn work(settings: Settings, link: RawFd, prepare: bool) -> Result<u8, Refu
         keeper.send(ToKeeper::Prepared).await;
     }
     let told = hear(&keeper).await?;
-    let begun = worker::begin(&options(&settings), keeper).map_err(|error| refused(&error))?;
+    let new_keeper = told.welcome.restarts == 0;
+    let begun = worker::begin(&options(&settings), keeper, new_keeper).await.map_err(|error| refused(&error))?;
     tell_restart(&begun, &told.welcome).await;
     serve(Arc::new(settings), begun, told).await
 }
@@ -107,6 +108,8 @@ fn options(settings: &Settings) -> Options {
         log_keep: settings.logs.keep.0,
         log_incarnations: usize::try_from(settings.logs.incarnations).unwrap_or(usize::MAX),
         reconcile_every: settings.reconcile.interval.0,
+        drain: DrainRules { cancel: cancelled_kinds(settings) },
+        drain_at_shutdown: (settings.on_shutdown == OnShutdown::Drain).then_some(settings.drain_timeout),
     }
 }
 

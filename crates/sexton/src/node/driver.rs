@@ -18,10 +18,11 @@ use sexton_plan::state::State;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval};
 
+use super::drain::{Drain, DrainNews};
 use super::host::SharedHost;
 use super::life::{Answer, Command, Life, LifeHandle, Next};
 use super::recover;
-use super::request::{Caller, Facts, Filter, IdempotencyKey, NewInstance, Node, Page, Request};
+use super::request::{Caller, Facts, Filter, IdempotencyKey, InFlight, NewInstance, Node, Page, Request};
 use crate::refusal::{Kind, Refusal};
 
 /// Instances on one node: what the keeper's roster holds.
@@ -50,14 +51,22 @@ pub struct Driver {
     keys: BTreeMap<String, (u64, Name)>,
     orphans: BTreeSet<(Pid, Option<u64>)>,
     generation: watch::Sender<u64>,
+    drain: Drain,
+    drain_news: mpsc::UnboundedReceiver<DrainNews>,
+    shutdown: Shutdown,
     reconcile_every: Duration,
     worker_restarts: u64,
     keeper_pid: u32,
 }
 
 impl Driver {
-    /// The driver of `host`, and the way to it.
-    pub fn new(host: SharedHost, reconcile_every: Duration) -> (Driver, Node) {
+    /// The driver of `host`, and the way to it. `drain` is the node's status as the ledger has it.
+    pub fn new(
+        host: SharedHost,
+        (drain, drain_news): (Drain, mpsc::UnboundedReceiver<DrainNews>),
+        reconcile_every: Duration,
+        drain_at_shutdown: Option<Option<Duration>>,
+    ) -> (Driver, Node) {
         let (node, requests) = Node::channel();
         let driver = Driver {
             host,
@@ -67,6 +76,9 @@ impl Driver {
             keys: BTreeMap::new(),
             orphans: BTreeSet::new(),
             generation: watch::Sender::new(0),
+            drain,
+            drain_news,
+            shutdown: Shutdown { drains: drain_at_shutdown, level: 0 },
             reconcile_every,
             worker_restarts: 0,
             keeper_pid: 0,
@@ -81,7 +93,7 @@ impl Driver {
     }
 
     /// Finds every recorded instance again: look, judge, go on.
-    pub fn recover(&mut self, entries: Vec<Entry>) {
+    pub async fn recover(&mut self, entries: Vec<Entry>, meta: &BTreeMap<String, String>) {
         for entry in entries {
             let seen = recover::look(&entry, &self.host);
             let name = entry.name.clone();
@@ -93,11 +105,11 @@ impl Driver {
         for record in self.host.keeper.exits() {
             self.exit_recorded(record);
         }
+        self.drain.go_on(&self.host, meta, &self.lives).await;
     }
 
-    /// Serves until the daemon is to end. The first reconcile comes before the first request.
+    /// Serves until the daemon is to end.
     pub async fn run(mut self) -> Stopped {
-        self.reconcile().await;
         let host = Arc::clone(&self.host);
         let mut ticks = interval(self.reconcile_every);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -111,6 +123,12 @@ impl Driver {
                 message = host.keeper.receive() => {
                     if let Some(stopped) = self.heed(message).await {
                         return stopped;
+                    }
+                }
+                Some(news) = self.drain_news.recv() => {
+                    let drained = self.drain.heed(news, &self.host, &self.lives).await;
+                    if drained && self.shutdown.level > 0 {
+                        return Stopped::Shutdown(self.shutdown.level);
                     }
                 }
                 Some(request) = self.requests.recv() => self.serve(request).await,
@@ -153,6 +171,16 @@ impl Driver {
             Request::Reconcile { reply } => {
                 self.reconcile().await;
                 let _heard = reply.send(*self.generation.borrow());
+            }
+            Request::Drain { force, timeout, caller, reply } => {
+                let data = json!({ "call": "drain", "by": caller.by, "uid": caller.uid, "force": force });
+                let events = vec![NewEvent::of_node(EventKind::ApiCalled, data)];
+                self.host.owe(Batch { events, ..Batch::default() }).await;
+                self.drain.order(&self.host, &self.lives, force, timeout).await;
+                let _heard = reply.send(());
+            }
+            Request::Status { reply } => {
+                let _heard = reply.send(self.drain.subscribe());
             }
         }
     }
@@ -270,14 +298,15 @@ impl Driver {
             node: self.host.node.to_string(),
             keeper_pid: self.keeper_pid,
             generation: *self.generation.borrow(),
-            status: if self.host.admits() { "healthy" } else { "draining" }.to_owned(),
+            state: self.drain.state(),
+            inflight: self.lives.values().filter_map(|life| in_flight(life.entry.borrow().as_deref()?)).collect(),
             instances: instances.into_iter().map(|((state, kind), count)| (state, kind, count)).collect(),
             worker_restarts: self.worker_restarts,
         }
     }
 
     /// One pass: what is unverified is judged again, strays are cleared away, orphans in our cgroups are told once.
-    async fn reconcile(&mut self) {
+    pub async fn reconcile(&mut self) {
         // The kernel first, the claims after: what was seen was claimed before it was made.
         let strays = recover::Strays::look(&self.host).await;
         let entries: Vec<_> = self.lives.values().filter_map(|life| life.entry.borrow().clone()).collect();
@@ -321,10 +350,18 @@ impl Driver {
             }
             ToWorker::Swept(swept) => self.swept(&swept).await,
             ToWorker::Retire => return Some(Stopped::Retire),
-            ToWorker::Shutdown { level } => return Some(Stopped::Shutdown(level)),
+            ToWorker::Shutdown { level } => return self.shut_down(level).await,
             ToWorker::Welcome(_) | ToWorker::Stored(_) | ToWorker::Go => {}
         }
         None
+    }
+
+    /// The configured shutdown: instances live on, or are drained first; asked for twice, by force.
+    async fn shut_down(&mut self, level: u8) -> Option<Stopped> {
+        let Some(timeout) = self.shutdown.drains else { return Some(Stopped::Shutdown(level)) };
+        self.shutdown.level = level;
+        self.drain.order(&self.host, &self.lives, level > 1, timeout).await;
+        self.drain.state().drained.then_some(Stopped::Shutdown(level))
     }
 
     /// A recorded exit that no life waits for is nobody's, or durable already.
@@ -350,6 +387,28 @@ impl Driver {
     }
 }
 
+/// What a shutdown does: `None` leaves the instances, else they are drained, with this time limit.
+#[derive(Debug)]
+struct Shutdown {
+    drains: Option<Option<Duration>>,
+    level: u8,
+}
+
+/// What a drain waits for of this instance.
+fn in_flight(entry: &Entry) -> Option<InFlight> {
+    if entry.state.is_terminal() && entry.resources.is_empty() {
+        return None;
+    }
+    let error = match entry.state {
+        State::Stuck => Some("SIGKILL was delivered and something still lives".to_owned()),
+        State::Unverified => entry.reason.clone(),
+        State::Exited | State::Failed | State::Lost => Some("something is not given back yet".to_owned()),
+        State::Starting | State::Running | State::Stopping => None,
+    };
+    let since = entry.started_at.unwrap_or(entry.created_at);
+    Some(InFlight { name: entry.name.clone(), state: entry.state, since, error })
+}
+
 /// A request that was made before.
 enum Known {
     /// It is in the ledger.
@@ -370,7 +429,7 @@ impl Filter {
     }
 }
 
-fn pass_on(life: &LifeHandle, command: Command) {
+pub(super) fn pass_on(life: &LifeHandle, command: Command) {
     if let Err(mpsc::error::TrySendError::Full(command)) = life.mailbox.try_send(command) {
         let mailbox = life.mailbox.clone();
         tokio::spawn(async move { mailbox.send(command).await });

@@ -1,6 +1,7 @@
 //! Custody of this node's instances: one driver knows every life, each life owns its row.
 
 mod crash;
+pub mod drain;
 pub mod driver;
 mod end;
 pub mod host;

@@ -3,12 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use serde_json::Value;
 use sexton_ledger::entry::{Entry, Spec};
 use sexton_plan::id::{Name, Word};
 use sexton_plan::state::State;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::drain::NodeState;
 use crate::refusal::Refusal;
 
 /// Requests that wait for the driver; a full queue makes callers wait, never the driver.
@@ -108,6 +110,8 @@ pub enum Request {
     Watch { name: Name, reply: Reply<Option<Watch>> },
     Facts { reply: Reply<Facts> },
     Reconcile { reply: Reply<u64> },
+    Drain { force: bool, timeout: Option<Duration>, caller: Caller, reply: Reply<()> },
+    Status { reply: Reply<watch::Receiver<NodeState>> },
 }
 
 /// What the node says of itself.
@@ -119,12 +123,27 @@ pub struct Facts {
     pub keeper_pid: u32,
     /// Number of the last finished reconcile pass; 0 before the first.
     pub generation: u64,
-    /// `standby`, `healthy`, `unhealthy` or `draining`.
-    pub status: String,
+    /// Whether it takes work, and how far a drain is.
+    pub state: NodeState,
+    /// What a drain waits for: name, state, and since when.
+    pub inflight: Vec<InFlight>,
     /// Instances by state and kind.
     pub instances: Vec<(State, String, u64)>,
     /// Times the worker was replaced under this keeper.
     pub worker_restarts: u64,
+}
+
+/// One instance that is not over, or has not given everything back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InFlight {
+    /// Its name.
+    pub name: Name,
+    /// Its state.
+    pub state: State,
+    /// Since when it is this life.
+    pub since: Timestamp,
+    /// What keeps it, where something does.
+    pub error: Option<String>,
 }
 
 /// The way to the driver; cheap to clone.
@@ -238,6 +257,22 @@ impl Node {
     /// The daemon is ending.
     pub async fn reconcile(&self) -> Result<u64, Refusal> {
         self.ask(|reply| Request::Reconcile { reply }).await
+    }
+
+    /// Closes the gate and drains; answers when the gate is closed and that is durable.
+    ///
+    /// # Errors
+    /// The daemon is ending.
+    pub async fn drain(&self, force: bool, timeout: Option<Duration>, caller: Caller) -> Result<(), Refusal> {
+        self.ask(|reply| Request::Drain { force, timeout, caller, reply }).await
+    }
+
+    /// The node's status as a stream.
+    ///
+    /// # Errors
+    /// The daemon is ending.
+    pub async fn status(&self) -> Result<watch::Receiver<NodeState>, Refusal> {
+        self.ask(|reply| Request::Status { reply }).await
     }
 
     /// Waits until `until` holds for `name`, or `limit` has passed; tells the newest entry (`None`: removed or

@@ -16,6 +16,7 @@ use sexton_plan::id::NodeId;
 use sexton_sys::limit;
 use tokio::sync::watch;
 
+use super::drain::{Drain, DrainRules};
 use super::driver::Driver;
 use super::host::{Host, Paths};
 use super::keeper::Keeper;
@@ -43,6 +44,10 @@ pub struct Options {
     pub log_incarnations: usize,
     /// The pause between two reconciles.
     pub reconcile_every: Duration,
+    /// What a drain does with instances.
+    pub drain: DrainRules,
+    /// Whether a shutdown drains, and how long it may.
+    pub drain_at_shutdown: Option<Option<Duration>>,
 }
 
 /// Why the worker could not begin.
@@ -85,11 +90,11 @@ pub struct Begun {
     pub last_seq: watch::Receiver<u64>,
 }
 
-/// Opens everything, and finds every recorded instance again.
+/// Opens everything, and finds every recorded instance again. `new_keeper`: no worker ran before under this keeper.
 ///
 /// # Errors
 /// Something that the node cannot be without.
-pub fn begin(options: &Options, keeper: Keeper) -> Result<Begun, BeginError> {
+pub async fn begin(options: &Options, keeper: Keeper, new_keeper: bool) -> Result<Begun, BeginError> {
     let here = proc::here().map_err(BeginError::Proc)?;
     let paths = Paths { state_dir: options.state_dir.clone(), run_dir: options.run_dir.clone() };
     for dir in [&paths.state_dir, &paths.run_dir, &paths.marks(), &paths.state_dir.join("logs")] {
@@ -123,8 +128,9 @@ pub fn begin(options: &Options, keeper: Keeper) -> Result<Begun, BeginError> {
         logs,
         admitting: AtomicBool::new(true),
     });
-    let (mut driver, node) = Driver::new(Arc::clone(&host), options.reconcile_every);
-    driver.recover(contents.entries);
+    let drain = Drain::resume(&contents.meta, options.drain.clone(), new_keeper);
+    let (mut driver, node) = Driver::new(Arc::clone(&host), drain, options.reconcile_every, options.drain_at_shutdown);
+    driver.recover(contents.entries, &contents.meta).await;
     Ok(Begun { driver, node, host, reader, last_seq })
 }
 

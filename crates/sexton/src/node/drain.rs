@@ -1,0 +1,234 @@
+//! Draining: the gate is closed, what is in flight is waited for, cancelled or stopped, until nothing is left.
+//!
+//! It is durable: a worker that dies in the middle is followed by one that goes on. It is left only by a new keeper,
+//! after the node has been drained.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde_json::json;
+use sexton_ledger::entry::Entry;
+use sexton_ledger::{Batch, EventKind, NewEvent};
+use sexton_plan::id::{Name, Word};
+use sexton_plan::state::State;
+use tokio::sync::{mpsc, watch};
+use tokio::time::sleep;
+
+use super::host::Host;
+use super::life::{Command, LifeHandle, now};
+use super::request::{Caller, Stop};
+
+const STATUS: &str = "node.status";
+const DEADLINE: &str = "node.deadline";
+const DRAINED: &str = "node.drained";
+
+/// What a drain does with instances, by kind.
+#[derive(Clone, Debug, Default)]
+pub struct DrainRules {
+    /// Kinds that are ended at once; all others are waited for.
+    pub cancel: Vec<Word>,
+}
+
+/// Whether the node takes work, and how far a drain is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NodeState {
+    /// The gate is closed.
+    pub draining: bool,
+    /// No process, no resource and no open operation is left, durably.
+    pub drained: bool,
+    /// When a graceful drain turns into a forced one.
+    pub deadline: Option<Timestamp>,
+}
+
+/// What the drain's own tasks tell the driver.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DrainNews {
+    /// The deadline of the drain that began with this number has passed.
+    DeadlinePassed(u64),
+    /// Nothing is left.
+    Empty,
+}
+
+/// The node's status, and the drain under way.
+#[derive(Debug)]
+pub struct Drain {
+    state: watch::Sender<NodeState>,
+    news: mpsc::UnboundedSender<DrainNews>,
+    rules: DrainRules,
+    orders: u64,
+    watched: bool,
+}
+
+impl Drain {
+    /// As the ledger has it; a drained node takes work again under a new keeper.
+    pub fn resume(
+        meta: &BTreeMap<String, String>,
+        rules: DrainRules,
+        new_keeper: bool,
+    ) -> (Drain, mpsc::UnboundedReceiver<DrainNews>) {
+        let drained = meta.contains_key(DRAINED);
+        let draining = meta.get(STATUS).is_some_and(|status| status == "draining") && !(drained && new_keeper);
+        let deadline = meta.get(DEADLINE).and_then(|at| at.parse().ok()).filter(|_| draining);
+        let (news, heard) = mpsc::unbounded_channel();
+        let state = NodeState { draining, drained: drained && draining, deadline };
+        (Drain { state: watch::Sender::new(state), news, rules, orders: 0, watched: false }, heard)
+    }
+
+    /// The node's status as a stream.
+    pub fn subscribe(&self) -> watch::Receiver<NodeState> {
+        self.state.subscribe()
+    }
+
+    /// The node's status.
+    pub fn state(&self) -> NodeState {
+        self.state.borrow().clone()
+    }
+
+    /// After a start: writes what `resume` decided, closes the gate if a drain is under way, and goes on with it.
+    pub async fn go_on(&mut self, host: &Host, meta: &BTreeMap<String, String>, lives: &BTreeMap<Name, LifeHandle>) {
+        let state = self.state();
+        if state.draining {
+            host.admitting.store(false, Ordering::Release);
+            self.arm(state.deadline);
+            self.apply_rules(lives);
+            self.watch_lives(lives);
+        } else if meta.contains_key(STATUS) {
+            let meta = [STATUS, DEADLINE, DRAINED].map(|key| (key.to_owned(), None)).to_vec();
+            let events = vec![NewEvent::of_node(EventKind::NodeStatus, json!({ "status": "healthy" }))];
+            host.owe(Batch { meta, events, ..Batch::default() }).await;
+        }
+    }
+
+    /// Begins a drain, or changes the one under way: a deadline, or force.
+    pub async fn order(
+        &mut self,
+        host: &Host,
+        lives: &BTreeMap<Name, LifeHandle>,
+        force: bool,
+        timeout: Option<Duration>,
+    ) {
+        // The gate first: what was admitted before is in `lives`, and nothing comes after.
+        host.admitting.store(false, Ordering::Release);
+        let before = self.state();
+        let deadline = timeout.and_then(|after| now().checked_add(after).ok()).or(before.deadline);
+        let next = NodeState { draining: true, drained: before.drained, deadline };
+        if next != before {
+            let mut meta = vec![(STATUS.to_owned(), Some("draining".to_owned()))];
+            meta.push((DEADLINE.to_owned(), deadline.map(|at| at.to_string())));
+            let data = json!({ "status": "draining", "deadline": deadline, "force": force });
+            let events = vec![NewEvent::of_node(EventKind::NodeStatus, data)];
+            host.owe(Batch { meta, events, ..Batch::default() }).await;
+            self.state.send_replace(next);
+        }
+        if before.drained {
+            return;
+        }
+        self.arm(deadline);
+        self.apply_rules(lives);
+        if force {
+            self.force(lives);
+        }
+        self.watch_lives(lives);
+    }
+
+    /// Ends everything that still lives, with SIGKILL. Asked again, it tries again.
+    pub fn force(&self, lives: &BTreeMap<Name, LifeHandle>) {
+        let stop = Stop { force: true, grace: None };
+        lives.values().for_each(|life| tell_stop(life, &stop, "drained"));
+    }
+
+    /// What to do when one of the drain's tasks tells something; whether the node is drained now.
+    pub async fn heed(&mut self, news: DrainNews, host: &Host, lives: &BTreeMap<Name, LifeHandle>) -> bool {
+        match news {
+            DrainNews::DeadlinePassed(order) if order == self.orders => self.force(lives),
+            DrainNews::DeadlinePassed(_) => {}
+            DrainNews::Empty => {
+                self.watched = false;
+                if lives.values().any(|life| !is_settled(&life.entry.borrow())) {
+                    self.watch_lives(lives);
+                    return false;
+                }
+                let meta = vec![(DRAINED.to_owned(), Some("true".to_owned()))];
+                let events = vec![NewEvent::of_node(EventKind::NodeDrained, json!({}))];
+                if host.record(Batch { meta, events, ..Batch::default() }).await.is_err() {
+                    // `drained`, once shown, is durable: it is shown when it can be.
+                    self.try_again();
+                    return false;
+                }
+                self.state.send_modify(|state| state.drained = true);
+                return true;
+            }
+        }
+        false
+    }
+
+    fn try_again(&self) {
+        let news = self.news.clone();
+        tokio::spawn(async move {
+            sleep(Duration::from_secs(1)).await;
+            let _heard = news.send(DrainNews::Empty);
+        });
+    }
+
+    /// Tells the driver when the deadline has passed; an earlier order's deadline no longer counts.
+    fn arm(&mut self, deadline: Option<Timestamp>) {
+        self.orders += 1;
+        let Some(deadline) = deadline else { return };
+        let (news, order) = (self.news.clone(), self.orders);
+        let after = Duration::try_from(deadline.duration_since(now())).unwrap_or_default();
+        tokio::spawn(async move {
+            sleep(after).await;
+            let _heard = news.send(DrainNews::DeadlinePassed(order));
+        });
+    }
+
+    /// Cancels what is to be cancelled; ends pending restarts of everything.
+    fn apply_rules(&self, lives: &BTreeMap<Name, LifeHandle>) {
+        let stop = Stop { force: false, grace: None };
+        for life in lives.values() {
+            let Some(entry) = life.entry.borrow().clone() else { continue };
+            let pending = entry.state.is_terminal() && entry.restarts.next_at.is_some();
+            if pending || self.rules.cancel.contains(&entry.spec.kind) {
+                tell_stop(life, &stop, "cancelled");
+            }
+        }
+    }
+
+    /// Tells the driver when every life is terminal and has given everything back.
+    fn watch_lives(&mut self, lives: &BTreeMap<Name, LifeHandle>) {
+        if std::mem::replace(&mut self.watched, true) {
+            return;
+        }
+        let watches: Vec<_> = lives.values().map(|life| life.entry.clone()).collect();
+        let news = self.news.clone();
+        tokio::spawn(async move {
+            for mut life in watches {
+                // A closed stream is a life that is over.
+                let _settled = life.wait_for(is_settled).await;
+            }
+            let _heard = news.send(DrainNews::Empty);
+        });
+    }
+}
+
+fn is_settled(entry: &Option<Arc<Entry>>) -> bool {
+    entry
+        .as_ref()
+        .is_none_or(|entry| entry.state.is_terminal() && entry.resources.is_empty() && entry.restarts.next_at.is_none())
+}
+
+fn tell_stop(life: &LifeHandle, stop: &Stop, reason: &str) {
+    let Some(entry) = life.entry.borrow().clone() else { return };
+    let pending = entry.restarts.next_at.is_some();
+    if (entry.state.is_terminal() && !pending) || entry.state == State::Unverified {
+        return;
+    }
+    let caller = Caller { uid: None, by: "drain".to_owned() };
+    // Nobody waits for the answer.
+    let (reply, _) = tokio::sync::oneshot::channel();
+    let command = Command::Stop { stop: stop.clone(), reason: Some(reason.to_owned()), caller, reply };
+    super::driver::pass_on(life, command);
+}
