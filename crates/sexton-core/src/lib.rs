@@ -6,6 +6,7 @@
 
 pub mod domain;
 pub mod features;
+pub mod gate;
 pub mod handle;
 pub mod owned;
 pub mod pin;

@@ -5,7 +5,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -91,7 +90,7 @@ impl Drain {
     pub async fn go_on(&mut self, host: &Host, meta: &BTreeMap<String, String>, lives: &BTreeMap<Name, LifeHandle>) {
         let state = self.state();
         if state.draining {
-            host.admitting.store(false, Ordering::Release);
+            host.gate.close();
             self.arm(state.deadline);
             self.apply_rules(lives);
             self.watch_lives(lives);
@@ -111,7 +110,7 @@ impl Drain {
         timeout: Option<Duration>,
     ) {
         // The gate first: what was admitted before is in `lives`, and nothing comes after.
-        host.admitting.store(false, Ordering::Release);
+        host.gate.close();
         let before = self.state();
         let deadline = timeout.and_then(|after| now().checked_add(after).ok()).or(before.deadline);
         let next = NodeState { draining: true, drained: before.drained, deadline };
@@ -147,6 +146,11 @@ impl Drain {
             DrainNews::DeadlinePassed(_) => {}
             DrainNews::Empty => {
                 self.watched = false;
+                if host.gate.inside() > 0 {
+                    // Admitted before, and not shown yet: it takes a moment.
+                    self.try_again(Duration::from_millis(5));
+                    return false;
+                }
                 if lives.values().any(|life| !is_settled(&life.entry.borrow())) {
                     self.watch_lives(lives);
                     return false;
@@ -155,7 +159,7 @@ impl Drain {
                 let events = vec![NewEvent::of_node(EventKind::NodeDrained, json!({}))];
                 if host.record(Batch { meta, events, ..Batch::default() }).await.is_err() {
                     // `drained`, once shown, is durable: it is shown when it can be.
-                    self.try_again();
+                    self.try_again(Duration::from_secs(1));
                     return false;
                 }
                 self.state.send_modify(|state| state.drained = true);
@@ -165,10 +169,10 @@ impl Drain {
         false
     }
 
-    fn try_again(&self) {
+    fn try_again(&self, after: Duration) {
         let news = self.news.clone();
         tokio::spawn(async move {
-            sleep(Duration::from_secs(1)).await;
+            sleep(after).await;
             let _heard = news.send(DrainNews::Empty);
         });
     }

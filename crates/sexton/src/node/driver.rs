@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::json;
+use sexton_core::gate::Permit;
 use sexton_keeper::link::{FromKeeper, LinkError};
 use sexton_keeper::wire::{ExitRecord, Swept, ToWorker};
 use sexton_ledger::entry::{Entry, Restarts};
@@ -207,9 +208,10 @@ impl Driver {
                 Err(refusal) => return refuse(reply, refusal),
             }
         }
-        if let Err(refusal) = self.admit(&new.name) {
-            return refuse(reply, refusal);
-        }
+        let permit = match self.admit(&new.name) {
+            Ok(permit) => permit,
+            Err(refusal) => return refuse(reply, refusal),
+        };
         let entry = first_incarnation(new, &self.host);
         let name = entry.name.clone();
         if let Some(key) = &key {
@@ -221,21 +223,19 @@ impl Driver {
         }
         let (life, handle) = Life::unrecorded(Arc::clone(&self.host), entry, self.removed.0.clone());
         self.lives.insert(name, handle);
-        tokio::spawn(life.run(Next::Intend { key, caller, reply }));
+        tokio::spawn(life.run(Next::Intend { key, caller, reply, permit }));
     }
 
     /// Whether another instance may begin.
-    fn admit(&self, name: &Name) -> Result<(), Refusal> {
-        if !self.host.admits() {
-            return Err(Refusal::new(Kind::NodeDraining, "the node is draining and takes no new work"));
-        }
+    fn admit(&self, name: &Name) -> Result<Permit, Refusal> {
+        let permit = self.host.gate.enter().ok_or_else(draining)?;
         if self.lives.contains_key(name) {
             return Err(Refusal::new(Kind::NameInUse, format!("an instance named `{name}` exists")));
         }
         if self.lives.len() >= MOST_INSTANCES {
             return Err(Refusal::new(Kind::NodeFull, format!("the node holds {MOST_INSTANCES} instances")));
         }
-        Ok(())
+        Ok(permit)
     }
 
     /// What is known of a request with this key.
@@ -464,6 +464,11 @@ fn refuse_or_answer(reply: Answer, status: u16, body: &str) {
 
 fn refuse(reply: Answer, refusal: Refusal) {
     let _heard = reply.send(Err(refusal));
+}
+
+/// The gate is closed.
+pub(super) fn draining() -> Refusal {
+    Refusal::new(Kind::NodeDraining, "the node is draining and takes no new work")
 }
 
 fn unknown(name: &Name) -> Refusal {

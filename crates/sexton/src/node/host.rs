@@ -3,10 +3,10 @@
 use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use sexton_core::domain::Subtree;
+use sexton_core::gate::Gate;
 use sexton_core::pin::{PinBoard, Pins};
 use sexton_core::proc::Here;
 use sexton_ledger::{Batch, CommitError, Committed, Ledger, Urgency};
@@ -42,7 +42,7 @@ pub struct Host {
     /// Where the logs of every life that begins are made known, to be bounded.
     pub logs: mpsc::UnboundedSender<PathBuf>,
     /// Whether new work is taken.
-    pub admitting: AtomicBool,
+    pub gate: Gate,
 }
 
 /// Files and directories of this node.
@@ -124,11 +124,6 @@ impl Host {
             // Without a log keeper the daemon is ending.
             let _sent = self.logs.send(self.paths.log(name, incarnation, stream));
         }
-    }
-
-    /// Whether new work is taken.
-    pub fn admits(&self) -> bool {
-        self.admitting.load(Ordering::Acquire)
     }
 
     /// Removes the mark of a life, if there is one.

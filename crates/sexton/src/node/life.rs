@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
+use sexton_core::gate::Permit;
 use sexton_ledger::entry::{Entry, StopOrder};
 use sexton_ledger::{Batch, EventKind, NewEvent, RequestRecord};
 use sexton_plan::id::Name;
@@ -95,6 +96,8 @@ pub enum Next {
         caller: Caller,
         /// Where the answer goes.
         reply: Answer,
+        /// The admission, until the intent is shown.
+        permit: Permit,
     },
     /// Run a new incarnation, recorded as `starting`.
     Start(Option<Answer>),
@@ -148,7 +151,11 @@ impl Life {
         let mut next = first;
         loop {
             next = match next {
-                Next::Intend { key, caller, reply } => self.intend(key, &caller, reply).await,
+                Next::Intend { key, caller, reply, permit } => {
+                    let next = self.intend(key, &caller, reply).await;
+                    drop(permit);
+                    next
+                }
                 Next::Start(reply) => self.start(reply).await,
                 Next::Guard(process) => self.guard(process).await,
                 Next::End(process) => self.end(process).await,

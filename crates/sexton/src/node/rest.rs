@@ -14,7 +14,6 @@ use super::crash::crash_point;
 use super::life::{Answer, Command, Life, Next, asked, called, fact, now};
 use super::request::{Caller, IdempotencyKey};
 use super::start::intents;
-use crate::refusal::{Kind, Refusal};
 
 /// The pause before a resource that could not be given back is tried again.
 const RELEASE_AGAIN: Duration = Duration::from_secs(1);
@@ -103,13 +102,13 @@ impl Life {
     }
 
     async fn restart(&mut self) -> bool {
-        if !self.host.admits() {
+        let Some(_permit) = self.host.gate.enter() else {
             // A drain ends pending restarts; whoever wants it back starts it.
             let mut next = (*self.entry).clone();
             next.restarts.next_at = None;
             self.owe(next, Vec::new()).await;
             return false;
-        }
+        };
         let restarts = Restarts { next_at: None, ..self.entry.restarts };
         let next = next_incarnation(&self.entry, &self.host, restarts);
         let starting = fact(EventKind::InstanceStarting, &next, json!({ "restart": restarts.count }));
@@ -123,11 +122,10 @@ impl Life {
 
     /// Begins a new incarnation for a caller.
     async fn begin_again(&mut self, caller: &Caller, key: Option<IdempotencyKey>, reply: Answer) -> Option<Next> {
-        if !self.host.admits() {
-            let refusal = Refusal::new(Kind::NodeDraining, "the node is draining and takes no new work");
-            let _heard = reply.send(Err(refusal));
+        let Some(_permit) = self.host.gate.enter() else {
+            let _heard = reply.send(Err(super::driver::draining()));
             return None;
-        }
+        };
         if !self.entry.resources.is_empty() {
             self.refuse(reply, "has not given back everything yet");
             return None;

@@ -5,10 +5,10 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use sexton_core::domain::{DomainError, Subtree};
+use sexton_core::gate::Gate;
 use sexton_core::pin::PinBoard;
 use sexton_core::proc;
 use sexton_ledger::{Ledger, OpenError, OpenOptions, Reader};
@@ -126,7 +126,7 @@ pub async fn begin(options: &Options, keeper: Keeper, new_keeper: bool) -> Resul
         nofile: raise_open_files(),
         log_incarnations: options.log_incarnations,
         logs,
-        admitting: AtomicBool::new(true),
+        gate: Gate::default(),
     });
     let drain = Drain::resume(&contents.meta, options.drain.clone(), new_keeper);
     let (mut driver, node) = Driver::new(Arc::clone(&host), drain, options.reconcile_every, options.drain_at_shutdown);
