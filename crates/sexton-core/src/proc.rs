@@ -16,6 +16,8 @@ pub struct Stat {
     pub comm: Vec<u8>,
     /// The main thread's state letter; `Z` is not "dead" while other threads run.
     pub state: char,
+    /// Kernel flags (`PF_*`).
+    pub flags: u64,
     /// Its parent, 0 where that lies outside the reader's PID namespace.
     pub ppid: i32,
     /// Threads, the main one included.
@@ -86,6 +88,7 @@ pub fn parse_stat(text: &[u8]) -> Option<Stat> {
     Some(Stat {
         comm,
         state: field(3)?.chars().next()?,
+        flags: number(9)?,
         ppid: field(4)?.parse().ok()?,
         threads: number(20)?,
         start_ticks: number(22)?,
@@ -96,6 +99,12 @@ pub fn parse_stat(text: &[u8]) -> Option<Stat> {
 }
 
 impl Stat {
+    /// Whether the kernel itself runs it (`PF_KTHREAD`).
+    pub fn is_kernel_thread(&self) -> bool {
+        const PF_KTHREAD: u64 = 0x20_0000;
+        self.flags & PF_KTHREAD != 0
+    }
+
     /// How a zombie ended, where the reader may know: the kernel shows 0 to others, so a status of 0 counts only for
     /// a reader with the right to trace it, which root is.
     pub fn zombie_status(&self) -> Option<ExitStatus> {

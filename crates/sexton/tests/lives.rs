@@ -190,3 +190,30 @@ fn a_drain_refuses_the_new_cancels_builds_and_waits_for_the_rest() {
         settled(&node, "again").await;
     });
 }
+
+#[test]
+fn a_process_started_elsewhere_is_taken_into_custody_and_only_the_one_that_is_meant() {
+    use sexton::node::adopt::{Proof, Wanted};
+    let ground = Ground::new("adopt");
+    run(async {
+        let begun = worker::begin(&ground.options, Keeper::none(), true).await.expect("begun");
+        let node = begun.node.clone();
+        tokio::spawn(begun.driver.run());
+        let mut elsewhere = std::process::Command::new("sleep").arg("1000").spawn().expect("sleep");
+        let pid = sexton_plan::id::Pid::new(i32::try_from(elsewhere.id()).expect("fits")).expect("pid");
+        let ticks = sexton_core::proc::stat(pid).expect("stat").start_ticks;
+        let meant = |ticks| Wanted { pid, proof: Proof::StartTicks(ticks) };
+        let other = node.adopt(new("x", spec(&["sleep"])), meant(ticks + 1), me()).await.expect_err("another one");
+        assert_eq!(other.kind.status(), 409);
+        let entry = node.adopt(new("x", spec(&["sleep"])), meant(ticks), me()).await.expect("adopted");
+        assert!(entry.adopted && entry.state == State::Running);
+        let path = sexton_core::proc::cgroup_path(pid).expect("cgroup");
+        assert_eq!(Some(path), entry.cgroup.as_ref().map(|cgroup| cgroup.path.clone()));
+        let twice = node.adopt(new("y", spec(&["sleep"])), meant(ticks), me()).await.expect_err("in custody");
+        assert!(twice.detail.contains("custody"), "{twice}");
+        node.stop("x".parse().expect("name"), Stop { force: true, grace: None }, me()).await.expect("stopped");
+        // Its own parent reaps it.
+        tokio::task::spawn_blocking(move || elsewhere.wait()).await.expect("joined").expect("waited");
+        assert_eq!(settled(&node, "x").await.exit.and_then(|exit| exit.signal), Some(9));
+    });
+}

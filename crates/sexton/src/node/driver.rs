@@ -19,6 +19,7 @@ use sexton_plan::state::State;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval};
 
+use super::adopt::{self, Wanted};
 use super::drain::{Drain, DrainNews};
 use super::host::SharedHost;
 use super::life::{Answer, Command, Life, LifeHandle, Next};
@@ -173,6 +174,7 @@ impl Driver {
                 self.reconcile().await;
                 let _heard = reply.send(*self.generation.borrow());
             }
+            Request::Adopt { new, wanted, caller, reply } => self.adopt(*new, wanted, caller, reply),
             Request::Drain { force, timeout, caller, reply } => {
                 let data = json!({ "call": "drain", "by": caller.by, "uid": caller.uid, "force": force });
                 let events = vec![NewEvent::of_node(EventKind::ApiCalled, data)];
@@ -224,6 +226,19 @@ impl Driver {
         let (life, handle) = Life::unrecorded(Arc::clone(&self.host), entry, self.removed.0.clone());
         self.lives.insert(name, handle);
         tokio::spawn(life.run(Next::Intend { key, caller, reply, permit }));
+    }
+
+    fn adopt(&mut self, new: NewInstance, wanted: Wanted, caller: Caller, reply: Answer) {
+        let taken = self.admit(&new.name).and_then(|permit| adopt::take(wanted, &self.host, self.keeper_pid, permit));
+        let taken = match taken {
+            Ok(taken) => taken,
+            Err(refusal) => return refuse(reply, refusal),
+        };
+        let entry = adopt::intent(first_incarnation(new, &self.host), &taken);
+        let name = entry.name.clone();
+        let (life, handle) = Life::unrecorded(Arc::clone(&self.host), entry, self.removed.0.clone());
+        self.lives.insert(name, handle);
+        tokio::spawn(life.run(Next::TakeCustody { taken, caller, reply }));
     }
 
     /// Whether another instance may begin.

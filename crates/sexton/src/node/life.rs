@@ -20,6 +20,7 @@ use sexton_plan::id::Name;
 use sexton_plan::state::State;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::adopt::Taken;
 use super::host::SharedHost;
 use super::process::Process;
 use super::request::{Caller, IdempotencyKey, Stop};
@@ -99,6 +100,15 @@ pub enum Next {
         /// The admission, until the intent is shown.
         permit: Permit,
     },
+    /// Take custody of a process that something else started.
+    TakeCustody {
+        /// The process.
+        taken: Taken,
+        /// Who asks.
+        caller: Caller,
+        /// Where the answer goes.
+        reply: Answer,
+    },
     /// Run a new incarnation, recorded as `starting`.
     Start(Option<Answer>),
     /// Watch a main process that runs.
@@ -156,6 +166,7 @@ impl Life {
                     drop(permit);
                     next
                 }
+                Next::TakeCustody { taken, caller, reply } => self.take_custody(taken, &caller, reply).await,
                 Next::Start(reply) => self.start(reply).await,
                 Next::Guard(process) => self.guard(process).await,
                 Next::End(process) => self.end(process).await,

@@ -10,6 +10,7 @@ use sexton_plan::id::{Name, Word};
 use sexton_plan::state::State;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::adopt::Wanted;
 use super::drain::NodeState;
 use crate::refusal::Refusal;
 
@@ -110,6 +111,7 @@ pub enum Request {
     Watch { name: Name, reply: Reply<Option<Watch>> },
     Facts { reply: Reply<Facts> },
     Reconcile { reply: Reply<u64> },
+    Adopt { new: Box<NewInstance>, wanted: Wanted, caller: Caller, reply: Answer },
     Drain { force: bool, timeout: Option<Duration>, caller: Caller, reply: Reply<()> },
     Status { reply: Reply<watch::Receiver<NodeState>> },
 }
@@ -257,6 +259,14 @@ impl Node {
     /// The daemon is ending.
     pub async fn reconcile(&self) -> Result<u64, Refusal> {
         self.ask(|reply| Request::Reconcile { reply }).await
+    }
+
+    /// Takes custody of a process that something else started.
+    ///
+    /// # Errors
+    /// It is gone, another one than meant, or one that nobody may take; or as [`Node::create`].
+    pub async fn adopt(&self, new: NewInstance, wanted: Wanted, caller: Caller) -> Result<Arc<Entry>, Refusal> {
+        self.ask(|reply| Request::Adopt { new: Box::new(new), wanted, caller, reply }).await?
     }
 
     /// Closes the gate and drains; answers when the gate is closed and that is durable.

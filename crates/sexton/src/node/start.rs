@@ -85,7 +85,7 @@ impl Life {
     }
 
     /// The cgroup of this incarnation, with its limits. A limit that the host cannot keep refuses the start.
-    fn make_domain(&self) -> Result<Option<Domain>, String> {
+    pub(super) fn make_domain(&self) -> Result<Option<Domain>, String> {
         let Some(subtree) = &self.host.subtree else { return Ok(None) };
         let entry = &self.entry;
         let name = domain_name(entry);

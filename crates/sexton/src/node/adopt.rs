@@ -1,0 +1,174 @@
+//! Taking custody of a process that something else started. Nothing here signals; a refusal changes nothing.
+
+use std::sync::Arc;
+
+use serde_json::json;
+use sexton_core::domain::Domain;
+use sexton_core::gate::Permit;
+use sexton_core::handle::{Handle, OpenHandleError};
+use sexton_core::proc;
+use sexton_ledger::EventKind;
+use sexton_ledger::entry::{Cgroup, Entry, ResourceState};
+use sexton_plan::id::Pid;
+use sexton_plan::identity::Identity;
+use sexton_plan::state::State;
+
+use super::host::Host;
+use super::life::{Answer, Life, Next, RollBack, called, fact, now};
+use super::process::Process;
+use super::request::Caller;
+use super::start::chain;
+use crate::refusal::{Kind, Refusal};
+
+/// Which process, by number and by what proves the number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// Its number, in the daemon's PID namespace.
+    pub pid: Pid,
+    /// What proves it.
+    pub proof: Proof,
+}
+
+/// What proves that a number names the process that the caller means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Proof {
+    /// The inode of its pidfd.
+    PidfsIno(u64),
+    /// Its start tick, field 22 of `/proc/PID/stat`.
+    StartTicks(u64),
+}
+
+/// A process that may be taken, held.
+#[derive(Debug)]
+pub struct Taken {
+    handle: Arc<Handle>,
+    /// The admission, until the intent is shown.
+    permit: Permit,
+}
+
+impl Taken {
+    /// Who it is.
+    pub fn identity(&self) -> &Identity {
+        self.handle.identity()
+    }
+
+    /// The kernel's handle of it.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        self.handle.to_bytes()
+    }
+}
+
+/// Opens the process that `wanted` means, if it may be taken.
+///
+/// # Errors
+/// Gone, another one, or one that nobody may take.
+pub fn take(wanted: Wanted, host: &Host, keeper_pid: u32, permit: Permit) -> Result<Taken, Refusal> {
+    let refused = |why: String| Refusal::new(Kind::WrongState, format!("process {} {why}", wanted.pid));
+    let own = [std::process::id(), keeper_pid];
+    if own.contains(&wanted.pid.as_raw().cast_unsigned()) {
+        return Err(refused("is the daemon's own".to_owned()));
+    }
+    let handle = Handle::open(wanted.pid, &host.here).map_err(|error| match error {
+        OpenHandleError::Gone => refused("does not exist".to_owned()),
+        OpenHandleError::Unproven | OpenHandleError::Sys(_) | OpenHandleError::Proc(_) => {
+            refused(format!("cannot be opened: {}", chain(&error)))
+        }
+    })?;
+    let identity = handle.identity();
+    let same = match wanted.proof {
+        Proof::PidfsIno(ino) => identity.pidfs_ino == Some(ino),
+        Proof::StartTicks(ticks) => identity.start_ticks == Some(ticks),
+    };
+    if !same {
+        return Err(refused("is another one than the caller means".to_owned()));
+    }
+    let stat = proc::stat(wanted.pid).map_err(|error| refused(format!("cannot be read: {}", chain(&error))))?;
+    if stat.is_kernel_thread() {
+        return Err(refused("is a kernel thread".to_owned()));
+    }
+    if stat.zombie_status().is_some() {
+        return Err(refused("has ended".to_owned()));
+    }
+    if handle.tagged().is_some() || in_custody(wanted.pid, host) {
+        return Err(refused("is in custody already".to_owned()));
+    }
+    // What was read by number was read of this process, if it still has the number.
+    match handle.signal(0) {
+        Ok(true) => Ok(Taken { handle: Arc::new(handle), permit }),
+        Ok(false) => Err(refused("has ended".to_owned())),
+        Err(error) => Err(refused(format!("may not be signalled: {error}"))),
+    }
+}
+
+/// Whether it lives in a cgroup that some Sexton tagged as its own, at whatever depth.
+fn in_custody(pid: Pid, host: &Host) -> bool {
+    let (Some(subtree), Ok(path)) = (&host.subtree, proc::cgroup_path(pid)) else { return false };
+    std::path::Path::new(&path)
+        .ancestors()
+        .filter_map(|ancestor| ancestor.to_str())
+        .filter(|ancestor| *ancestor != "/" && !ancestor.is_empty())
+        .any(|ancestor| subtree.open_path(ancestor).is_ok_and(|domain| domain.owner().is_some()))
+}
+
+/// The row of an adoption: who it is is known before anything is acquired.
+pub fn intent(blank: Entry, taken: &Taken) -> Entry {
+    Entry { identity: Some(taken.identity().clone()), handle: taken.to_bytes(), adopted: true, ..blank }
+}
+
+impl Life {
+    /// Records the intent, acquires, and moves the process into its domain as the last step.
+    pub(super) async fn take_custody(&mut self, taken: Taken, caller: &Caller, reply: Answer) -> Next {
+        let Taken { handle, permit } = taken;
+        let next = (*self.entry).clone();
+        let events = vec![called(&next, "adopt", caller), fact(EventKind::InstanceStarting, &next, json!({}))];
+        if let Err(refusal) = self.record(next, events, false).await {
+            let _heard = reply.send(Err(refusal));
+            return Next::Removed;
+        }
+        drop(permit);
+        match self.acquire_for(&handle).await {
+            Ok((process, domain)) => self.in_custody(process, domain, reply).await,
+            // Nothing of it is ours, so there is nothing to end.
+            Err(reason) => {
+                let mut next = (*self.entry).clone();
+                next.identity = None;
+                self.show(next);
+                Next::RollBack(RollBack { reason, process: None, reply: Some(reply) })
+            }
+        }
+    }
+
+    async fn acquire_for(&self, handle: &Arc<Handle>) -> Result<(Process, Option<Domain>), String> {
+        let process = Process::watch(Arc::clone(handle)).map_err(|error| error.to_string())?;
+        let domain = self.make_domain()?;
+        let (key, pinned) = (self.entry.incarnation.to_string(), Arc::clone(handle));
+        if let Some(Err(error)) = self.host.with_pins(move |pins| pins.pin(&pinned, &key)).await {
+            tracing::warn!(%error, "exit status not pinned");
+        }
+        if let Some(domain) = &domain {
+            domain.take_in(handle.identity().pid).map_err(|error| chain(&error))?;
+            if handle.cgroup_id().is_some_and(|id| id != domain.ino()) {
+                return Err("it was not moved into its cgroup".to_owned());
+            }
+        }
+        handle.tag(self.entry.incarnation.as_str());
+        Ok((process, domain))
+    }
+
+    async fn in_custody(&mut self, process: Process, domain: Option<Domain>, reply: Answer) -> Next {
+        let mut next = (*self.entry).clone();
+        next.cgroup = domain.map(|domain| Cgroup { path: domain.path().to_owned(), ino: domain.ino() });
+        next.resources.iter_mut().for_each(|resource| resource.state = ResourceState::Held);
+        next.state = State::Running;
+        next.started_at = Some(now());
+        let pid = process.handle().identity().pid;
+        let data = json!({ "pid": pid, "strength": process.handle().identity().strength() });
+        let events = vec![
+            fact(EventKind::InstanceRunning, &next, json!({ "pid": pid })),
+            fact(EventKind::InstanceAdopted, &next, data),
+        ];
+        self.owe(next, events).await;
+        self.answer(reply);
+        Next::Guard(process)
+    }
+}
