@@ -105,6 +105,20 @@ impl Subtree {
         read().map_err(|source| self.error("list", source))
     }
 
+    /// Whether its directory exists.
+    pub fn exists(&self) -> bool {
+        self.full().exists()
+    }
+
+    /// Processes in the subtree's own cgroup, without those below.
+    ///
+    /// # Errors
+    /// The file could not be read.
+    pub fn processes(&self) -> Result<Vec<Pid>, DomainError> {
+        let text = fs::read_to_string(self.full().join("cgroup.procs")).map_err(|source| self.error("read", source))?;
+        Ok(text.lines().filter_map(|pid| Pid::new(pid.parse().ok()?)).collect())
+    }
+
     /// Makes the domain `name`, with `owner` as its tag.
     ///
     /// # Errors

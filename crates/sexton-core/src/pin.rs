@@ -111,7 +111,7 @@ impl PinBoard {
     ///
     /// # Errors
     /// The mount could not be removed.
-    pub fn remove(self) -> Result<(), OpenPinsError> {
+    pub fn remove(&self) -> Result<(), OpenPinsError> {
         let target = c_path(&self.mount_point);
         match mount::unmount(&target) {
             Ok(()) => {}

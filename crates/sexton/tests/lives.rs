@@ -36,8 +36,9 @@ impl Ground {
 
 impl Drop for Ground {
     fn drop(&mut self) {
-        if let Ok(pins) = sexton_core::pin::PinBoard::open(&self.options.run_dir) {
-            pins.remove().expect("pins removed");
+        sexton_core::pin::PinBoard::open(&self.options.run_dir).expect("pins").remove().expect("pins removed");
+        for controller in ["pids", "memory"] {
+            let _gone = std::fs::remove_dir(format!("/sys/fs/cgroup/{controller}/{}", self.options.cgroup));
         }
         let subtree = sexton_core::domain::Subtree::find(&self.options.cgroup).expect("cgroup2");
         subtree.remove().expect("nothing left in the subtree");
@@ -89,7 +90,8 @@ fn an_instance_runs_ends_and_leaves_nothing() {
     run(async {
         let begun = worker::begin(&ground.options, Keeper::none(), true).await.expect("begun");
         let node = begun.node.clone();
-        tokio::spawn(begun.driver.run());
+        let mut driver = begun.driver;
+        tokio::spawn(async move { driver.run().await });
         let entry = node.create(new("a", spec(&["sh", "-c", "echo out; echo err >&2; exit 7"])), None, me()).await;
         assert!(entry.expect("created").identity.is_some());
         let over = settled(&node, "a").await;
@@ -110,12 +112,31 @@ fn an_instance_runs_ends_and_leaves_nothing() {
 }
 
 #[test]
+fn limits_hold_or_are_refused() {
+    let ground = Ground::new("limits");
+    run(async {
+        let begun = worker::begin(&ground.options, Keeper::none(), true).await.expect("begun");
+        let node = begun.node.clone();
+        let mut driver = begun.driver;
+        tokio::spawn(async move { driver.run().await });
+        let limits = Limits { pids: Some(3), memory: None };
+        let script = "for i in 1 2 3 4 5 6; do sleep 1000 & done; wait";
+        let created = node.create(new("l", Spec { limits, ..spec(&["sh", "-c", script]) }), None, me()).await;
+        created.expect("this host has a pids controller, of v1 or of cgroup2");
+        let over = settled(&node, "l").await;
+        assert_ne!(over.exit.and_then(|exit| exit.code), Some(0), "fork was refused: {over:?}");
+        node.remove("l".parse().expect("name"), false, me()).await.expect("removed");
+    });
+}
+
+#[test]
 fn a_tree_that_ignores_the_polite_signal_is_ended_whole() {
     let ground = Ground::new("tree");
     run(async {
         let begun = worker::begin(&ground.options, Keeper::none(), true).await.expect("begun");
         let node = begun.node.clone();
-        tokio::spawn(begun.driver.run());
+        let mut driver = begun.driver;
+        tokio::spawn(async move { driver.run().await });
         let script =
             "trap '' TERM; (setsid sh -c 'trap \"\" TERM; while :; do sleep 1; done' &) ; while :; do sleep 1; done";
         let spec = Spec { grace: Duration::from_millis(100), ..spec(&["sh", "-c", script]) };
@@ -134,7 +155,8 @@ fn a_worker_that_dies_is_followed_by_one_that_knows_everything() {
     let identity = run(async {
         let begun = worker::begin(&ground.options, Keeper::none(), true).await.expect("begun");
         let node = begun.node.clone();
-        tokio::spawn(begun.driver.run());
+        let mut driver = begun.driver;
+        tokio::spawn(async move { driver.run().await });
         node.create(new("short", spec(&["sh", "-c", "sleep 0.3; exit 5"])), None, me()).await.expect("created");
         node.create(new("long", spec(&["sleep", "1000"])), None, me()).await.expect("created").identity.clone()
     });
@@ -142,7 +164,8 @@ fn a_worker_that_dies_is_followed_by_one_that_knows_everything() {
     run(async {
         let begun = worker::begin(&ground.options, Keeper::none(), true).await.expect("begun again");
         let node = begun.node.clone();
-        tokio::spawn(begun.driver.run());
+        let mut driver = begun.driver;
+        tokio::spawn(async move { driver.run().await });
         let long = node.one("long".parse().expect("name")).await.expect("listed");
         assert_eq!((long.state, &long.identity, long.adopted), (State::Running, &identity, true));
         let over = settled(&node, "short").await;
@@ -159,7 +182,8 @@ fn a_drain_refuses_the_new_cancels_builds_and_waits_for_the_rest() {
     run(async {
         let begun = worker::begin(&ground.options, Keeper::none(), true).await.expect("begun");
         let node = begun.node.clone();
-        tokio::spawn(begun.driver.run());
+        let mut driver = begun.driver;
+        tokio::spawn(async move { driver.run().await });
         let build = Spec { kind: "build".parse().expect("word"), ..spec(&["sleep", "1000"]) };
         node.create(new("build", build), None, me()).await.expect("created");
         node.create(new("box", spec(&["sleep", "1000"])), None, me()).await.expect("created");
@@ -177,14 +201,16 @@ fn a_drain_refuses_the_new_cancels_builds_and_waits_for_the_rest() {
     run(async {
         let begun = worker::begin(&ground.options, Keeper::none(), false).await.expect("a new worker alone");
         let node = begun.node.clone();
-        tokio::spawn(begun.driver.run());
+        let mut driver = begun.driver;
+        tokio::spawn(async move { driver.run().await });
         let state = node.facts().await.expect("facts").state;
         assert!(state.draining && state.drained);
     });
     run(async {
         let begun = worker::begin(&ground.options, Keeper::none(), true).await.expect("a new daemon");
         let node = begun.node.clone();
-        tokio::spawn(begun.driver.run());
+        let mut driver = begun.driver;
+        tokio::spawn(async move { driver.run().await });
         assert!(!node.facts().await.expect("facts").state.draining);
         node.create(new("again", spec(&["true"])), None, me()).await.expect("created");
         settled(&node, "again").await;
@@ -198,7 +224,8 @@ fn a_process_started_elsewhere_is_taken_into_custody_and_only_the_one_that_is_me
     run(async {
         let begun = worker::begin(&ground.options, Keeper::none(), true).await.expect("begun");
         let node = begun.node.clone();
-        tokio::spawn(begun.driver.run());
+        let mut driver = begun.driver;
+        tokio::spawn(async move { driver.run().await });
         let mut elsewhere = std::process::Command::new("sleep").arg("1000").spawn().expect("sleep");
         let pid = sexton_plan::id::Pid::new(i32::try_from(elsewhere.id()).expect("fits")).expect("pid");
         let ticks = sexton_core::proc::stat(pid).expect("stat").start_ticks;

@@ -111,7 +111,7 @@ impl Driver {
     }
 
     /// Serves until the daemon is to end.
-    pub async fn run(mut self) -> Stopped {
+    pub async fn run(&mut self) -> Stopped {
         let host = Arc::clone(&self.host);
         let mut ticks = interval(self.reconcile_every);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -186,6 +186,11 @@ impl Driver {
                 let _heard = reply.send(self.drain.subscribe());
             }
         }
+    }
+
+    /// Whether nothing is in custody, and nothing waits to be given back.
+    pub fn is_idle(&self) -> bool {
+        self.lives.values().all(|life| life.entry.borrow().as_deref().is_none_or(|entry| in_flight(entry).is_none()))
     }
 
     fn entry(&self, name: &Name) -> Option<Arc<Entry>> {

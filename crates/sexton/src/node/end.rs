@@ -8,7 +8,7 @@ use sexton_core::domain::Domain;
 use sexton_core::pin::Released;
 use sexton_keeper::wire::{HeldProcess, ToKeeper};
 use sexton_ledger::entry::{Entry, Exit, Resource, ResourceState};
-use sexton_ledger::{EventKind, NewEvent};
+use sexton_ledger::{Batch, EventKind, NewEvent};
 use sexton_plan::ladder::{Happening, Rung, STUCK_AFTER, STUCK_LOOK};
 use sexton_plan::restart;
 use sexton_plan::state::{ExitSource, ExitStatus, LostReason, State};
@@ -209,7 +209,8 @@ impl Life {
     /// Something lives in spite of SIGKILL: says what, once as an event, and shows it anew at every look.
     async fn tell_stuck(&mut self, target: &Target<'_>) {
         let survivors = target.survivors();
-        if self.entry.state == State::Stuck && self.entry.stuck.as_ref() == Some(&survivors) {
+        let told = self.entry.state == State::Stuck && self.entry.stuck.as_ref() == Some(&survivors);
+        if told || survivors.is_empty() {
             return;
         }
         let mut next = (*self.entry).clone();
@@ -260,9 +261,12 @@ impl Life {
         plan_restart(&mut next);
         let (kind, data) = told(&next);
         events.push(fact(kind, &next, data));
-        self.owe(next, events).await;
+        let request = self.answered(400, || next.reason.clone().unwrap_or_default());
+        self.host.owe(Batch { puts: vec![next.clone()], events, request, ..Batch::default() }).await;
+        self.show(next);
         crash_point!("settle.recorded");
         self.let_go().await;
+        self.prune_logs();
         Next::Rest
     }
 
@@ -273,7 +277,7 @@ impl Life {
         for resource in self.entry.resources.iter().rev() {
             let released = match resource.kind.as_str() {
                 "cgroup" => domain.map_or(Ok(Released::WasGone), Domain::remove).map_err(|error| chain(&error)),
-                "cgroup-v1" => super::limits::release_v1(&resource.key),
+                "cgroup-v1" => super::limits::release_v1(&self.host.cgroup, &resource.key),
                 _ => Ok(Released::WasGone),
             };
             if let Err(error) = released {
@@ -316,7 +320,7 @@ impl Life {
     }
 
     /// Removes the logs of lives that ended longest ago.
-    pub(super) fn prune_logs(&self) {
+    fn prune_logs(&self) {
         let dir = self.host.paths.logs(&self.entry.name);
         let Ok(files) = fs::read_dir(&dir) else { return };
         let mut lives: Vec<String> = files

@@ -29,6 +29,8 @@ pub struct Host {
     pub paths: Paths,
     /// The cgroups, where the host has cgroup2.
     pub subtree: Option<Subtree>,
+    /// The path of the subtree, from the root of each hierarchy.
+    pub cgroup: String,
     /// The pins, where the kernel has them.
     pub pins: Option<PinBoard>,
     /// The ledger.
@@ -124,6 +126,17 @@ impl Host {
             // Without a log keeper the daemon is ending.
             let _sent = self.logs.send(self.paths.log(name, incarnation, stream));
         }
+    }
+
+    /// Takes down what lasts of the daemon's own, where it keeps nothing.
+    pub fn dismantle(&self) {
+        if let Some(Err(error)) = self.pins.as_ref().map(PinBoard::remove) {
+            tracing::warn!(error = super::chain(&error), "pins not removed");
+        }
+        if let Some(Err(error)) = self.subtree.as_ref().map(Subtree::remove) {
+            tracing::warn!(error = super::chain(&error), "cgroup subtree not removed");
+        }
+        super::limits::remove_v1(&self.cgroup);
     }
 
     /// Removes the mark of a life, if there is one.

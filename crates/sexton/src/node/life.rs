@@ -82,6 +82,8 @@ pub struct Life {
     pub(super) host: SharedHost,
     pub(super) entry: Arc<Entry>,
     pub(super) mailbox: mpsc::Receiver<Command>,
+    /// The keyed request that the start under way is to answer.
+    pub(super) request: Option<RequestRecord>,
     published: watch::Sender<Option<Arc<Entry>>>,
     removed: mpsc::UnboundedSender<Name>,
 }
@@ -151,7 +153,7 @@ impl Life {
         let (sender, mailbox) = mpsc::channel(MAILBOX);
         let (published, watch) = watch::channel(None);
         (
-            Life { host, entry: Arc::new(entry), mailbox, published, removed },
+            Life { host, entry: Arc::new(entry), mailbox, request: None, published, removed },
             LifeHandle { mailbox: sender, entry: watch },
         )
     }
@@ -187,9 +189,10 @@ impl Life {
         let next = (*self.entry).clone();
         let events = vec![called(&next, "create", caller), fact(EventKind::InstanceStarting, &next, json!({}))];
         let request = key.map(|key| asked(&next, key));
-        let batch = Batch { puts: vec![next.clone()], events, request, ..Batch::default() };
+        let batch = Batch { puts: vec![next.clone()], events, request: request.clone(), ..Batch::default() };
         match self.host.record(batch).await {
             Ok(_) => {
+                self.request = request;
                 self.show(next);
                 Next::Start(Some(reply))
             }
@@ -292,6 +295,13 @@ impl Life {
     pub(super) fn refuse(&self, reply: Answer, why: &str) {
         let detail = format!("`{}` is {}: it {why}", self.entry.name, self.entry.state);
         let _heard = reply.send(Err(Refusal::new(Kind::WrongState, detail)));
+    }
+
+    /// The keyed request of the start under way, with its answer, to be recorded with what it answers.
+    pub(super) fn answered(&mut self, status: u16, body: impl FnOnce() -> String) -> Option<RequestRecord> {
+        let mut request = self.request.take()?;
+        request.answer = Some((status, body()));
+        Some(request)
     }
 
     /// Records the next row with its events, then shows it; refused whole where the ledger cannot be written.

@@ -11,6 +11,8 @@ use sexton_ledger::entry::Limits;
 
 /// Where v1 hierarchies are mounted on a hybrid host (`cgroups(7)`).
 const V1_ROOT: &str = "/sys/fs/cgroup";
+/// The v1 controllers that can keep a limit of ours.
+const V1_CONTROLLERS: [&str; 2] = ["pids", "memory"];
 
 /// One limit: its v1 controller, the v1 file, the cgroup2 file, the value.
 fn wanted(limits: &Limits) -> impl Iterator<Item = (&'static str, &'static str, &'static str, u64)> {
@@ -33,10 +35,10 @@ pub fn v1_controllers(limits: &Limits) -> Vec<&'static str> {
 ///
 /// # Errors
 /// The host keeps such a limit nowhere: it is never silently ignored.
-pub fn apply(domain: &Domain, name: &str, limits: &Limits) -> Result<(), String> {
+pub fn apply(subtree: &str, domain: &Domain, name: &str, limits: &Limits) -> Result<(), String> {
     for (controller, v1_file, v2_file, value) in wanted(limits) {
         if is_v1(controller) {
-            let dir = v1_dir(controller, name);
+            let dir = v1_dir(subtree, controller, name);
             let set = || -> io::Result<()> {
                 fs::create_dir_all(&dir)?;
                 fs::write(dir.join(v1_file), value.to_string())
@@ -53,9 +55,9 @@ pub fn apply(domain: &Domain, name: &str, limits: &Limits) -> Result<(), String>
 ///
 /// # Errors
 /// The kernel refused.
-pub fn take_in_v1(limits: &Limits, name: &str, pid: sexton_plan::id::Pid) -> Result<(), String> {
+pub fn take_in_v1(subtree: &str, limits: &Limits, name: &str, pid: sexton_plan::id::Pid) -> Result<(), String> {
     for controller in v1_controllers(limits) {
-        let file = v1_dir(controller, name).join("cgroup.procs");
+        let file = v1_dir(subtree, controller, name).join("cgroup.procs");
         fs::write(&file, pid.to_string()).map_err(|error| format!("{}: {error}", file.display()))?;
     }
     Ok(())
@@ -65,15 +67,33 @@ pub fn take_in_v1(limits: &Limits, name: &str, pid: sexton_plan::id::Pid) -> Res
 ///
 /// # Errors
 /// A process lives in it.
-pub fn release_v1(key: &str) -> Result<Released, String> {
+pub fn release_v1(subtree: &str, key: &str) -> Result<Released, String> {
     let Some((controller, name)) = key.split_once('/') else { return Ok(Released::WasGone) };
-    match fs::remove_dir(v1_dir(controller, name)) {
+    match fs::remove_dir(v1_dir(subtree, controller, name)) {
         Ok(()) => Ok(Released::Now),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Released::WasGone),
         Err(error) => Err(error.to_string()),
     }
 }
 
-fn v1_dir(controller: &str, name: &str) -> PathBuf {
-    Path::new(V1_ROOT).join(controller).join("sexton").join(name)
+/// Makes the places of v1 limits, as far as the host has them: they last as the cgroup2 subtree does.
+pub fn make_v1(subtree: &str) {
+    for controller in V1_CONTROLLERS.into_iter().filter(|controller| is_v1(controller)) {
+        let dir = v1_dir(subtree, controller, "");
+        if let Err(error) = fs::create_dir_all(&dir) {
+            tracing::warn!(%error, dir = %dir.display(), "no place for v1 limits");
+        }
+    }
+}
+
+/// Removes the places of v1 limits that are empty.
+pub fn remove_v1(subtree: &str) {
+    for controller in V1_CONTROLLERS {
+        let _gone = fs::remove_dir(v1_dir(subtree, controller, ""));
+    }
+}
+
+/// The v1 cgroup of one life, in the daemon's own place.
+fn v1_dir(subtree: &str, controller: &str, name: &str) -> PathBuf {
+    Path::new(V1_ROOT).join(controller).join(subtree.trim_matches('/')).join(name)
 }

@@ -19,3 +19,5 @@ mod start;
 mod stop;
 mod user;
 pub mod worker;
+
+pub use start::chain;

@@ -226,6 +226,8 @@ pub struct Strays {
     marks: Vec<String>,
     pins: Vec<String>,
     cgroups: Vec<String>,
+    /// In the subtree's own cgroup, where no instance lives.
+    at_root: Vec<Pid>,
 }
 
 /// A live process in our cgroups that no row claims.
@@ -246,7 +248,8 @@ impl Strays {
         let marks = marks.map(|file| file.file_name().to_string_lossy().into_owned()).collect();
         let pins = host.with_pins(|pins| pins.keys().unwrap_or_default()).await.unwrap_or_default();
         let cgroups = host.subtree.as_ref().map(|subtree| subtree.children().unwrap_or_default()).unwrap_or_default();
-        Strays { marks, pins, cgroups }
+        let at_root = host.subtree.as_ref().map(|subtree| subtree.processes().unwrap_or_default()).unwrap_or_default();
+        Strays { marks, pins, cgroups, at_root }
     }
 
     /// Removes what belongs to no row of `entries`, which were read after the look: marks and pins of lives that are
@@ -263,8 +266,19 @@ impl Strays {
         }
         let is_claimed = |name: &String| name.rsplit_once('.').is_some_and(|(_, life)| lives.contains(life));
         let unclaimed = self.cgroups.iter().filter(|name| !is_claimed(name));
-        unclaimed.flat_map(|name| clear_cgroup(host, name)).collect()
+        let mut orphans: Vec<Orphan> = unclaimed.flat_map(|name| clear_cgroup(host, name)).collect();
+        let path = host.subtree.as_ref().map_or("", |subtree| subtree.path());
+        // Under systemd the keeper and this worker live there.
+        let own = [std::process::id(), sexton_sys::process::parent_pid()];
+        let foreign = self.at_root.into_iter().filter(|pid| !own.contains(&pid.as_raw().cast_unsigned()));
+        orphans.extend(foreign.map(|pid| orphan(pid, path)));
+        orphans
     }
+}
+
+fn orphan(pid: Pid, cgroup: &str) -> Orphan {
+    let start_ticks = proc::stat(pid).ok().map(|stat| stat.start_ticks);
+    Orphan { pid, start_ticks, cgroup: cgroup.to_owned() }
 }
 
 fn unpin_all(pins: &Pins, keys: &[String]) {
@@ -286,13 +300,7 @@ fn clear_cgroup(host: &Host, name: &str) -> Vec<Orphan> {
             }
             Vec::new()
         }
-        (_, Ok(found)) => {
-            let orphan = |(pid, _)| {
-                let start_ticks = proc::stat(pid).ok().map(|stat| stat.start_ticks);
-                Orphan { pid, start_ticks, cgroup: domain.path().to_owned() }
-            };
-            found.into_iter().map(orphan).collect()
-        }
+        (_, Ok(found)) => found.into_iter().map(|(pid, _)| orphan(pid, domain.path())).collect(),
         (_, Err(error)) => {
             tracing::warn!(error = chain(&error), "stray cgroup not read");
             Vec::new()

@@ -23,7 +23,6 @@ const RESTART_AGAIN: Duration = Duration::from_secs(1);
 impl Life {
     /// Terminal: waits for what leads on.
     pub(super) async fn rest(&mut self) -> Next {
-        self.prune_logs();
         loop {
             let settled = self.entry.resources.is_empty();
             if settled && self.entry.stop.as_ref().is_some_and(|order| order.remove) {
@@ -133,9 +132,10 @@ impl Life {
         let next = next_incarnation(&self.entry, &self.host, Restarts::default());
         let events = vec![called(&next, "start", caller), fact(EventKind::InstanceStarting, &next, json!({}))];
         let request = key.map(|key| asked(&next, key));
-        let batch = Batch { puts: vec![next.clone()], events, request, ..Batch::default() };
+        let batch = Batch { puts: vec![next.clone()], events, request: request.clone(), ..Batch::default() };
         match self.host.record(batch).await {
             Ok(_) => {
+                self.request = request;
                 self.show(next);
                 Some(Next::Start(Some(reply)))
             }

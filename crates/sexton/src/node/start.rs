@@ -15,8 +15,8 @@ use sexton_core::domain::Domain;
 use sexton_core::handle::Handle;
 use sexton_core::spawn::{self, Going, NeverRan, Program, Waiting};
 use sexton_keeper::wire::{HeldProcess, ToKeeper};
-use sexton_ledger::EventKind;
 use sexton_ledger::entry::{Cgroup, Entry, Resource, ResourceState};
+use sexton_ledger::{Batch, EventKind};
 use sexton_plan::state::State;
 use tokio::io::Interest;
 
@@ -90,7 +90,7 @@ impl Life {
         let entry = &self.entry;
         let name = domain_name(entry);
         let domain = subtree.create(&name, entry.incarnation.as_str()).map_err(|error| chain(&error))?;
-        super::limits::apply(&domain, &name, &entry.spec.limits)?;
+        super::limits::apply(&self.host.cgroup, &domain, &name, &entry.spec.limits)?;
         Ok(Some(domain))
     }
 
@@ -99,7 +99,7 @@ impl Life {
         let handle = Arc::clone(&made.handle);
         let identity = handle.identity().clone();
         let mut next = (*self.entry).clone();
-        super::limits::take_in_v1(&next.spec.limits, &domain_name(&next), identity.pid)?;
+        super::limits::take_in_v1(&self.host.cgroup, &next.spec.limits, &domain_name(&next), identity.pid)?;
         handle.tag(next.incarnation.as_str());
         next.handle = handle.to_bytes();
         next.cgroup = made.domain.as_ref().map(|domain| Cgroup { path: domain.path().to_owned(), ino: domain.ino() });
@@ -132,10 +132,13 @@ impl Life {
         let data = json!({ "pid": process.handle().identity().pid });
         let events = vec![fact(EventKind::InstanceRunning, &next, data)];
         crash_point!("start.running");
-        if let Err(refusal) = self.record(next, events, false).await {
+        let request = self.answered(201, || serde_json::to_string(&next).unwrap_or_default());
+        let batch = Batch { puts: vec![next.clone()], events, request, ..Batch::default() };
+        if let Err(refusal) = self.host.record(batch).await {
             // Nobody was told that it runs: it is ended as if it never had.
             return Next::RollBack(RollBack { reason: refusal.detail, process: Some(process), reply });
         }
+        self.show(next);
         self.host.remove_mark(&self.entry.incarnation);
         if let Some(reply) = reply {
             self.answer(reply);

@@ -101,6 +101,7 @@ pub async fn begin(options: &Options, keeper: Keeper, new_keeper: bool) -> Resul
         make_dir(dir)?;
     }
     let subtree = find_subtree(&options.cgroup)?;
+    super::limits::make_v1(&options.cgroup);
     let open = OpenOptions {
         node: options.node.clone(),
         pid_ns: Some(here.pid_ns),
@@ -118,6 +119,7 @@ pub async fn begin(options: &Options, keeper: Keeper, new_keeper: bool) -> Resul
     let host = Arc::new(Host {
         node: contents.node,
         here,
+        cgroup: options.cgroup.clone(),
         pins: open_pins(&paths),
         paths,
         subtree,
