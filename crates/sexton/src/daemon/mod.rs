@@ -9,8 +9,10 @@ use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use sexton_keeper::KeeperConfig;
 use sexton_keeper::link::{KEEPER_FD_VARIABLE, PHASE_VARIABLE};
 use sexton_sys::fd::RawFd;
+use sexton_sys::strings::{Slot, Strings};
 
 use crate::config::{self, Flags};
 use crate::node::chain;
@@ -77,10 +79,25 @@ fn become_keeper(run_dir: &Path, lock: RawFd) -> Result<u8, Refused> {
         return Err(exec_keeper(&init, &this, run_dir, lock, &worker));
     }
     let c_path = |path: &Path| CString::new(path.as_os_str().as_bytes()).unwrap_or_default();
-    let args: Vec<CString> = worker.iter().map(|arg| CString::new(arg.as_bytes()).unwrap_or_default()).collect();
+    let (program, run_dir) = (c_path(&this), c_path(run_dir));
+    let rest = worker.iter().skip(1).map(|arg| CString::new(arg.as_bytes()).unwrap_or_default());
+    let args: Vec<CString> = std::iter::once(program.clone()).chain(rest).collect();
     let env: Vec<CString> = std::env::vars_os().filter_map(|(key, value)| variable(&key, &value)).collect();
-    let code = sexton_keeper::keep(&c_path(&this), &args, &env, &c_path(run_dir), lock);
-    Ok(u8::try_from(code).unwrap_or(1))
+    let (args, env) = (slots(&args), slots(&env));
+    let config = Strings::new(&args).zip(Strings::new(&env)).map(|(args, env)| KeeperConfig {
+        program: &program,
+        args,
+        env,
+        run_dir: &run_dir,
+        lock_fd: Some(lock),
+    });
+    let config = config.ok_or_else(|| Refused::new(exit::UNAVAILABLE, "no command line"))?;
+    Ok(u8::try_from(sexton_keeper::run(&config)).unwrap_or(1))
+}
+
+/// The strings as the kernel wants them, with their end.
+fn slots(strings: &[CString]) -> Vec<Slot<'_>> {
+    strings.iter().map(|string| Slot::of(string)).chain([Slot::END]).collect()
 }
 
 fn variable(key: &OsString, value: &OsString) -> Option<CString> {

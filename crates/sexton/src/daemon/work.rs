@@ -1,5 +1,6 @@
 //! The worker's own main: hears its keeper, opens the node, serves, and lets go in reverse order.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
@@ -10,15 +11,18 @@ use std::sync::Arc;
 use sexton_keeper::link::{FromKeeper, KeeperLink};
 use sexton_keeper::wire::{self, StoreName, SweepPolicy, ToKeeper, ToWorker, Welcome};
 use sexton_ledger::{Batch, EventKind, NewEvent};
+use sexton_plan::id::Word;
 use sexton_sys::Fd;
 use sexton_sys::fd::RawFd;
 
 use super::preflight::ledger_refused;
 use super::{Refused, exit};
 use crate::api;
-use crate::config::{OnShutdown, Settings};
+use crate::config::{DrainRule, OnShutdown, Settings};
 use crate::node::chain;
+use crate::node::drain::DrainRules;
 use crate::node::driver::Stopped;
+use crate::node::host::Host;
 use crate::node::keeper::Keeper;
 use crate::node::worker::{self, BeginError, Begun, Options};
 
@@ -113,6 +117,14 @@ fn options(settings: &Settings) -> Options {
     }
 }
 
+/// The kinds that a drain ends at once: builds, unless the configuration says otherwise.
+fn cancelled_kinds(settings: &Settings) -> Vec<Word> {
+    let mut rules = BTreeMap::from([("build".to_owned(), DrainRule::Cancel)]);
+    rules.extend(settings.drain.kinds.clone());
+    let cancelled = rules.into_iter().filter(|(_, rule)| *rule == DrainRule::Cancel);
+    cancelled.filter_map(|(kind, _)| kind.parse().ok()).collect()
+}
+
 fn refused(error: &BeginError) -> Refused {
     match error {
         BeginError::Ledger(error) => ledger_refused(error),
@@ -150,7 +162,7 @@ async fn serve(settings: Arc<Settings>, begun: Begun, told: Told) -> Result<u8, 
         .map_err(|error| Refused::new(exit::CANT_CREATE, format!("could not listen at `{}`: {error}", path.display())))?;
     let Begun { mut driver, node, host, reader, last_seq } = begun;
     if let Some(name) = StoreName::new(LISTENER) {
-        host.keeper.store(name, std::os::fd::AsRawFd::as_raw_fd(&listener)).await;
+        host.keeper.store(name, std::os::fd::AsRawFd::as_raw_fd(&listener));
     }
     driver.welcomed(told.welcome.keeper_pid, told.welcome.restarts);
     let context = api::Context::new(node, Arc::clone(&settings), reader, last_seq, Arc::clone(&host));
@@ -159,14 +171,20 @@ async fn serve(settings: Arc<Settings>, begun: Begun, told: Told) -> Result<u8, 
     host.keeper.send(ToKeeper::Ready).await;
     tracing::info!(socket = %path.display(), node = %host.node, "ready");
     let stopped = driver.run().await;
-    Ok(end(stopped, &host).await)
+    Ok(end(stopped, driver.is_idle(), &host).await)
 }
 
-/// Lets go: the ledger is flushed by its own drop; instances live on, to be adopted by the next start.
-async fn end(stopped: Stopped, host: &crate::node::host::Host) -> u8 {
-    tracing::info!(?stopped, "ending; instances live on");
+/// Lets go. The ledger is flushed by its own drop; instances live on, to be adopted by the next start; where there are
+/// none, nothing of the daemon's own stays on the host.
+async fn end(stopped: Stopped, idle: bool, host: &Host) -> u8 {
+    tracing::info!(?stopped, idle, "ending");
     match stopped {
-        Stopped::Shutdown(_) => host.keeper.send(ToKeeper::Finished { code: 0 }).await,
+        Stopped::Shutdown(_) => {
+            if idle {
+                host.dismantle();
+            }
+            host.keeper.send(ToKeeper::Finished { code: 0 }).await;
+        }
         Stopped::Retire | Stopped::KeeperGone => {}
     }
     0

@@ -6,7 +6,7 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use sexton_keeper::link::{FromKeeper, KeeperLink, LinkError};
-use sexton_keeper::wire::{ExitRecord, ToKeeper};
+use sexton_keeper::wire::{ExitRecord, StoreName, ToKeeper};
 use sexton_plan::identity::Identity;
 use sexton_plan::state::ExitStatus;
 use sexton_sys::Errno;
@@ -68,6 +68,15 @@ impl Keeper {
                 },
                 Err(error) => return tracing::error!(%error, "keeper not reachable"),
             }
+        }
+    }
+
+    /// Has the keeper hold a copy of a listener, for the workers to come.
+    pub fn store(&self, name: StoreName, fd: RawFd) {
+        let Some(link) = &self.link else { return };
+        // Among the first messages of a worker, so that there is room for it.
+        if let Err(error) = link.get_ref().0.store(name, fd) {
+            tracing::error!(%error, "keeper does not hold our listener");
         }
     }
 
