@@ -11,7 +11,9 @@ pub mod handle;
 pub mod owned;
 pub mod pin;
 pub mod proc;
+pub mod reaper;
 pub mod spawn;
+pub mod sweep;
 
 /// Ends the calling process as `kill -9` would, through a pidfd on itself; for fault tests.
 pub fn kill_self() -> ! {

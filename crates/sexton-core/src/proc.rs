@@ -159,6 +159,67 @@ pub fn children(pid: Pid) -> Result<Vec<Pid>, ReadProcError> {
     Ok(found)
 }
 
+/// Those children of the calling process that may be orphans.
+///
+/// The kernel hands an orphan to the first thread of its new parent that is not exiting, which is the main one, and
+/// leaves a child with the thread that started it: what hangs on another thread was started by this program. That
+/// cannot be told where the main thread has ended, or the kernel lists no children by thread.
+///
+/// # Errors
+/// `/proc` is unreadable.
+pub fn own_children() -> Result<Vec<Pid>, ReadProcError> {
+    let me = std::process::id();
+    let task = format!("/proc/self/task/{me}");
+    let read = |file: String| fs::read(&file).map_err(|source| ReadProcError::Unreadable { path: file, source });
+    let main = read(format!("{task}/stat"))?;
+    let main_has_ended = parse_stat(&main).is_none_or(|stat| matches!(stat.state, 'Z' | 'X'));
+    if main_has_ended {
+        return children_by_scan(me);
+    }
+    match read(format!("{task}/children")) {
+        Ok(text) => Ok(parse_children(&text)),
+        Err(ReadProcError::Unreadable { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+            children_by_scan(me)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// The PIDs in the text of a `children` file.
+fn parse_children(text: &[u8]) -> Vec<Pid> {
+    let words = text.split(|b| b.is_ascii_whitespace());
+    words.filter_map(|word| Pid::new(std::str::from_utf8(word).ok()?.parse().ok()?)).collect()
+}
+
+/// Every process whose parent is `parent`, by reading all of `/proc`.
+fn children_by_scan(parent: u32) -> Result<Vec<Pid>, ReadProcError> {
+    let unreadable = |source| ReadProcError::Unreadable { path: "/proc".to_owned(), source };
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc").map_err(unreadable)? {
+        let name = entry.map_err(unreadable)?.file_name();
+        let pid = name.to_str().and_then(|name| Pid::new(name.parse().ok()?));
+        // What cannot be read is left alone, which is the safe side.
+        let stat = pid.and_then(|pid| Some((pid, stat(pid).ok()?)));
+        found.extend(stat.filter(|(_, stat)| u32::try_from(stat.ppid) == Ok(parent)).map(|(pid, _)| pid));
+    }
+    Ok(found)
+}
+
+/// Whether `/proc` shows the processes of this PID namespace to the caller; else why not.
+///
+/// # Errors
+/// It is not mounted, belongs to another PID namespace, or hides other users' processes (`hidepid`).
+pub fn usable() -> Result<(), ReadProcError> {
+    let unreadable = |path: &str, source| ReadProcError::Unreadable { path: path.to_owned(), source };
+    let me = fs::read_link("/proc/self").map_err(|source| unreadable("/proc/self", source))?;
+    if me.as_os_str() != std::process::id().to_string().as_str() {
+        return Err(unreadable("/proc/self", io::Error::other("it belongs to another PID namespace")));
+    }
+    // A PID namespace always has its first process, and anybody may read this of it, unless `hidepid` hides it.
+    fs::read("/proc/1/stat").map_err(|source| unreadable("/proc/1/stat", source))?;
+    Ok(())
+}
+
 /// The command line as one text, arguments separated by spaces; the process writes it itself.
 pub fn command_line(pid: Pid) -> Option<String> {
     let text = read(pid, "cmdline").ok()?;
