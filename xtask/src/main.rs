@@ -1,2 +1,60 @@
-//! x
-fn main() {}
+//! `cargo xtask`: what developers and CI run. CI runs nothing else.
+
+#![forbid(unsafe_code)]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a developer's command prints")]
+
+mod ci;
+mod packages;
+mod step;
+mod tally;
+mod tidy;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+
+const USAGE: &str = "\
+usage: cargo xtask COMMAND
+
+  ci      install what the tests need (as root), then run every check and every test
+  tidy    the rules of this repository that neither rustc nor clippy knows
+  demo    build, and run `sexton demo`";
+
+fn main() -> ExitCode {
+    let mut args = std::env::args().skip(1);
+    let command = args.next();
+    let done = match command.as_deref() {
+        Some("ci") => ci::run(),
+        Some("tidy") => tidy::run(),
+        Some("demo") => demo(&args.collect::<Vec<_>>()),
+        Some(_) | None => {
+            eprintln!("{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    match done {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The root of the workspace.
+fn root() -> Result<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("xtask lies in the workspace")?;
+    Ok(root.to_owned())
+}
+
+fn demo(args: &[String]) -> Result<bool> {
+    let built = step::cargo(&["build", "--bins"]).status().context("cargo build")?;
+    if !built.success() {
+        return Ok(false);
+    }
+    let sexton = step::target_dir()?.join("debug/sexton");
+    let shown = std::process::Command::new(&sexton).arg("demo").args(args).status();
+    Ok(shown.with_context(|| sexton.display().to_string())?.success())
+}

@@ -1,0 +1,132 @@
+//! Everything that must hold, in the order in which it is cheapest to find out.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+
+use crate::step::{self, cargo, has_program, run_and_read, step, target_dir};
+use crate::tally::{self, Tally};
+use crate::{packages, root, tidy};
+
+/// Where tests append one line for each that could not run here (`sexton_testkit::skip!`).
+const SKIPS: &str = "SEXTON_TEST_SKIPS";
+/// Where the crash tests find the daemon with its crash points.
+const CRASH_BIN_DIR: &str = "SEXTON_TEST_CRASH_BIN_DIR";
+
+/// A check that is a harness of its own.
+type Check = fn() -> Result<bool>;
+
+/// Runs it all; whether everything held.
+fn run_checks(tally: &mut Tally) -> Result<bool> {
+    step("packages", packages::install);
+    let checks: [(&str, Check); 6] =
+        [("fmt", fmt), ("tidy", tidy::run), ("clippy", clippy), ("doc", doc), ("stub", stub), ("build", build)];
+    for (name, check) in checks {
+        let held = step(name, check);
+        tally.count(held);
+        if !held {
+            return Ok(false);
+        }
+    }
+    let held = step("test", || test(tally));
+    Ok(held && tally.failed == 0)
+}
+
+/// Runs it all, and prints a last line that says how many checks and tests held.
+pub fn run() -> Result<bool> {
+    let mut tally = Tally::default();
+    let held = run_checks(&mut tally);
+    println!("{tally}");
+    held
+}
+
+fn fmt() -> Result<bool> {
+    run_cargo(&["fmt", "--all", "--check"])
+}
+
+fn clippy() -> Result<bool> {
+    run_cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"])
+}
+
+fn doc() -> Result<bool> {
+    let mut command = cargo(&["doc", "--no-deps", "--workspace", "--document-private-items", "--quiet"]);
+    command.env("RUSTDOCFLAGS", "-D warnings");
+    step::run(command)
+}
+
+/// The library must compile where it is a stub: off Linux, shown here by a build flag.
+fn stub() -> Result<bool> {
+    if !fs::read_to_string(root()?.join("crates/sexton-core/src/lib.rs"))?.contains("sexton_stub") {
+        println!("sexton-core has no stub");
+        return Ok(true);
+    }
+    let mut command = cargo(&["check", "--package", "sexton-core"]);
+    command.env("RUSTFLAGS", "--cfg sexton_stub -D warnings");
+    command.arg("--target-dir").arg(target_dir()?.join("stub"));
+    step::run(command)
+}
+
+/// The programs, twice: with crash points for the fault tests, put aside, and then as they are released. The second
+/// build overwrites the first, and both share every dependency.
+fn build() -> Result<bool> {
+    let target = target_dir()?;
+    if !run_cargo(&["build", "--workspace", "--bins", "--features", "sexton/crash-points"])? {
+        return Ok(false);
+    }
+    let aside = target.join("crash-points");
+    fs::create_dir_all(&aside)?;
+    for program in ["sexton", "sexton-init"] {
+        put_aside(&target.join("debug").join(program), &aside.join(program))?;
+    }
+    run_cargo(&["build", "--workspace", "--bins"])
+}
+
+/// Copies a program; by a new file, for an old one may be running.
+fn put_aside(from: &Path, to: &Path) -> Result<()> {
+    let new = to.with_extension("new");
+    fs::copy(from, &new).with_context(|| from.display().to_string())?;
+    fs::rename(&new, to).with_context(|| to.display().to_string())
+}
+
+fn test(tally: &mut Tally) -> Result<bool> {
+    let target = target_dir()?;
+    let skips = target.join("skips");
+    fs::write(&skips, "")?;
+    let with_env = |args: &[&str]| {
+        let mut command = cargo(args);
+        command.env(SKIPS, &skips).env(CRASH_BIN_DIR, target.join("crash-points"));
+        command
+    };
+    let mut held = true;
+    if has_program("cargo-nextest") {
+        let (succeeded, text) =
+            run_and_read(with_env(&["nextest", "run", "--workspace", "--no-fail-fast", "--color=never"]))?;
+        tally.add(succeeded, tally::of_nextest(&text));
+        held &= succeeded;
+        let (succeeded, text) = run_and_read(with_env(&["test", "--workspace", "--doc", "--quiet"]))?;
+        tally.add(succeeded, tally::of_libtest(&text));
+        held &= succeeded;
+    } else {
+        let (succeeded, text) = run_and_read(with_env(&["test", "--workspace", "--no-fail-fast"]))?;
+        tally.add(succeeded, tally::of_libtest(&text));
+        held &= succeeded;
+    }
+    let skipped = fs::read_to_string(&skips)?;
+    print!("{skipped}");
+    tally.skip(skipped.lines().count());
+    Ok(held)
+}
+
+fn run_cargo(args: &[&str]) -> Result<bool> {
+    step::run(cargo(args))
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn ci_runs_what_the_readme_says() {
+        let script = std::fs::read_to_string(super::root().unwrap().join(".ci/run")).unwrap();
+        assert!(script.contains("cargo xtask ci"), "{script}");
+    }
+}
