@@ -214,14 +214,11 @@ impl SweepReport {
 
 /// Whether orphans reparent to this process at all.
 fn inherits_orphans() -> Result<(), Inactive> {
-    if std::process::id() == 1 {
-        return Ok(());
-    }
     match process::is_subreaper() {
-        Ok(true) => Ok(()),
-        Ok(false) => Err(Inactive::NotTheirParent),
         Err(error) if error.errno == Errno::ENOSYS => Err(Inactive::Unsupported),
-        Err(_) => Err(Inactive::NotTheirParent),
+        Ok(true) => Ok(()),
+        Ok(false) | Err(_) if std::process::id() == 1 => Ok(()),
+        Ok(false) | Err(_) => Err(Inactive::NotTheirParent),
     }
 }
 

@@ -1,5 +1,8 @@
 //! One instruction: the system call, on the two machines that Sexton runs on.
 //!
+//! Elsewhere than on Linux, and where the build says `--cfg sexton_stub`, every call answers `ENOSYS` instead: a program
+//! that embeds the library compiles there all the same, and is told `Unsupported` by what it calls.
+//!
 //! Nothing here touches thread-local storage or the stack protector, so every function may be called in a
 //! child that shares its parent's memory (`clone(2)`, `CLONE_VM`).
 
@@ -12,7 +15,7 @@ pub(crate) type Args = [usize; 6];
 ///
 /// # Safety
 /// The caller vouches for what the call does with its arguments (`syscall(2)`).
-#[cfg(target_arch = "x86_64")]
+#[cfg(all(not(sexton_stub), target_os = "linux", target_arch = "x86_64"))]
 pub(crate) unsafe fn syscall(number: usize, args: Args) -> Result<usize, Errno> {
     let ret: isize;
     let [a, b, c, d, e, f] = args;
@@ -33,7 +36,7 @@ pub(crate) unsafe fn syscall(number: usize, args: Args) -> Result<usize, Errno> 
 ///
 /// # Safety
 /// The caller vouches for what the call does with its arguments (`syscall(2)`).
-#[cfg(target_arch = "aarch64")]
+#[cfg(all(not(sexton_stub), target_os = "linux", target_arch = "aarch64"))]
 pub(crate) unsafe fn syscall(number: usize, args: Args) -> Result<usize, Errno> {
     let ret: isize;
     let [a, b, c, d, e, f] = args;
@@ -55,7 +58,7 @@ pub(crate) unsafe fn syscall(number: usize, args: Args) -> Result<usize, Errno> 
 /// # Safety
 /// `args` names a `struct clone_args` of `size` bytes with a live stack; `entry` never returns, never
 /// unwinds and touches nothing that its parent may change meanwhile.
-#[cfg(target_arch = "x86_64")]
+#[cfg(all(not(sexton_stub), target_os = "linux", target_arch = "x86_64"))]
 pub(crate) unsafe fn clone3(
     args: *const u64,
     size: usize,
@@ -88,7 +91,7 @@ pub(crate) unsafe fn clone3(
 ///
 /// # Safety
 /// As on x86-64: `args` names a `struct clone_args` of `size` bytes with a live stack; `entry` never returns.
-#[cfg(target_arch = "aarch64")]
+#[cfg(all(not(sexton_stub), target_os = "linux", target_arch = "aarch64"))]
 pub(crate) unsafe fn clone3(
     args: *const u64,
     size: usize,
@@ -113,6 +116,29 @@ pub(crate) unsafe fn clone3(
         );
     }
     Errno::check(ret)
+}
+
+/// Answers as a kernel that has no such call: everything above then tells its caller that it is unsupported.
+///
+/// # Safety
+/// Does nothing.
+#[cfg(any(sexton_stub, not(target_os = "linux")))]
+pub(crate) unsafe fn syscall(_number: usize, _args: Args) -> Result<usize, Errno> {
+    Err(Errno::ENOSYS)
+}
+
+/// Answers as a kernel that has no such call.
+///
+/// # Safety
+/// Does nothing.
+#[cfg(any(sexton_stub, not(target_os = "linux")))]
+pub(crate) unsafe fn clone3(
+    _args: *const u64,
+    _size: usize,
+    _entry: unsafe extern "C" fn(*const u8) -> !,
+    _arg: *const u8,
+) -> Result<usize, Errno> {
+    Err(Errno::ENOSYS)
 }
 
 /// Numbers of the system calls used (`syscalls(2)`).

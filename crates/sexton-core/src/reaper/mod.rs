@@ -35,7 +35,7 @@ use sexton_sys::{Errno, Fd, SysError, file, pidfd, wait};
 
 use crate::handle::Handle;
 use crate::proc::{self, ReadProcError};
-use registry::Watch;
+use registry::{Registry, Watch};
 use worker::Shared;
 
 pub(crate) use worker::leave_signals_to_the_host;
@@ -279,7 +279,7 @@ impl Reaper {
             Err(error) if error.errno == Errno::ESRCH => return Err(RegisterError::Gone(pid)),
             Err(error) if error.errno == Errno::ECHILD => return Err(not_a_child(pid)),
             Err(error) => {
-                let watch = watch_by_number(pid)?;
+                let watch = watch_by_number(pid, &mut registry)?;
                 registry.warn_of_polling(pid, &error);
                 watch
             }
@@ -411,9 +411,9 @@ fn proven_child(fd: Fd) -> Result<Fd, SysError> {
 }
 
 /// A watch by number, for a child without a pidfd: too many open files, or a system without them.
-fn watch_by_number(pid: Pid) -> Result<Watch, RegisterError> {
+fn watch_by_number(pid: Pid, registry: &mut Registry) -> Result<Watch, RegisterError> {
     match wait::peek(pid.as_raw().cast_unsigned()) {
-        Ok(_) => Ok(registry::by_number(pid)),
+        Ok(_) => Ok(registry.by_number(pid)),
         Err(error) if error.errno == Errno::ECHILD => Err(not_a_child(pid)),
         Err(source) => Err(RegisterError::Sys { pid, source }),
     }

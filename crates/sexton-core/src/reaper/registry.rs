@@ -14,7 +14,7 @@ use sexton_sys::wait::{self, Ended};
 use sexton_sys::{Errno, Fd, RawFd, SysError, pidfd, time};
 
 use super::{Exit, Fate, Slot};
-use crate::proc::{self, ReadProcError};
+use crate::proc::{self, ReadProcError, Stat};
 
 /// How often a process without a pidfd is asked.
 pub(super) const POLL_INTERVAL: Duration = Duration::from_millis(250);
@@ -78,6 +78,7 @@ pub(super) struct Registry {
     due: BTreeSet<(Duration, u64)>,
     /// Entries that are watched by their number.
     polled: usize,
+    spare: Spare,
     /// Collected, and not yet told: survives the thread that was to tell.
     untold: VecDeque<Exit>,
     pub counts: Counts,
@@ -89,7 +90,7 @@ impl Registry {
     pub fn registered(&mut self, pid: Pid, epoll: &Epoll) -> Option<Arc<Slot>> {
         let token = *self.tokens.get(&pid)?;
         let entry = self.entries.get(&token)?;
-        if entry.has_its_number() {
+        if entry.has_its_number(&mut self.spare) {
             return Some(Arc::clone(&entry.slot));
         }
         let fate = match &entry.watch {
@@ -122,17 +123,22 @@ impl Registry {
         slot
     }
 
-    fn arm(&self, pid: Pid, watch: Watch, token: u64, epoll: &Epoll) -> Watch {
+    fn arm(&mut self, pid: Pid, watch: Watch, token: u64, epoll: &Epoll) -> Watch {
         match watch {
             Watch::Pidfd(fd) => match epoll.add(fd.raw(), events::IN, Trigger::OneShot, token) {
                 Ok(()) => Watch::Pidfd(fd),
                 Err(error) => {
                     self.warn_of_polling(pid, &error);
-                    by_number(pid)
+                    self.by_number(pid)
                 }
             },
             Watch::Number { start_ticks } => Watch::Number { start_ticks },
         }
+    }
+
+    /// A watch by number on the child that has it now.
+    pub fn by_number(&mut self, pid: Pid) -> Watch {
+        Watch::Number { start_ticks: self.spare.stat(pid).ok().map(|stat| stat.start_ticks) }
     }
 
     /// Says that polling begins, once and not for each process.
@@ -183,7 +189,7 @@ impl Registry {
     pub fn collect(&mut self, token: u64, epoll: &Epoll, woke: Duration) {
         // An event may come for an entry that was settled in the same turn.
         let Some(entry) = self.entries.get(&token) else { return };
-        match entry.ask() {
+        match entry.ask(&mut self.spare) {
             Answer::Ended(fate) => self.settle(token, fate, epoll, woke),
             Answer::Lives => self.watch_on(token, epoll),
             Answer::Held => self.hold(token),
@@ -196,7 +202,7 @@ impl Registry {
         entry.asked = 0;
         let armed = match &entry.watch {
             Watch::Pidfd(fd) => epoll.rearm(fd.raw(), events::IN, Trigger::OneShot, token).is_ok(),
-            Watch::Number { start_ticks } => match pidfd_of(entry.pid, *start_ticks) {
+            Watch::Number { start_ticks } => match pidfd_of(entry.pid, *start_ticks, &mut self.spare) {
                 Some(fd) if epoll.add(fd.raw(), events::IN, Trigger::OneShot, token).is_ok() => {
                     entry.watch = Watch::Pidfd(fd);
                     self.polled -= 1;
@@ -262,17 +268,17 @@ impl Registry {
 
 impl Entry {
     /// Whether its number still names it: as long as nobody has reaped it, and so also while it is a zombie.
-    fn has_its_number(&self) -> bool {
+    fn has_its_number(&self, spare: &mut Spare) -> bool {
         match &self.watch {
             Watch::Pidfd(fd) => !matches!(pidfd::send_signal(fd.raw(), 0), Err(SysError { errno: Errno::ESRCH, .. })),
-            Watch::Number { start_ticks } => is_still(self.pid, *start_ticks),
+            Watch::Number { start_ticks } => spare.is_still(self.pid, *start_ticks),
         }
     }
 
-    fn ask(&self) -> Answer {
+    fn ask(&self, spare: &mut Spare) -> Answer {
         match &self.watch {
             Watch::Pidfd(fd) => self.ask_pidfd(fd.raw()),
-            Watch::Number { start_ticks } => self.ask_number(*start_ticks),
+            Watch::Number { start_ticks } => self.ask_number(*start_ticks, spare),
         }
     }
 
@@ -304,11 +310,11 @@ impl Entry {
     }
 
     /// Peeks before it reaps: only a zombie that is the registered process is reaped by number.
-    fn ask_number(&self, start_ticks: Option<u64>) -> Answer {
+    fn ask_number(&self, start_ticks: Option<u64>, spare: &mut Spare) -> Answer {
         let pid = self.pid.as_raw().cast_unsigned();
         match wait::peek(pid) {
-            Ok(None) if is_still(self.pid, start_ticks) => return Answer::Lives,
-            Ok(Some(_)) if is_still(self.pid, start_ticks) => {}
+            Ok(None) if spare.is_still(self.pid, start_ticks) => return Answer::Lives,
+            Ok(Some(_)) if spare.is_still(self.pid, start_ticks) => {}
             // The number belongs to another child by now.
             Ok(_) => return Answer::Ended(Fate::Vanished(None)),
             Err(error) if error.errno == Errno::ECHILD => return Answer::Ended(Fate::Vanished(None)),
@@ -333,23 +339,51 @@ fn kept_status(fd: RawFd) -> Option<ExitStatus> {
     ExitStatus::from_wait_word(pidfd::facts(fd).ok()?.wait_word?)
 }
 
-/// A watch by number on the child that has it now.
-pub(super) fn by_number(pid: Pid) -> Watch {
-    Watch::Number { start_ticks: proc::stat(pid).ok().map(|stat| stat.start_ticks) }
+/// A pidfd on the child that started at `start_ticks` and is watched by its number so far.
+fn pidfd_of(pid: Pid, start_ticks: Option<u64>, spare: &mut Spare) -> Option<Fd> {
+    let fd = pidfd::open(pid.as_raw()).ok()?;
+    let is_child = wait::peek_pidfd(fd.raw()).is_ok();
+    (is_child && start_ticks.is_some() && spare.is_still(pid, start_ticks)).then_some(fd)
 }
 
-/// Whether `pid` still names what started at `start_ticks`; what cannot be read proves nothing.
-fn is_still(pid: Pid, start_ticks: Option<u64>) -> bool {
-    match (proc::stat(pid), start_ticks) {
-        (Ok(stat), Some(ticks)) => stat.start_ticks == ticks,
-        (Err(ReadProcError::Gone(_)), _) => false,
-        (Ok(_), None) | (Err(ReadProcError::Unreadable { .. } | ReadProcError::Malformed { .. }), _) => true,
+/// One descriptor kept back, so that `/proc` can be read when there is no other left.
+#[derive(Debug)]
+struct Spare(Option<Fd>);
+
+impl Default for Spare {
+    fn default() -> Spare {
+        Spare(Spare::any())
     }
 }
 
-/// A pidfd on the child that started at `start_ticks` and is watched by its number so far.
-fn pidfd_of(pid: Pid, start_ticks: Option<u64>) -> Option<Fd> {
-    let fd = pidfd::open(pid.as_raw()).ok()?;
-    let is_child = wait::peek_pidfd(fd.raw()).is_ok();
-    (is_child && start_ticks.is_some() && is_still(pid, start_ticks)).then_some(fd)
+impl Spare {
+    /// Any descriptor will do; this one needs no path.
+    fn any() -> Option<Fd> {
+        pidfd::open(i32::try_from(std::process::id()).ok()?).ok()
+    }
+
+    fn stat(&mut self, pid: Pid) -> Result<Stat, ReadProcError> {
+        match proc::stat(pid) {
+            Err(ReadProcError::Unreadable { .. }) if self.0.take().is_some() => {
+                let told = proc::stat(pid);
+                self.0 = Spare::any();
+                told
+            }
+            told => {
+                if self.0.is_none() {
+                    self.0 = Spare::any();
+                }
+                told
+            }
+        }
+    }
+
+    /// Whether `pid` still names what started at `start_ticks`; what cannot be read proves nothing.
+    fn is_still(&mut self, pid: Pid, start_ticks: Option<u64>) -> bool {
+        match (self.stat(pid), start_ticks) {
+            (Ok(stat), Some(ticks)) => stat.start_ticks == ticks,
+            (Err(ReadProcError::Gone(_)), _) => false,
+            (Ok(_), None) | (Err(ReadProcError::Unreadable { .. } | ReadProcError::Malformed { .. }), _) => true,
+        }
+    }
 }
