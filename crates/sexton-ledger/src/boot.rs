@@ -44,7 +44,7 @@ pub struct BootCheck<'a> {
 /// # Blocking
 /// As long as other processes write, 2 s at most before [`OpenError::Locked`].
 pub fn boot_check(state_dir: &Path, check: BootCheck<'_>) -> Result<Settled, OpenError> {
-    match look::look(state_dir)? {
+    match look::look(state_dir, Some(check.boot_id))? {
         Sight::Absent => return Ok(Settled::default()),
         Sight::Sound(look) => {
             let before = Whereabouts::read(&look.conn)?;

@@ -45,7 +45,7 @@ impl From<rusqlite::Error> for ExportError {
 }
 
 fn look(state_dir: &Path) -> Result<Look, ExportError> {
-    match look::look(state_dir)? {
+    match look::look(state_dir, None)? {
         Sight::Sound(look) => Ok(look),
         Sight::Absent => Err(ExportError::Absent),
     }

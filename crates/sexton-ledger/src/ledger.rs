@@ -10,10 +10,10 @@ use sexton_plan::id::Incarnation;
 use ulid::{Generator, Ulid};
 
 use crate::batch::{Batch, CommitError, Committed, Urgency};
-use crate::look::OpenError;
-use crate::open::{self, Contents, OpenOptions};
+use crate::look::{Files, OpenError};
+use crate::open::{self, Contents, OWN, OpenOptions};
 use crate::read::Reader;
-use crate::writer::{Job, Shared, Writer};
+use crate::writer::{Job, Reserve, Shared, Writer};
 
 /// The open ledger. Dropping it writes what was sent, tries once more what is owed, and closes the database.
 pub struct Ledger {
@@ -34,7 +34,9 @@ impl Ledger {
         let opened = open::open(state_dir, &options)?;
         let reader = Reader::open(state_dir)?;
         let shared = Arc::new(Shared::new(opened.contents.last_seq));
-        let writer = Writer::new(opened.conn, opened.stamp, Arc::clone(&shared));
+        let wal = Files::in_dir(state_dir).wal;
+        let reserve = Reserve { wal, bytes: options.wal_reserve, is_laid_out: options.wal_reserve == 0 };
+        let writer = Writer::new(opened.conn, opened.stamp, Arc::clone(&shared), reserve);
         let thread = thread::Builder::new()
             .name("ledger".to_owned())
             .spawn(move || writer.run())
@@ -51,7 +53,10 @@ impl Ledger {
         urgency: Urgency,
         done: impl FnOnce(Result<Committed, CommitError>) + Send + 'static,
     ) {
-        self.shared.send(Job { batch, urgency, done: Box::new(done) });
+        match batch.meta.iter().find(|(key, _)| key.starts_with(OWN)) {
+            Some((key, _)) => done(Err(CommitError::Rejected(format!("`{key}` is the ledger's own")))),
+            None => self.shared.send(Job { batch, urgency, done: Box::new(done) }),
+        }
     }
 
     /// As [`Ledger::commit`], and waits for the result.

@@ -23,6 +23,7 @@ mod migrate;
 mod open;
 mod read;
 mod rows;
+mod wal;
 mod writer;
 
 pub use batch::{Batch, CommitError, Committed, RequestRecord, Urgency};

@@ -5,7 +5,7 @@
 //!
 //! | on disk | look | why that is true and writes nothing |
 //! |---|---|---|
-//! | no `-wal`, or an empty one | `immutable=1` | everything is in the database file; no lock, no other file |
+//! | no commit in a `-wal` | `immutable=1` | everything is in the database file; no lock, no other file |
 //! | `-wal` and `-shm` | `mode=ro`, `readonly_shm=1` | beside a live process: its index; after a kill: an index in memory |
 //! | `-wal` without `-shm` | exclusive locking | nobody else can be there, and then the index is kept in memory |
 //!
@@ -20,9 +20,12 @@ use std::time::{Duration, SystemTime};
 
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
+use sexton_plan::id::BootId;
 
 use crate::migrate;
+use crate::open::Whereabouts;
 use crate::rows::{self, ReadError};
+use crate::wal::{self, Wal};
 
 /// The ledger's file in the state directory.
 pub const FILE_NAME: &str = "sexton.db";
@@ -30,9 +33,11 @@ pub const FILE_NAME: &str = "sexton.db";
 /// How long to wait for another process that holds a lock; a daemon answers 503 within 5 s.
 pub(crate) const LOCK_WAIT: Duration = Duration::from_secs(2);
 
-/// Looks at a ledger that changes meanwhile, before what was seen is believed; each is [`LOOK_PAUSE`] apart.
+/// Looks at a ledger that changes meanwhile or is locked, before what was seen is believed; [`LOOK_PAUSE`] apart.
+/// BOUND: with the wait for a lock in each they last as long as [`LOCK_WAIT`].
 const LOOKS: u32 = 10;
-const LOOK_PAUSE: Duration = Duration::from_millis(20);
+const LOOK_LOCK_WAIT: Duration = Duration::from_millis(180);
+const LOOK_PAUSE: Duration = Duration::from_millis(10);
 
 /// Why a ledger was not opened. Nothing on the disk has changed.
 #[derive(Debug, thiserror::Error)]
@@ -122,6 +127,8 @@ impl Files {
     pub(crate) fn db_size(&self) -> Result<Option<u64>, OpenError> {
         match fs::metadata(&self.db) {
             Ok(found) if !found.is_file() => Err(OpenError::Damaged(format!("`{FILE_NAME}` is not a regular file"))),
+            // SQLite takes a file of one byte for an empty one; a page has 512 at least.
+            Ok(found) if (1..512).contains(&found.len()) => Err(OpenError::Damaged("it is cut off".to_owned())),
             Ok(found) => Ok(Some(found.len()).filter(|size| *size > 0)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) if error.kind() == io::ErrorKind::NotADirectory => Err(OpenError::CannotCreate(error)),
@@ -150,46 +157,67 @@ pub(crate) struct Look {
     _gate: Gate,
 }
 
-/// Looks at the ledger in `state_dir` and checks it.
+/// Looks at the ledger in `state_dir` and checks it; with `boot_id`, what was written during this boot is all there.
 ///
-/// A look taken while another process writes may see half of it; so damage is believed when nothing moved meanwhile.
-pub(crate) fn look(state_dir: &Path) -> Result<Sight, OpenError> {
+/// A look taken while another process writes may see half of it; so damage is believed when it is seen again, and
+/// nothing moved meanwhile.
+pub(crate) fn look(state_dir: &Path, boot_id: Option<&BootId>) -> Result<Sight, OpenError> {
     let files = Files::in_dir(state_dir);
-    let mut looks_left = LOOKS;
-    loop {
+    for looks_left in (0..LOOKS).rev() {
         let before = files.trace();
-        looks_left -= 1;
-        match look_once(&files) {
-            Err(OpenError::Damaged(_) | OpenError::NotPermitted(_) | OpenError::Locked)
-                if looks_left > 0 && files.trace() != before => {}
-            Err(OpenError::Locked) if looks_left > 0 => {}
-            result => return result,
+        let result = look_once(&files, boot_id);
+        let is_believed = match &result {
+            Ok(_) | Err(OpenError::Newer { .. } | OpenError::CannotCreate(_) | OpenError::Io(_)) => true,
+            Err(OpenError::Damaged(_)) => looks_left < LOOKS - 2 && files.trace() == before,
+            Err(OpenError::NotPermitted(_)) => files.trace() == before,
+            Err(OpenError::Locked) => false,
+        };
+        if is_believed || looks_left == 0 {
+            return result;
         }
         std::thread::sleep(LOOK_PAUSE);
     }
+    Err(OpenError::Locked)
 }
 
-/// Tells whether the ledger in `state_dir` may be opened; a missing one may.
+/// Tells whether the ledger in `state_dir` may be opened during boot `boot_id`; a missing one may.
 ///
 /// # Errors
 /// [`OpenError`], and no byte on the disk has changed.
-pub fn check(state_dir: &Path) -> Result<(), OpenError> {
-    look(state_dir).map(|_| ())
+///
+/// # Blocking
+/// 2 s at most for another process's lock, otherwise as long as reading all rows takes.
+pub fn check(state_dir: &Path, boot_id: &BootId) -> Result<(), OpenError> {
+    look(state_dir, Some(boot_id)).map(|_| ())
 }
 
-fn look_once(files: &Files) -> Result<Sight, OpenError> {
+fn look_once(files: &Files, boot_id: Option<&BootId>) -> Result<Sight, OpenError> {
     let gate = enter_gate();
-    if files.db_size()?.is_none() {
+    let Some(db_size) = files.db_size()? else { return Ok(Sight::Absent) };
+    let wal = match fs::read(&files.wal) {
+        Ok(bytes) => wal::read(&bytes),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Wal::default(),
+        Err(error) => return Err(OpenError::of_file(error)),
+    };
+    let conn = connect_read_only(files, &wal)?;
+    let is_made = examine(&conn)?;
+    if !wal.completes(db_size) {
+        return Err(OpenError::Damaged("it is cut off".to_owned()));
+    }
+    if !is_made {
         return Ok(Sight::Absent);
     }
-    let conn = connect_read_only(files)?;
-    if examine(&conn)? { Ok(Sight::Sound(Look { conn, _gate: gate })) } else { Ok(Sight::Absent) }
+    let same_boot = boot_id.is_some() && Whereabouts::read(&conn)?.boot_id.as_ref() == boot_id;
+    if same_boot && wal.is_broken {
+        return Err(OpenError::Damaged("its log breaks off before records that were written".to_owned()));
+    }
+    Ok(Sight::Sound(Look { conn, _gate: gate }))
 }
 
 /// A connection to an existing database that changes nothing; see the table above.
-fn connect_read_only(files: &Files) -> Result<Connection, OpenError> {
-    let has_wal = fs::metadata(&files.wal).is_ok_and(|found| found.len() > 0);
-    if !has_wal {
+fn connect_read_only(files: &Files, wal: &Wal) -> Result<Connection, OpenError> {
+    // REGRESSION: a killed writer may leave a header alone, which SQLite reads over and over until it gives up.
+    if wal.end == 0 {
         return open_uri(&files.db, "mode=ro&immutable=1");
     }
     if !files.shm.exists() {
@@ -207,6 +235,7 @@ fn connect_read_only(files: &Files) -> Result<Connection, OpenError> {
 fn connect_exclusively(files: &Files) -> Result<Connection, OpenError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let conn = Connection::open_with_flags(&files.db, flags)?;
+    conn.busy_timeout(LOOK_LOCK_WAIT)?;
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     conn.pragma_update(None, "query_only", true)?;
     conn.query_row("PRAGMA locking_mode = EXCLUSIVE", (), |_| Ok(()))?;
@@ -216,7 +245,7 @@ fn connect_exclusively(files: &Files) -> Result<Connection, OpenError> {
 fn open_uri(path: &Path, parameters: &str) -> Result<Connection, OpenError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI;
     let conn = Connection::open_with_flags(uri(path, parameters)?, flags)?;
-    conn.busy_timeout(LOCK_WAIT)?;
+    conn.busy_timeout(LOOK_LOCK_WAIT)?;
     Ok(conn)
 }
 

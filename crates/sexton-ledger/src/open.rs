@@ -5,6 +5,7 @@ use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::Path;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use rusqlite::{Connection, OpenFlags, TransactionBehavior};
@@ -41,8 +42,9 @@ pub struct OpenOptions {
     pub pid_ns: Option<u64>,
     /// The wall clock.
     pub now: fn() -> Timestamp,
-    /// Bytes to lay out for the WAL beforehand, so that a commit need not grow the file; 0 for none. It also is what
-    /// stops are recorded in when the disk is full.
+    /// Bytes to lay out for the WAL beforehand, and a quarter of them inside the database file; 0 for none. Then a
+    /// commit need not grow a file, and stops can be recorded when the disk is full. Good: 1 MiB where there is room,
+    /// else a small part of what is free.
     pub wal_reserve: u64,
 }
 
@@ -83,18 +85,36 @@ pub(crate) struct Opened {
 
 /// Opens or makes the ledger in `state_dir`.
 pub(crate) fn open(state_dir: &Path, options: &OpenOptions) -> Result<Opened, OpenError> {
-    let fresh = matches!(look::look(state_dir)?, Sight::Absent);
+    let fresh = matches!(look::look(state_dir, Some(&options.boot_id))?, Sight::Absent);
     let files = Files::in_dir(state_dir);
     if fresh {
         prepare_fresh(state_dir, &files)?;
     }
     let mut conn = connect(&files)?;
+    if options.wal_reserve > u64::from(WAL_SIZE_LIMIT) {
+        conn.query_row(&format!("PRAGMA journal_size_limit = {}", options.wal_reserve), (), |_| Ok(()))?;
+    }
     let transaction = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
     migrate::migrate(&transaction)?;
     let (contents, stamp) = take_over(&transaction, options, fresh)?;
     rows::prune_requests(&transaction, (options.now)())?;
     transaction.commit()?;
+    begin_log_anew(&conn)?;
     Ok(Opened { conn, contents, stamp })
+}
+
+/// Copies the log back, so that this boot's begins where nothing of an earlier one is left: from here on the database
+/// file names this boot, and [`crate::wal`] can tell a log that ends from one that breaks off.
+fn begin_log_anew(conn: &Connection) -> Result<(), OpenError> {
+    // Somebody else may be reading or writing now; then the log was begun anew when they came.
+    conn.busy_timeout(Duration::ZERO)?;
+    let result = conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", (), |_| Ok(()));
+    conn.busy_timeout(LOCK_WAIT)?;
+    match result {
+        // A full disk or another's lock hinders nobody yet: the writer will tell.
+        Ok(()) | Err(rusqlite::Error::SqliteFailure(..)) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Settles what has ended, writes down who is here now, and reads everything, in the open transaction.

@@ -126,6 +126,9 @@ pub(crate) fn read_meta(conn: &Connection) -> Result<BTreeMap<String, String>, R
 
 // ---- entry ----
 
+/// Rows from which on a second thread pays for itself.
+const MANY: usize = 1_000;
+
 const ENTRY_COLUMNS: &str = "name, incarnation, state, node, body, sum";
 
 /// Inserts `entry`, or replaces the row of its name.
@@ -162,11 +165,12 @@ fn entry_body<'r>(row: &'r Row<'_>) -> Result<&'r str, ReadError> {
 }
 
 fn entry(row: &Row<'_>) -> Result<Entry, ReadError> {
-    let body = entry_body(row)?;
-    serde_json::from_str(body).map_err(|error| {
-        let name = text(row, 0).unwrap_or_default().escape_default();
-        ReadError::Damaged(format!("the row of instance `{name}` cannot be understood: {error}"))
-    })
+    understand(entry_body(row)?)
+}
+
+fn understand(body: &str) -> Result<Entry, ReadError> {
+    serde_json::from_str(body)
+        .map_err(|error| ReadError::Damaged(format!("the row of an instance cannot be understood: {error}")))
 }
 
 /// Checks every row's sum and gives their number.
@@ -185,12 +189,29 @@ pub(crate) fn check_entries(conn: &Connection) -> Result<u64, ReadError> {
 pub(crate) fn read_entries(conn: &Connection) -> Result<Vec<Entry>, ReadError> {
     let mut statement = conn.prepare(&format!("SELECT {ENTRY_COLUMNS} FROM entry"))?;
     let mut rows = statement.query(())?;
-    let mut entries = Vec::new();
+    let mut bodies = Vec::new();
     while let Some(row) = rows.next()? {
-        entries.push(entry(row)?);
+        bodies.push(entry_body(row)?.to_owned());
     }
+    let mut entries = understand_all(&bodies)?;
     entries.sort_unstable_by(|a, b| a.name.cmp(&b.name));
     Ok(entries)
+}
+
+/// Understands `bodies` on two threads where there are many: that is most of the time that opening takes.
+fn understand_all(bodies: &[String]) -> Result<Vec<Entry>, ReadError> {
+    let all = |bodies: &[String]| bodies.iter().map(|body| understand(body)).collect::<Result<Vec<Entry>, ReadError>>();
+    if bodies.len() < MANY {
+        return all(bodies);
+    }
+    let (first, second) = bodies.split_at(bodies.len() / 2);
+    std::thread::scope(|scope| {
+        let other = scope.spawn(|| all(second));
+        let mut entries = all(first)?;
+        // INVARIANT: `understand` does not panic.
+        entries.extend(other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?);
+        Ok(entries)
+    })
 }
 
 /// The rows of `node` that are not terminal, checked, by name.

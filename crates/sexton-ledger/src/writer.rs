@@ -13,6 +13,9 @@
 //! ```
 
 use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{self, Read as _, Write as _};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -22,6 +25,7 @@ use rusqlite::{Connection, ErrorCode};
 use crate::batch::{Batch, CommitError, Committed, Urgency};
 use crate::open::OWN;
 use crate::rows::{self, Stamp};
+use crate::wal;
 
 /// Batches in one transaction. BOUND: what one of them waits for the others stays in the range of a disk's flush.
 const GROUP: usize = 64;
@@ -32,6 +36,13 @@ const RETRY_LONGEST: Duration = Duration::from_secs(1);
 
 /// Pages after which the WAL is copied back when there is nothing else to do (a page is 4 KiB).
 const CHECKPOINT_PAGES: usize = 1_000;
+const CHECKPOINT_PAGES_SMALL: usize = 16;
+
+/// A page of zeros.
+static PAGE: [u8; 4096] = [0; 4096];
+
+/// Bytes laid out in one go. BOUND: a batch that comes meanwhile waits for less than a millisecond.
+const LAID_OUT_AT_ONCE: u64 = 64 * 4096;
 
 /// What is called when a batch is durable or never will be.
 pub(crate) type Done = Box<dyn FnOnce(Result<Committed, CommitError>) + Send>;
@@ -159,34 +170,58 @@ pub(crate) struct Writer {
     conn: Connection,
     stamp: Stamp,
     shared: Arc<Shared>,
+    reserve: Reserve,
     owed: VecDeque<Job>,
     tried_at: Option<Instant>,
     pause: Duration,
     is_volatile: bool,
+    /// Whether a commit may stand in the WAL that was never told.
+    is_log_doubtful: bool,
     pages: usize,
+    checkpoint_pages: usize,
 }
 
 impl Writer {
-    pub(crate) fn new(conn: Connection, stamp: Stamp, shared: Arc<Shared>) -> Writer {
-        let owed = VecDeque::new();
-        Writer { conn, stamp, shared, owed, tried_at: None, pause: RETRY_FIRST, is_volatile: false, pages: 0 }
+    /// A writer that lays out `reserve` while nothing comes.
+    pub(crate) fn new(conn: Connection, stamp: Stamp, shared: Arc<Shared>, reserve: Reserve) -> Writer {
+        Writer {
+            conn,
+            stamp,
+            shared,
+            reserve,
+            owed: VecDeque::new(),
+            tried_at: None,
+            pause: RETRY_FIRST,
+            is_volatile: false,
+            is_log_doubtful: false,
+            pages: 0,
+            checkpoint_pages: CHECKPOINT_PAGES,
+        }
     }
 
     /// Writes until the ledger is closed and everything that was sent is told.
     pub(crate) fn run(mut self) {
         loop {
-            let deadline = self.tried_at.filter(|_| !self.owed.is_empty()).map(|at| at + self.pause);
-            let (jobs, closed) = self.shared.receive(deadline);
+            let (jobs, closed) = self.shared.receive(self.deadline());
             self.turn(jobs);
             if closed {
                 break;
             }
-            self.checkpoint_when_idle();
+            self.lay_out_some();
+            self.checkpoint_when_due();
         }
         self.write_owed();
         for job in self.owed.drain(..) {
             (job.done)(Err(CommitError::Closed));
         }
+    }
+
+    /// When to do something though no batch comes.
+    fn deadline(&self) -> Option<Instant> {
+        if !self.reserve.is_laid_out {
+            return Some(Instant::now());
+        }
+        self.tried_at.filter(|_| !self.owed.is_empty()).map(|at| at + self.pause)
     }
 
     fn turn(&mut self, jobs: Vec<Job>) {
@@ -236,7 +271,9 @@ impl Writer {
             }
         }
         if !self.shared.writable.load(Ordering::Acquire) {
+            // The last one was refused: perhaps for its size alone.
             self.suspend([], "");
+            self.write_owed();
         }
     }
 
@@ -277,7 +314,6 @@ impl Writer {
                 }
             }
         }
-        self.shared.writable.store(true, Ordering::Release);
         self.pause = RETRY_FIRST;
     }
 
@@ -314,6 +350,7 @@ impl Writer {
 
     fn tell(&mut self, jobs: Vec<Job>, committed: Vec<Committed>) {
         let last_seq = committed.last().map(|committed| committed.last_seq);
+        self.shared.writable.store(self.owed.is_empty(), Ordering::Release);
         for (job, committed) in jobs.into_iter().zip(committed) {
             (job.done)(Ok(committed));
         }
@@ -324,17 +361,29 @@ impl Writer {
 
     /// Writes `jobs` in one transaction, making room in the WAL where the disk is full.
     fn commit(&mut self, jobs: &[Job]) -> Result<Vec<Committed>, Failure> {
+        if self.is_log_doubtful {
+            // What stands behind the end of the WAL must not look like a commit that was lost: see `crate::wal`.
+            self.checkpoint("TRUNCATE").map_err(|error| Failure::Nothing(error.to_string()))?;
+            self.is_log_doubtful = false;
+        }
         let mut result = self.transact(jobs);
-        // RESTART lets the WAL be written from its beginning and keeps its blocks; TRUNCATE gives them to the database
-        // file, which may need them to take the copy.
+        // RESTART lets the WAL be written from its beginning and keeps its blocks. Where that does not go, the database
+        // file is to grow: it gets the blocks behind the WAL's end, and then all that it had.
         for mode in ["RESTART", "TRUNCATE"] {
-            let is_full = result.as_ref().is_err_and(|e| e.sqlite_error_code() == Some(ErrorCode::DiskFull));
-            if !is_full || self.checkpoint(mode).is_err() {
+            if !is_full(&result) {
                 break;
             }
-            result = self.transact(jobs);
+            if mode == "TRUNCATE" {
+                self.give_back().ok();
+            }
+            if self.checkpoint(mode).is_ok() {
+                result = self.transact(jobs);
+            }
         }
-        result.map_err(|error| Failure::of(&error))
+        result.map_err(|error| {
+            self.is_log_doubtful = error.sqlite_error_code() == Some(ErrorCode::SystemIoFailure);
+            Failure::of(&error)
+        })
     }
 
     fn transact(&mut self, jobs: &[Job]) -> rusqlite::Result<Vec<Committed>> {
@@ -374,13 +423,112 @@ impl Writer {
 
     fn checkpoint(&mut self, mode: &str) -> rusqlite::Result<()> {
         self.pages = 0;
-        self.conn.query_row(&format!("PRAGMA wal_checkpoint({mode})"), (), |_| Ok(()))
+        let is_hindered: bool = self.conn.query_row(&format!("PRAGMA wal_checkpoint({mode})"), (), |row| row.get(0))?;
+        if is_hindered && mode != "PASSIVE" {
+            let busy = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_BUSY);
+            return Err(rusqlite::Error::SqliteFailure(busy, None));
+        }
+        Ok(())
     }
 
-    fn checkpoint_when_idle(&mut self) {
-        if self.pages >= CHECKPOINT_PAGES && self.owed.is_empty() && self.shared.is_idle() {
+    fn checkpoint_when_due(&mut self) {
+        let is_due = self.pages >= self.checkpoint_pages && self.shared.is_idle();
+        let is_overdue = self.pages >= 4 * self.checkpoint_pages;
+        if (is_due || is_overdue) && self.owed.is_empty() {
             // Where it does not succeed now, it is tried after as many pages again, and by SQLite at its own limit.
-            self.checkpoint("PASSIVE").ok();
+            if self.checkpoint("PASSIVE").is_ok() {
+                self.stock_up();
+            }
         }
+    }
+
+    /// Sees to it that the database file has free pages inside: with them the WAL can be copied back, and so be
+    /// written from its beginning, on a disk that is full. A failure is a full disk, and then this was too late.
+    fn stock_up(&mut self) {
+        let wanted = u32::try_from(self.reserve.bytes / 4 / 4096).unwrap_or(u32::MAX);
+        let free = self.conn.query_row("PRAGMA freelist_count", (), |row| row.get::<_, u32>(0));
+        if free.is_ok_and(|free| free <= wanted / 4) && wanted > 0 {
+            // Only what was written and copied back once has its blocks; a text too large for its page is freed whole.
+            let filler = "x".repeat(usize::try_from(wanted).unwrap_or(0).saturating_mul(PAGE.len()));
+            let key = format!("{OWN}filler");
+            let written = rows::put_meta(&self.conn, &key, Some(&filler)).and_then(|()| self.checkpoint("PASSIVE"));
+            rows::put_meta(&self.conn, &key, None).and(written).ok();
+        }
+    }
+}
+
+fn is_full<T>(result: &rusqlite::Result<T>) -> bool {
+    result.as_ref().is_err_and(|error| error.sqlite_error_code() == Some(ErrorCode::DiskFull))
+}
+
+/// Room to be laid out for the WAL, and a quarter of it inside the database file.
+pub(crate) struct Reserve {
+    pub(crate) wal: PathBuf,
+    pub(crate) bytes: u64,
+    pub(crate) is_laid_out: bool,
+}
+
+impl Reserve {
+    /// Appends some zeros; true when the file is as long as it shall be.
+    fn append_some(&self) -> io::Result<bool> {
+        let mut file = File::options().append(true).open(&self.wal)?;
+        let length = file.metadata()?.len();
+        let end = self.bytes.min(length.saturating_add(LAID_OUT_AT_ONCE));
+        // Page by page: one large write makes large folios, in which each small one costs more later (ext4, Linux 6.18).
+        let result = (length..end).step_by(PAGE.len()).try_for_each(|_| file.write_all(&PAGE));
+        if result.is_err() {
+            file.set_len(length)?;
+        }
+        result?;
+        file.sync_data()?;
+        Ok(end == self.bytes || length >= self.bytes)
+    }
+}
+
+impl Writer {
+    /// Fills the WAL behind its end with zeros, which SQLite overwrites: then a commit changes bytes of the file but
+    /// not its size, and flushing it need not write the file system's journal.
+    fn lay_out_some(&mut self) {
+        if self.reserve.is_laid_out {
+            return;
+        }
+        // RACE: whoever writes the WAL, in whatever process, holds this lock, so its end stays where it is.
+        let result = match self.conn.execute_batch("BEGIN IMMEDIATE") {
+            Ok(()) => self.reserve.append_some(),
+            Err(error) => Err(io::Error::other(error)),
+        };
+        if !self.conn.is_autocommit() {
+            self.conn.execute_batch("ROLLBACK").ok();
+        }
+        match result {
+            Ok(false) => {}
+            Ok(true) => {
+                self.reserve.is_laid_out = true;
+                self.stock_up();
+            }
+            Err(_) => {
+                // The disk is small or full: what was taken of it is given back, and the WAL kept short, for once it
+                // has taken the last block it cannot be copied back any more.
+                self.reserve.is_laid_out = true;
+                self.reserve.bytes = 0;
+                self.checkpoint_pages = CHECKPOINT_PAGES_SMALL;
+                self.give_back().ok();
+                self.checkpoint("TRUNCATE").ok();
+            }
+        }
+    }
+
+    /// Cuts off what is behind the WAL's last commit.
+    fn give_back(&mut self) -> io::Result<()> {
+        self.conn.execute_batch("BEGIN IMMEDIATE").map_err(io::Error::other)?;
+        // RACE: under this lock nobody writes the WAL, and nobody reads what is not committed.
+        let result = File::options().read(true).write(true).open(&self.reserve.wal).and_then(|mut file| {
+            let mut bytes = Vec::new();
+            file.read_to_end(&mut bytes)?;
+            let end = wal::read(&bytes).end;
+            if end > 0 { file.set_len(u64::try_from(end).unwrap_or(u64::MAX)) } else { Ok(()) }
+        });
+        self.conn.execute_batch("ROLLBACK").map_err(io::Error::other)?;
+        result
     }
 }

@@ -1,4 +1,5 @@
 //! Committing, reading back, and what the event log promises.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "test code, outside of a test function")]
 
 mod support;
 

@@ -113,3 +113,44 @@ pub fn put(entry: &Entry, kind: EventKind) -> Batch {
     let event = NewEvent::once(kind, &entry.name, &entry.incarnation, serde_json::json!({}));
     Batch { puts: vec![entry.clone()], events: vec![event], ..Batch::default() }
 }
+
+/// A ledger as a daemon killed with SIGKILL leaves it: rows in the database file, newer ones in the WAL alone.
+pub fn killed(with_shm: bool) -> TempDir {
+    let alive = TempDir::new();
+    let (ledger, _) = open(alive.path());
+    ledger.commit_now(put(&entry("checkpointed", State::Running), EventKind::InstanceRunning), OWED).unwrap();
+    drop(ledger);
+    let (ledger, _) = open(alive.path());
+    ledger.commit_now(put(&entry("in-the-wal", State::Running), EventKind::InstanceRunning), OWED).unwrap();
+    as_killed_now(&alive, with_shm)
+}
+
+/// What would be left of the ledger in `alive`, which is open, if its process were killed now.
+pub fn as_killed_now(alive: &TempDir, with_shm: bool) -> TempDir {
+    let dead = TempDir::new();
+    for suffix in ["", "-wal", "-shm"].iter().filter(|suffix| with_shm || **suffix != "-shm") {
+        let file = format!("sexton.db{suffix}");
+        fs::copy(alive.file(&file), dead.file(&file)).unwrap();
+    }
+    dead
+}
+
+/// A ledger as a clean end leaves it.
+pub fn closed() -> TempDir {
+    let dir = TempDir::new();
+    let (ledger, _) = open(dir.path());
+    for n in 0..20 {
+        ledger.commit_now(put(&entry(&format!("vm-{n}"), State::Running), EventKind::InstanceRunning), OWED).unwrap();
+    }
+    drop(ledger);
+    dir
+}
+
+pub const OWED: sexton_ledger::Urgency = sexton_ledger::Urgency::Owed;
+
+/// Runs `sql` on the ledger in `dir`, as another program would, and leaves what it wrote in the WAL.
+pub fn meddle(dir: &TempDir, sql: &str, in_wal: bool) {
+    let conn = rusqlite::Connection::open(dir.file("sexton.db")).unwrap();
+    conn.set_db_config(rusqlite::config::DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, in_wal).unwrap();
+    conn.execute_batch(sql).unwrap();
+}
