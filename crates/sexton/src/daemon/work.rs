@@ -171,6 +171,10 @@ async fn serve(settings: Arc<Settings>, begun: Begun, told: Told) -> Result<u8, 
     host.keeper.send(ToKeeper::Ready).await;
     tracing::info!(socket = %path.display(), node = %host.node, "ready");
     let stopped = driver.run().await;
+    if matches!(stopped, Stopped::Shutdown(_)) {
+        // Nobody answers there any more; the next start binds it anew.
+        let _gone = fs::remove_file(&path);
+    }
     Ok(end(stopped, driver.is_idle(), &host).await)
 }
 

@@ -137,6 +137,7 @@ impl Host {
             tracing::warn!(error = super::chain(&error), "cgroup subtree not removed");
         }
         super::limits::remove_v1(&self.cgroup);
+        let _gone = fs::remove_dir(self.paths.marks());
     }
 
     /// Removes the mark of a life, if there is one.
