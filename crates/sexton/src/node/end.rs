@@ -150,7 +150,13 @@ impl Life {
             tokio::select! {
                 biased;
                 () = target.emptied() => return Happening::Empty,
-                ending = ending => self.tell_exit(ending).await,
+                ending = ending => {
+                    self.tell_exit(ending).await;
+                    if rung == Rung::Grace {
+                        // What the main process left behind has not been asked yet.
+                        target.ask(self.entry.spec.stop_signal);
+                    }
+                }
                 command = self.mailbox.recv() => {
                     self.obey(command, target.process).await;
                     if self.is_forced() && !forced_before {
