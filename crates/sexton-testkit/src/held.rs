@@ -1,0 +1,74 @@
+//! A hold on a process that a test may kill.
+
+use anyhow::{Result, ensure};
+use sexton_sys::pidfd::{self, End};
+use sexton_sys::{Errno, Fd};
+
+/// A pidfd on a process that was proven to be ours when it was opened.
+#[derive(Debug)]
+pub struct Held {
+    pid: i32,
+    fd: Fd,
+}
+
+impl Held {
+    /// A hold on `pid`, if its parent is `parent`: a process of ours, which has not reaped it.
+    ///
+    /// # Errors
+    /// There is no such process, or it is another's.
+    pub fn child_of(parent: u32, pid: i32) -> Result<Held> {
+        let fd = pidfd::open(pid)?;
+        let found = pidfd::facts(fd.raw())?.ppid;
+        ensure!(found == i32::try_from(parent).ok(), "process {pid} is a child of {found:?}, not of {parent}");
+        Ok(Held { pid, fd })
+    }
+
+    /// A hold on `pid`, if it is in the cgroup2 with the id `cgroup`, which is a test's own.
+    ///
+    /// # Errors
+    /// There is no such process, or it is elsewhere.
+    pub fn in_cgroup(cgroup: u64, pid: i32) -> Result<Held> {
+        let fd = pidfd::open(pid)?;
+        let found = pidfd::facts(fd.raw())?.cgroup_id;
+        ensure!(found == Some(cgroup), "process {pid} is in the cgroup {found:?}, not in {cgroup}");
+        Ok(Held { pid, fd })
+    }
+
+    /// Its number.
+    pub fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    /// Sends `signal` to exactly this process; fine if it has ended.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub fn signal(&self, signal: i32) -> Result<()> {
+        match pidfd::send_signal(self.fd.raw(), signal) {
+            Err(error) if error.errno != Errno::ESRCH => Err(error.into()),
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
+    /// Whether it still runs.
+    pub fn is_alive(&self) -> bool {
+        matches!(pidfd::poll_end(self.fd.raw()), Ok(End::None))
+    }
+
+    /// Waits for its end.
+    pub fn wait_end(&self) {
+        crate::eventually("the process ends", crate::SOON, || {
+            if self.is_alive() { Err(format!("{} lives", self.pid)) } else { Ok(()) }
+        });
+    }
+
+    /// Kills it and waits for its end.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub fn kill9(&self) -> Result<()> {
+        self.signal(9)?;
+        self.wait_end();
+        Ok(())
+    }
+}
