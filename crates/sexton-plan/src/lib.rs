@@ -10,9 +10,13 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+pub mod check;
+pub mod claim;
 pub mod id;
 pub mod identity;
 pub mod judge;
 pub mod ladder;
+pub mod plan;
 pub mod restart;
 pub mod state;
+pub mod world;

@@ -1,0 +1,212 @@
+//! What to do about watched processes: the one place that decides it.
+
+use alloc::collections::BTreeMap;
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use core::time::Duration;
+
+use serde::{Deserialize, Serialize, Serializer};
+
+use crate::claim::{Claim, Recorded};
+use crate::id::{BootId, Pid};
+use crate::identity::{Identity, Strength};
+use crate::world::{Before, Custody, Left, Parent, Sighting, World};
+
+/// What one watch allows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// How old an orphan must be to be ended.
+    pub grace: Duration,
+    /// What is done with one.
+    pub on_orphan: OnOrphan,
+}
+
+/// What is done with an orphan once it is proven one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnOrphan {
+    /// It is told, and let alone.
+    Report,
+    /// It is ended.
+    Terminate,
+}
+
+/// Policies by watch.
+pub type Policies = BTreeMap<String, Policy>;
+
+/// One effect; it names an identity, never a bare PID.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "action", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Action {
+    /// Write the live PID back into the owner's metadata.
+    WriteBack {
+        /// The watch.
+        watch: String,
+        /// The id.
+        id: String,
+        /// Whose PID.
+        #[serde(serialize_with = "with_strength")]
+        identity: Identity,
+        /// The file.
+        file: String,
+        /// The proof.
+        reason: String,
+    },
+    /// End an orphan.
+    Terminate {
+        /// The watch.
+        watch: String,
+        /// The id.
+        id: String,
+        /// Which process.
+        #[serde(serialize_with = "with_strength")]
+        identity: Identity,
+        /// The file that does not exist.
+        file: String,
+        /// The proof.
+        reason: String,
+    },
+}
+
+impl Action {
+    /// Watch, id and process.
+    pub fn subject(&self) -> (&str, &str, &Identity) {
+        match self {
+            Action::WriteBack { watch, id, identity, .. } | Action::Terminate { watch, id, identity, .. } => {
+                (watch, id, identity)
+            }
+        }
+    }
+}
+
+/// What would be done, and what is let alone. The same world gives the same plan.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Plan {
+    /// The pass whose findings it builds on.
+    pub generation: u64,
+    /// What would change something, in the order of watch, id and PID.
+    pub actions: Vec<Action>,
+    /// What is let alone, and why.
+    #[serde(default)]
+    pub left: Vec<Left>,
+}
+
+/// Plans for `world`, which was looked at after pass `generation`.
+pub fn plan(world: &World, policies: &Policies, generation: u64) -> Plan {
+    let mut left = world.left.clone();
+    let mut actions = Vec::new();
+    for sighting in &world.sightings {
+        match judge(sighting, world, policies) {
+            Verdict::Act(action) => actions.push(action),
+            Verdict::Leave(reason) => left.push(leave(sighting, reason)),
+            Verdict::Rest => {}
+        }
+    }
+    actions.sort_by(|a, b| order(a).cmp(&order(b)));
+    left.sort();
+    left.dedup();
+    Plan { generation, actions, left }
+}
+
+/// The order in which actions are carried out and shown.
+pub(crate) fn order(action: &Action) -> (&str, &str, Pid, Option<u64>) {
+    let (watch, id, identity) = action.subject();
+    (watch, id, identity.pid, identity.pidfs_ino)
+}
+
+enum Verdict {
+    Act(Action),
+    Leave(String),
+    Rest,
+}
+
+fn leave(sighting: &Sighting, reason: String) -> Left {
+    Left { what: format!("{}/{}", sighting.watch, sighting.id), pid: Some(sighting.identity.pid), reason }
+}
+
+fn judge(seen: &Sighting, world: &World, policies: &Policies) -> Verdict {
+    let Some(policy) = policies.get(&seen.watch) else { return Verdict::Rest };
+    // What has a parent that may care, or an owner, is nobody's orphan.
+    if seen.parent == Parent::Other || seen.custody == Custody::Held {
+        return Verdict::Rest;
+    }
+    if others(seen, world).any(|other| other.identity.pid == seen.identity.pid) {
+        return Verdict::Leave("it belongs to several watches or ids".to_string());
+    }
+    match &seen.claim {
+        Claim::Odd(why) => Verdict::Leave(format!("`{}`: {why}", seen.file)),
+        Claim::Missing => judge_orphan(seen, world, *policy),
+        claim @ Claim::Read { .. } if claim.is_right_for(&seen.identity) => Verdict::Rest,
+        Claim::Read { recorded, .. } => judge_claimed(seen, world, *recorded),
+    }
+}
+
+/// Every other sighting in `world`.
+fn others<'a>(seen: &'a Sighting, world: &'a World) -> impl Iterator<Item = &'a Sighting> {
+    world.sightings.iter().filter(move |other| !core::ptr::eq(*other, seen))
+}
+
+/// Its metadata is there and names something else.
+fn judge_claimed(seen: &Sighting, world: &World, recorded: Recorded) -> Verdict {
+    match recorded {
+        Recorded::Rival(pid) => {
+            return Verdict::Leave(format!("its metadata names process {pid}, which has the same id"));
+        }
+        Recorded::Unread(pid) => {
+            return Verdict::Leave(format!("its metadata names process {pid}, which cannot be read"));
+        }
+        Recorded::Nobody => {}
+    }
+    if others(seen, world).any(|other| other.watch == seen.watch && other.id == seen.id) {
+        return Verdict::Leave("several processes carry its id".to_string());
+    }
+    Verdict::Act(Action::WriteBack {
+        watch: seen.watch.clone(),
+        id: seen.id.clone(),
+        identity: seen.identity.clone(),
+        file: seen.file.clone(),
+        reason: "it lives, its parent is gone, and its metadata names no live process of this id".to_string(),
+    })
+}
+
+/// No metadata: an orphan.
+fn judge_orphan(seen: &Sighting, world: &World, policy: Policy) -> Verdict {
+    let kept = match (policy.on_orphan, seen.age(world.now)) {
+        (OnOrphan::Report, _) => Some("it is reported only"),
+        (OnOrphan::Terminate, _) if seen.identity.strength() != Strength::Pidfs => {
+            Some("its identity is too weak for a signal")
+        }
+        (OnOrphan::Terminate, None) => Some("its age is not known"),
+        (OnOrphan::Terminate, Some(age)) if age <= policy.grace => Some("it is younger than the grace"),
+        (OnOrphan::Terminate, Some(_)) if seen.before == Before::Unseen => Some("it was seen for the first time"),
+        (OnOrphan::Terminate, Some(_)) => None,
+    };
+    if let Some(why) = kept {
+        return Verdict::Leave(format!("an orphan without metadata; {why}"));
+    }
+    Verdict::Act(Action::Terminate {
+        watch: seen.watch.clone(),
+        id: seen.id.clone(),
+        identity: seen.identity.clone(),
+        file: seen.file.clone(),
+        reason: "its parent is gone, it has no metadata, it is older than the grace, and it was seen before"
+            .to_string(),
+    })
+}
+
+/// An identity with its strength beside the evidence, as it is shown everywhere.
+fn with_strength<S: Serializer>(identity: &Identity, serializer: S) -> Result<S::Ok, S::Error> {
+    #[derive(Serialize)]
+    struct Shown<'a> {
+        pid: Pid,
+        pidfs_ino: Option<u64>,
+        start_ticks: Option<u64>,
+        boot_id: &'a BootId,
+        pid_ns: u64,
+        strength: Strength,
+    }
+    let Identity { pid, pidfs_ino, start_ticks, boot_id, pid_ns } = identity;
+    let (pid, pidfs_ino, start_ticks, pid_ns) = (*pid, *pidfs_ino, *start_ticks, *pid_ns);
+    Shown { pid, pidfs_ino, start_ticks, boot_id, pid_ns, strength: identity.strength() }.serialize(serializer)
+}

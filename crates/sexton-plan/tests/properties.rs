@@ -1,0 +1,148 @@
+//! Random worlds: one plan each, which obeys the rules and, carried out, leaves nothing to plan.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use proptest::collection::vec;
+use proptest::prelude::{Just, Strategy, any, prop_oneof};
+use proptest::{prop_assert, prop_assert_eq, proptest};
+use sexton_plan::check::check;
+use sexton_plan::claim::{Claim, Field, Recorded};
+use sexton_plan::id::Pid;
+use sexton_plan::identity::Identity;
+use sexton_plan::plan::{Action, OnOrphan, Plan, Policies, Policy, plan};
+use sexton_plan::world::{Before, Custody, Parent, Sighting, World};
+
+fn field() -> impl Strategy<Value = Field> {
+    prop_oneof![Just(Field::Absent), (2..8u64).prop_map(Field::Number), Just(Field::Other)]
+}
+
+fn recorded() -> impl Strategy<Value = Recorded> {
+    let pid = |raw| Pid::new(raw).expect("greater than 1");
+    prop_oneof![
+        3 => Just(Recorded::Nobody),
+        1 => (2..8i32).prop_map(move |raw| Recorded::Rival(pid(raw))),
+        1 => (2..8i32).prop_map(move |raw| Recorded::Unread(pid(raw))),
+    ]
+}
+
+fn claim() -> impl Strategy<Value = Claim> {
+    prop_oneof![
+        Just(Claim::Missing),
+        Just(Claim::Odd("odd".to_owned())),
+        (field(), proptest::option::of(field()), recorded()).prop_map(|(pid, start_ticks, recorded)| Claim::Read {
+            pid,
+            start_ticks,
+            recorded
+        }),
+    ]
+}
+
+/// Few numbers, so that they collide.
+fn sighting() -> impl Strategy<Value = Sighting> {
+    let who = (2..8i32, proptest::option::of(Just(())), proptest::option::of(0..50_000u64));
+    (("[vwx]", "[ab]"), who, any::<[bool; 3]>(), claim()).prop_map(|((watch, id), who, facts, claim)| {
+        let (raw, pidfs, start_ticks) = who;
+        let [adopted, free, before] = facts;
+        let identity = Identity {
+            pid: Pid::new(raw).expect("greater than 1"),
+            pidfs_ino: pidfs.map(|()| 1_000 + u64::from(raw.unsigned_abs())),
+            start_ticks,
+            boot_id: "0f1d2c3b-4a59-6877-8695-a4b3c2d1e0ff".parse().expect("a UUID"),
+            pid_ns: 1,
+        };
+        Sighting {
+            file: format!("/{watch}/{id}"),
+            watch,
+            id,
+            identity,
+            parent: if adopted { Parent::Adopter } else { Parent::Other },
+            custody: if free { Custody::None } else { Custody::Held },
+            before: if before { Before::Seen } else { Before::Unseen },
+            claim,
+        }
+    })
+}
+
+fn world() -> impl Strategy<Value = World> {
+    (0..600u64, vec(sighting(), 0..6)).prop_map(|(now, mut sightings)| {
+        // One file says one thing, whoever is looked at.
+        let mut claims = BTreeMap::new();
+        for seen in &mut sightings {
+            seen.claim = claims.entry(seen.file.clone()).or_insert_with(|| seen.claim.clone()).clone();
+        }
+        World { now: Duration::from_secs(now), sightings, left: Vec::new() }
+    })
+}
+
+fn policies() -> Policies {
+    let policy = |grace, on_orphan| Policy { grace: Duration::from_secs(grace), on_orphan };
+    [("v", policy(0, OnOrphan::Terminate)), ("w", policy(100, OnOrphan::Terminate)), ("x", policy(0, OnOrphan::Report))]
+        .map(|(watch, policy)| (watch.to_owned(), policy))
+        .into()
+}
+
+/// What carrying it out does to the world.
+fn carry_out(plan: &Plan, world: &mut World) {
+    for action in &plan.actions {
+        let (watch, id, identity) = action.subject();
+        match action {
+            Action::Terminate { .. } => world.sightings.retain(|seen| seen.identity != *identity),
+            Action::WriteBack { .. } => {
+                for seen in &mut world.sightings {
+                    if seen.watch == watch && seen.id == id && seen.identity == *identity {
+                        let tick = identity.start_ticks.map_or(Field::Absent, Field::Number);
+                        let pid = Field::Number(u64::from(identity.pid.as_raw().unsigned_abs()));
+                        seen.claim = Claim::Read { pid, start_ticks: Some(tick), recorded: Recorded::Nobody };
+                    }
+                }
+            }
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn the_same_world_gives_the_same_plan_in_whatever_order_it_was_seen(world in world()) {
+        let there = plan(&world, &policies(), 1);
+        prop_assert_eq!(&there, &plan(&world, &policies(), 1));
+        let backwards = World { sightings: world.sightings.into_iter().rev().collect(), ..World::default() };
+        let backwards = World { now: world.now, ..backwards };
+        prop_assert_eq!(there, plan(&backwards, &policies(), 1));
+    }
+
+    #[test]
+    fn every_plan_obeys_the_rules(world in world()) {
+        let planned = plan(&world, &policies(), 1);
+        prop_assert_eq!(check(&planned, &world, &policies()), Ok(()));
+    }
+
+    #[test]
+    fn a_plan_that_was_carried_out_leaves_nothing_to_do(world in world()) {
+        let mut world = world;
+        let planned = plan(&world, &policies(), 1);
+        carry_out(&planned, &mut world);
+        let after = plan(&world, &policies(), 2);
+        prop_assert!(after.actions.is_empty(), "{:?} then {:?}", planned, after);
+    }
+
+    #[test]
+    fn an_action_that_the_planner_did_not_plan_is_refused(world in world()) {
+        let planned = plan(&world, &policies(), 1);
+        for seen in &world.sightings {
+            let is_planned = planned.actions.iter().any(|action| action.subject().2.pid == seen.identity.pid);
+            if is_planned {
+                continue;
+            }
+            let forged = Action::Terminate {
+                watch: seen.watch.clone(),
+                id: seen.id.clone(),
+                identity: seen.identity.clone(),
+                file: seen.file.clone(),
+                reason: String::new(),
+            };
+            let forged = Plan { generation: 1, actions: vec![forged], left: Vec::new() };
+            prop_assert!(check(&forged, &world, &policies()).is_err(), "{:?}", seen);
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! Scripts of what was seen, and what is planned for it.
+//!
+//! ```text
+//! now SECONDS
+//! watch NAME grace=SECONDS report|terminate
+//! see WATCH/ID pid=N pidfs=N start=TICKS [child] [held] [before] CLAIM…
+//!     CLAIM: missing | odd | has=N|nothing|text [tick=N|nothing] [rival=N | unread=N]
+//! plan
+//! > write-back WATCH/ID pid=N | > terminate WATCH/ID pid=N | > leave WATCH/ID pid=N WORDS OF THE REASON
+//! ```
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use sexton_plan::check::check;
+use sexton_plan::claim::{Claim, Field, Recorded};
+use sexton_plan::id::Pid;
+use sexton_plan::identity::Identity;
+use sexton_plan::plan::{Action, OnOrphan, Plan, Policies, Policy, plan};
+use sexton_plan::world::{Before, Custody, Parent, Sighting, World};
+
+fn value<'a>(words: &[&'a str], key: &str) -> Option<&'a str> {
+    words.iter().find_map(|word| word.strip_prefix(key)?.strip_prefix('='))
+}
+
+fn number(words: &[&str], key: &str) -> Option<u64> {
+    value(words, key).map(|text| text.parse().expect("a number"))
+}
+
+fn pid(raw: u64) -> Pid {
+    Pid::new(i32::try_from(raw).expect("fits")).expect("greater than 1")
+}
+
+fn field(text: &str) -> Field {
+    match text {
+        "nothing" => Field::Absent,
+        "text" => Field::Other,
+        number => Field::Number(number.parse().expect("a number")),
+    }
+}
+
+fn claim(words: &[&str]) -> Claim {
+    if words.contains(&"missing") {
+        return Claim::Missing;
+    }
+    if words.contains(&"odd") {
+        return Claim::Odd("is no JSON object".to_owned());
+    }
+    let recorded = match (number(words, "rival"), number(words, "unread")) {
+        (Some(rival), _) => Recorded::Rival(pid(rival)),
+        (None, Some(unread)) => Recorded::Unread(pid(unread)),
+        (None, None) => Recorded::Nobody,
+    };
+    let pid = field(value(words, "has").expect("a claim"));
+    Claim::Read { pid, start_ticks: value(words, "tick").map(field), recorded }
+}
+
+fn sighting(words: &[&str]) -> Sighting {
+    let (watch, id) = words[0].split_once('/').expect("WATCH/ID");
+    let identity = Identity {
+        pid: pid(number(words, "pid").expect("pid")),
+        pidfs_ino: number(words, "pidfs"),
+        start_ticks: number(words, "start"),
+        boot_id: "0f1d2c3b-4a59-6877-8695-a4b3c2d1e0ff".parse().expect("a UUID"),
+        pid_ns: 4_026_531_836,
+    };
+    Sighting {
+        watch: watch.to_owned(),
+        id: id.to_owned(),
+        identity,
+        parent: if words.contains(&"child") { Parent::Other } else { Parent::Adopter },
+        custody: if words.contains(&"held") { Custody::Held } else { Custody::None },
+        before: if words.contains(&"before") { Before::Seen } else { Before::Unseen },
+        file: format!("/{watch}/{id}.json"),
+        claim: claim(words),
+    }
+}
+
+fn told(plan: &Plan) -> Vec<String> {
+    let acted = plan.actions.iter().map(|action| {
+        let (watch, id, identity) = action.subject();
+        let verb = match action {
+            Action::WriteBack { .. } => "write-back",
+            Action::Terminate { .. } => "terminate",
+        };
+        format!("{verb} {watch}/{id} pid={}", identity.pid)
+    });
+    let left = plan.left.iter().map(|left| {
+        let pid = left.pid.expect("a process");
+        format!("leave {} pid={pid} {}", left.what, left.reason)
+    });
+    acted.chain(left).collect()
+}
+
+fn run(file: &Path) {
+    let text = fs::read_to_string(file).expect("readable");
+    let (mut world, mut policies, mut planned) = (World::default(), Policies::default(), None);
+    let mut expected = Vec::new();
+    for line in text.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        match words[0] {
+            "now" => world.now = Duration::from_secs(words[1].parse().expect("seconds")),
+            "watch" => {
+                let grace = Duration::from_secs(number(&words, "grace").expect("grace"));
+                let on_orphan = if words.contains(&"terminate") { OnOrphan::Terminate } else { OnOrphan::Report };
+                policies.insert(words[1].to_owned(), Policy { grace, on_orphan });
+            }
+            "see" => world.sightings.push(sighting(&words[1..])),
+            "plan" => planned = Some(plan(&world, &policies, 1)),
+            ">" => expected.push(words[1..].join(" ")),
+            other => panic!("{}: `{other}` is no word of the script", file.display()),
+        }
+    }
+    let planned = planned.expect("a plan");
+    check(&planned, &world, &policies).unwrap_or_else(|broken| panic!("{}: {broken}", file.display()));
+    let found = told(&planned);
+    let fits = found.len() == expected.len() && found.iter().zip(&expected).all(|(found, line)| found.contains(line));
+    assert!(fits, "{}:\nplanned {found:#?}\nexpected {expected:#?}", file.display());
+}
+
+#[test]
+fn every_scenario_is_planned_as_written() {
+    let scenarios = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scenarios");
+    let files: BTreeMap<_, _> =
+        fs::read_dir(scenarios).expect("scenarios").map(|file| (file.expect("a file").path(), ())).collect();
+    assert!(files.len() >= 5, "{files:?}");
+    files.keys().for_each(|file| run(file));
+}
