@@ -189,7 +189,9 @@ impl Life {
         let next = (*self.entry).clone();
         let events = vec![called(&next, "create", caller), fact(EventKind::InstanceStarting, &next, json!({}))];
         let request = key.map(|key| asked(&next, key));
-        let batch = Batch { puts: vec![next.clone()], events, request: request.clone(), ..Batch::default() };
+        // What it guards dies with the power; a crash of the daemon it survives. What is answered is synced.
+        let batch =
+            Batch { puts: vec![next.clone()], events, request: request.clone(), volatile: true, ..Batch::default() };
         match self.host.record(batch).await {
             Ok(_) => {
                 self.request = request;

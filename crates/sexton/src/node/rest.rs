@@ -132,7 +132,8 @@ impl Life {
         let next = next_incarnation(&self.entry, &self.host, Restarts::default());
         let events = vec![called(&next, "start", caller), fact(EventKind::InstanceStarting, &next, json!({}))];
         let request = key.map(|key| asked(&next, key));
-        let batch = Batch { puts: vec![next.clone()], events, request: request.clone(), ..Batch::default() };
+        let batch =
+            Batch { puts: vec![next.clone()], events, request: request.clone(), volatile: true, ..Batch::default() };
         match self.host.record(batch).await {
             Ok(_) => {
                 self.request = request;
