@@ -25,6 +25,7 @@ pub mod mount;
 pub mod pidfd;
 pub mod poll;
 pub mod process;
+pub mod renumber;
 pub mod signal;
 pub mod socket;
 pub mod strings;

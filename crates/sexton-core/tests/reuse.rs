@@ -1,0 +1,77 @@
+//! A PID that passed to a stranger: never signalled, whatever else the two have in common.
+
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use sexton_core::handle::{Handle, OpenHandleError};
+use sexton_core::proc;
+use sexton_plan::id::Pid;
+use sexton_plan::identity::Identity;
+use sexton_sys::pidfd::{self, End};
+use sexton_sys::{Fd, renumber};
+
+/// Set in the process that is alone in a PID namespace, where numbers can be chosen and nobody else takes them.
+const INSIDE: &str = "SEXTON_TEST_INSIDE";
+const NUMBER: i32 = 4711;
+const ROUNDS: u32 = 4000;
+/// The cgroup that the recorded process was in and the stranger is not: nothing vouches for a weak identity then.
+const OTHER_CGROUP: u64 = u64::MAX;
+
+#[test]
+fn a_stranger_with_the_same_number_and_start_tick_is_never_signalled() {
+    if std::env::var_os(INSIDE).is_some() {
+        return reuse_many_times();
+    }
+    let test = "a_stranger_with_the_same_number_and_start_tick_is_never_signalled";
+    let may = Command::new("unshare").args(["--pid", "--fork", "--mount-proc", "true"]).status();
+    if !may.is_ok_and(|status| status.success()) {
+        sexton_testkit::skip!("no PID namespace of one's own");
+    }
+    let mut inside = Command::new("unshare");
+    inside.args(["--pid", "--fork", "--mount-proc", "--kill-child"]).arg(std::env::current_exe().expect("own program"));
+    inside.args(["--exact", test, "--nocapture"]).env(INSIDE, "1").process_group(0);
+    let out = inside.output().expect("unshare runs");
+    let said = String::from_utf8_lossy(&out.stdout);
+    assert!(out.status.success(), "{said}\n{}", String::from_utf8_lossy(&out.stderr));
+    assert!(said.contains("1 passed"), "{said}");
+}
+
+fn reuse_many_times() {
+    let pid = Pid::new(NUMBER).expect("not init");
+    let here = proc::here().expect("proc");
+    let mut same_tick = 0;
+    for round in 0..ROUNDS {
+        let first = renumber::child_with_pid(NUMBER).expect("free number");
+        let handle = Handle::open(pid, &here).expect("alive");
+        assert_eq!(handle.identity().pidfs_ino, pidfd::inode(first.raw()).ok());
+        end(&first);
+        let stranger = renumber::child_with_pid(NUMBER).expect("free number");
+        let now = Handle::open(pid, &here).expect("alive");
+        same_tick += u32::from(now.identity().start_ticks == handle.identity().start_ticks);
+
+        assert!(!handle.signal(9).expect("answered"), "round {round}");
+        for recorded in recordings(&handle) {
+            let again = Handle::reopen(&recorded.0, &recorded.1, Some(OTHER_CGROUP), &here);
+            let refused = again.expect_err("a stranger was taken for the recorded process");
+            assert!(matches!(refused, OpenHandleError::Gone | OpenHandleError::Unproven), "{refused:?}");
+        }
+        assert_eq!(pidfd::poll_end(stranger.raw()).expect("polled"), End::None, "round {round}");
+        end(&stranger);
+    }
+    assert!(same_tick > ROUNDS / 10, "only {same_tick} reuses had the same start tick: this proved little");
+}
+
+/// What a ledger may hold of a process, from the strongest evidence to the weakest.
+fn recordings(handle: &Handle) -> [(Identity, Vec<u8>); 3] {
+    let identity = handle.identity().clone();
+    let weak = Identity { pidfs_ino: None, ..identity.clone() };
+    [(identity.clone(), handle.to_bytes()), (identity, Vec::new()), (weak, Vec::new())]
+}
+
+/// Kills a child and reaps it, which frees its number.
+fn end(child: &Fd) {
+    pidfd::send_signal(child.raw(), 9).expect("signalled");
+    while pidfd::reap(child.raw()).expect("our child").is_none() {
+        std::thread::yield_now();
+    }
+}
