@@ -251,6 +251,20 @@ pub fn duplicate(fd: RawFd) -> Result<Fd, SysError> {
     ret.map(opened).map_err(|errno| SysError::about("fcntl", fd.into(), errno))
 }
 
+/// Makes the number `over`, which stays its owner's, name the same open file as `fd`; what it named before is closed.
+///
+/// This is how a descriptor that was inherited or received becomes one of the standard library's, which has no safe
+/// way to take a bare number.
+///
+/// # Errors
+/// `EBADF`; `EINVAL` where both are the same number.
+pub fn duplicate_over(fd: RawFd, over: RawFd) -> Result<(), SysError> {
+    const O_CLOEXEC: usize = 0o2_000_000;
+    // SAFETY: touches no memory.
+    let ret = unsafe { syscall(nr::DUP3, [word(fd), word(over), O_CLOEXEC, 0, 0, 0]) };
+    ret.map(|_| ()).map_err(|errno| SysError::about("dup3", fd.into(), errno))
+}
+
 /// What kind of file a directory entry is, where the file system says so.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FileKind {
