@@ -2,5 +2,9 @@
 
 #![forbid(unsafe_code)]
 
+pub mod api;
+pub mod config;
+pub mod log;
+pub mod metrics;
 pub mod node;
 pub mod refusal;

@@ -1,0 +1,353 @@
+//! Reading a log that its workload writes to meanwhile, and whose head may be dropped meanwhile.
+//!
+//! A log's first bytes may be a hole: they were dropped to bound it. Reading begins at the first line that is whole.
+//! RACE: a hole may be punched while a piece is read. It always begins at the head, so a piece whose first byte is
+//! still there after it was read is whole.
+
+use std::ffi::CString;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::body::Bytes;
+use sexton_ledger::entry::Entry;
+use sexton_plan::id::Name;
+use sexton_sys::file::seek_data;
+use sexton_sys::inotify::{Inotify, Interest};
+use tokio::io::unix::AsyncFd;
+use tokio::sync::mpsc;
+
+use super::Context;
+use crate::node::request::Watch;
+
+/// Bytes read at once.
+const PIECE: usize = 64 * 1_024;
+
+/// How often a log is looked at where the kernel gives no notices (`fs.inotify.max_user_instances`).
+const POLL_INTERVAL: Duration = Duration::from_millis(200);
+
+/// Even with notices a log is looked at so often; nothing is lost if one is.
+const BACKSTOP: Duration = Duration::from_secs(5);
+
+/// One of the two streams of a life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stream {
+    Stdout,
+    Stderr,
+}
+
+impl Stream {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Stream::Stdout => "stdout",
+            Stream::Stderr => "stderr",
+        }
+    }
+}
+
+/// A reader of one stream of one instance.
+pub(super) struct Follow {
+    pub context: Arc<Context>,
+    pub name: Name,
+    pub stream: Stream,
+    /// Only so many of the last lines of the newest life, or all that are kept.
+    pub tail: Option<u64>,
+    /// Where the bytes go; its other end is gone when the reader is.
+    pub sender: mpsc::Sender<Bytes>,
+}
+
+/// The log of one life, and how far it is read.
+#[derive(Debug)]
+struct Log {
+    file: Arc<File>,
+    at: u64,
+}
+
+/// Why reading ends early.
+enum Ended {
+    /// The reader is gone.
+    Unheard,
+    /// The log cannot be read.
+    Failed(io::Error),
+}
+
+impl From<io::Error> for Ended {
+    fn from(error: io::Error) -> Ended {
+        Ended::Failed(error)
+    }
+}
+
+impl Follow {
+    /// Sends what the newest life has written and, if it `follows`, what is written from now on, also by later lives,
+    /// until the instance is removed or the reader is gone.
+    pub(super) async fn run(self, entry: Arc<Entry>, follows: bool) {
+        let ended = if follows { self.follow(entry).await } else { self.once(&entry).await };
+        if let Err(Ended::Failed(error)) = ended {
+            tracing::warn!(instance = %self.name, %error, "could not read a log");
+        }
+    }
+
+    async fn once(&self, entry: &Entry) -> Result<(), Ended> {
+        let Some(mut log) = self.open(entry.incarnation.as_str(), self.tail).await? else { return Ok(()) };
+        let end = log.file.metadata()?.len();
+        self.pump(&mut log, end).await
+    }
+
+    async fn follow(&self, entry: Arc<Entry>) -> Result<(), Ended> {
+        let Ok(Some(mut watch)) = self.context.node.watch(self.name.clone()).await else { return Ok(()) };
+        let mut incarnation = entry.incarnation.to_string();
+        let mut notices = self.notices(&incarnation);
+        let mut log = self.open(&incarnation, self.tail).await?;
+        loop {
+            let newest = watch.borrow_and_update().clone();
+            if log.is_none() {
+                log = self.open(&incarnation, None).await?;
+            }
+            if let Some(log) = &mut log {
+                self.pump(log, u64::MAX).await?;
+            }
+            let Some(newest) = newest else { return Ok(()) };
+            if newest.incarnation.as_str() != incarnation {
+                incarnation = self.next_life(&incarnation, newest.incarnation.as_str());
+                notices = self.notices(&incarnation);
+                log = None;
+                continue;
+            }
+            if !self.changed(&mut watch, &mut notices, log.is_some()).await? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// The life after `last`, up to `newest`: several may have come and gone since it was looked.
+    fn next_life(&self, last: &str, newest: &str) -> String {
+        let path = self.path(newest);
+        let suffix = format!(".{}", self.stream.as_str());
+        let names = path.parent().and_then(|dir| std::fs::read_dir(dir).ok()).into_iter().flatten();
+        let lives = names.filter_map(|name| {
+            let name = name.ok()?.file_name().into_string().ok()?;
+            name.strip_suffix(&suffix).map(str::to_owned)
+        });
+        lives.filter(|life| life.as_str() > last && life.as_str() < newest).min().unwrap_or_else(|| newest.to_owned())
+    }
+
+    /// Waits for something new; false when the daemon is ending.
+    async fn changed(&self, watch: &mut Watch, notices: &mut Option<Notices>, is_open: bool) -> Result<bool, Ended> {
+        let pause = if notices.is_some() || !is_open { BACKSTOP } else { POLL_INTERVAL };
+        tokio::select! {
+            () = self.sender.closed() => Err(Ended::Unheard),
+            changed = watch.changed() => Ok(changed.is_ok()),
+            () = Notices::next(notices) => Ok(true),
+            () = tokio::time::sleep(pause) => Ok(true),
+        }
+    }
+
+    fn path(&self, incarnation: &str) -> std::path::PathBuf {
+        self.context.settings.log_path(self.name.as_str(), incarnation, self.stream.as_str())
+    }
+
+    fn notices(&self, incarnation: &str) -> Option<Notices> {
+        Notices::of(&self.path(incarnation)).ok()
+    }
+
+    /// The log of one life, at the first byte to send; `None` where it has none.
+    async fn open(&self, incarnation: &str, tail: Option<u64>) -> Result<Option<Log>, Ended> {
+        let path = self.path(incarnation);
+        let opened = blocking(move || {
+            let file = match File::open(&path) {
+                Ok(file) => file,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+                Err(error) => return Err(error),
+            };
+            let at = first_byte(&file, tail)?;
+            Ok(Some(Log { file: Arc::new(file), at }))
+        });
+        Ok(opened.await?)
+    }
+
+    /// Sends what there is, up to `end` or to where the log ends now.
+    async fn pump(&self, log: &mut Log, end: u64) -> Result<(), Ended> {
+        while log.at < end {
+            let (file, at) = (log.file.clone(), log.at);
+            let room = usize::try_from(end - at).unwrap_or(PIECE).min(PIECE);
+            let (piece, next) = blocking(move || read_piece(&file, at, room)).await?;
+            let is_over = next == log.at;
+            log.at = next;
+            if is_over {
+                return Ok(());
+            }
+            if !piece.is_empty() && self.sender.send(piece.into()).await.is_err() {
+                return Err(Ended::Unheard);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Runs `work` on a thread where it may block.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
+    tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
+}
+
+/// Reads at most `room` bytes at `at`, and tells where to go on: at `at` itself where nothing is there yet.
+fn read_piece(file: &File, at: u64, room: usize) -> io::Result<(Vec<u8>, u64)> {
+    let size = file.metadata()?.len();
+    if size < at {
+        // Its writer, or a file system without holes, has cut it off: what is there now is new.
+        return Ok((Vec::new(), 0));
+    }
+    let mut piece = vec![0; room];
+    let count = file.read_at(&mut piece, at)?;
+    piece.truncate(count);
+    match kept_from(file, at)? {
+        Some(kept) if kept == at => Ok((piece, at + count as u64)),
+        _ if count == 0 => Ok((Vec::new(), at)),
+        Some(kept) => Ok((Vec::new(), line_after(file, kept)?)),
+        None => Ok((Vec::new(), size)),
+    }
+}
+
+/// The first byte from `at` on that is kept; `None` where nothing is.
+fn kept_from(file: &File, at: u64) -> io::Result<Option<u64>> {
+    match seek_data(file.as_raw_fd(), at) {
+        Ok(found) => Ok(found),
+        // A file system that knows no holes has none.
+        Err(error) if error.errno.is_unsupported() => Ok(Some(at)),
+        Err(error) => Err(io::Error::from_raw_os_error(error.errno.0)),
+    }
+}
+
+/// Where to begin: at the first line that is whole, or `tail` lines before the end.
+fn first_byte(file: &File, tail: Option<u64>) -> io::Result<u64> {
+    let size = file.metadata()?.len();
+    let Some(kept) = kept_from(file, 0)? else { return Ok(size) };
+    let first = if kept == 0 { 0 } else { line_after(file, kept)? };
+    match tail {
+        None => Ok(first),
+        Some(lines) => lines_before(file, first, size, lines),
+    }
+}
+
+/// The beginning of the first line behind `at`, or the end where no line ends any more.
+fn line_after(file: &File, mut at: u64) -> io::Result<u64> {
+    let mut piece = vec![0; PIECE];
+    loop {
+        let count = file.read_at(&mut piece, at)?;
+        let read = piece.get(..count).unwrap_or_default();
+        if let Some(line_end) = read.iter().position(|b| *b == b'\n') {
+            return Ok(at + line_end as u64 + 1);
+        }
+        if count == 0 {
+            return Ok(at);
+        }
+        at += count as u64;
+    }
+}
+
+/// The beginning of the last `lines` lines between `first` and `end`.
+fn lines_before(file: &File, first: u64, end: u64, lines: u64) -> io::Result<u64> {
+    if lines == 0 {
+        return Ok(end);
+    }
+    let mut left = lines;
+    let mut at = end;
+    let mut piece = vec![0; PIECE];
+    while at > first {
+        let begin = at.saturating_sub(PIECE as u64).max(first);
+        let space = piece.get_mut(..usize::try_from(at - begin).unwrap_or(PIECE)).unwrap_or_default();
+        file.read_exact_at(space, begin)?;
+        for (index, byte) in space.iter().enumerate().rev() {
+            let behind = begin + index as u64 + 1;
+            // The line end at the very end ends the last line, and begins none.
+            if *byte != b'\n' || behind == end {
+                continue;
+            }
+            left -= 1;
+            if left == 0 {
+                return Ok(behind);
+            }
+        }
+        at = begin;
+    }
+    Ok(first)
+}
+
+/// Notices of writes to one file.
+struct Notices {
+    queue: Inotify,
+    ready: AsyncFd<OwnedFd>,
+}
+
+impl Notices {
+    #[allow(
+        deprecated,
+        reason = "its successor is unsafe code, for descriptors that may be closed meanwhile; this one is owned"
+    )]
+    fn of(path: &Path) -> io::Result<Notices> {
+        let path = CString::new(path.as_os_str().as_bytes())?;
+        let told = |error: sexton_sys::SysError| io::Error::from_raw_os_error(error.errno.0);
+        let queue = Inotify::new().map_err(told)?;
+        queue.watch(&path, Interest::Writes).map_err(told)?;
+        let ready = AsyncFd::with_interest(super::owned(queue.raw())?, tokio::io::Interest::READABLE)?;
+        Ok(Notices { queue, ready })
+    }
+
+    /// Waits for a notice; for ever where there are none.
+    async fn next(notices: &mut Option<Notices>) {
+        let Some(Notices { queue, ready }) = notices else { return std::future::pending().await };
+        match ready.readable().await {
+            Ok(mut guard) => {
+                // Whatever the notices tell, the log is looked at; and an empty queue is what readiness is cleared for.
+                while queue.take(|_, _| {}).is_ok() {}
+                guard.clear_ready();
+            }
+            Err(_) => std::future::pending().await,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write as _;
+
+    fn scratch(name: &str, text: &[u8]) -> (std::path::PathBuf, File) {
+        let path = std::env::temp_dir().join(format!("sexton-follow-{}-{name}", std::process::id()));
+        let mut file = File::options().read(true).write(true).create(true).truncate(true).open(&path).expect("made");
+        file.write_all(text).expect("written");
+        (path, file)
+    }
+
+    #[test]
+    fn the_last_lines_are_found_whether_or_not_the_last_one_is_whole() {
+        let (path, file) = scratch("tail", b"one\ntwo\nthree");
+        for (lines, at) in [(0, 13), (1, 8), (2, 4), (3, 0), (9, 0)] {
+            assert_eq!(first_byte(&file, Some(lines)).expect("read"), at, "{lines}");
+        }
+        std::fs::remove_file(path).expect("removed");
+        let (path, file) = scratch("tail", b"one\ntwo\n");
+        for (lines, at) in [(0, 8), (1, 4), (2, 0)] {
+            assert_eq!(first_byte(&file, Some(lines)).expect("read"), at, "{lines}");
+        }
+        std::fs::remove_file(path).expect("removed");
+    }
+
+    #[test]
+    fn reading_begins_at_the_first_whole_line_behind_a_hole() {
+        let text: Vec<u8> = (0..40_000).flat_map(|n| format!("{n:06}\n").into_bytes()).collect();
+        let (path, file) = scratch("hole", &text);
+        sexton_sys::file::punch_hole(file.as_raw_fd(), 0, 65_536).expect("punched");
+        let at = first_byte(&file, None).expect("read");
+        assert!((65_536..65_544).contains(&at) && at.is_multiple_of(7), "{at}");
+        let (piece, next) = read_piece(&file, at, 14).expect("read");
+        assert_eq!((piece.len(), next), (14, at + 14));
+        let (piece, next) = read_piece(&file, 0, 100).expect("read");
+        assert!(piece.is_empty() && next == at, "what is gone is skipped, never sent as zeroes");
+        std::fs::remove_file(path).expect("removed");
+    }
+}

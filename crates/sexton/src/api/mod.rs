@@ -1,0 +1,156 @@
+//! The API: HTTP/1.1 and JSON over the unix socket, and over TCP with a token.
+//!
+//! One table ([`table::ROUTES`]) says what is served; the dispatcher, the OpenAPI document and the tests read it.
+//! Routes ask the node and show what it answers; they decide nothing about processes.
+
+pub mod answer;
+mod connection;
+mod dispatch;
+mod follow;
+pub mod json;
+pub mod openapi;
+pub mod path;
+pub mod redact;
+mod routes;
+pub mod serve;
+pub mod spec;
+pub mod table;
+#[cfg(test)]
+mod tests;
+pub mod types;
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd as _, OwnedFd, RawFd};
+use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use sexton_ledger::Reader;
+use sexton_sys::file;
+use tokio::sync::watch;
+
+use crate::config::{Role, Settings};
+use crate::metrics::Metrics;
+use crate::node::host::Host;
+use crate::node::request::Node;
+use serve::{Listener, serve_all};
+
+/// What routes work with.
+#[derive(Debug)]
+pub struct Context {
+    /// The way to the driver.
+    pub node: Node,
+    /// The settings this daemon was started with.
+    pub settings: Arc<Settings>,
+    /// Reads events beside the writer.
+    pub events: Events,
+    /// The newest event's number.
+    pub last_seq: watch::Receiver<u64>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// Whether the ledger can be written, where there is a host to ask.
+    host: Option<Arc<Host>>,
+    /// This process's user.
+    own_uid: u32,
+    /// Whether root is let in as the daemon's own user is; tests that run as root say no.
+    is_root_let_in: bool,
+}
+
+/// The reader of events, with nothing to show of itself.
+#[derive(Clone)]
+pub struct Events(Reader);
+
+impl std::fmt::Debug for Events {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Events")
+    }
+}
+
+impl Context {
+    /// What routes work with, on `host`.
+    pub fn new(
+        node: Node,
+        settings: Arc<Settings>,
+        reader: Reader,
+        last_seq: watch::Receiver<u64>,
+        host: Arc<Host>,
+    ) -> Arc<Context> {
+        let mut context = Context::without_host(node, settings, reader, last_seq);
+        context.host = Some(host);
+        Arc::new(context)
+    }
+
+    /// What routes work with, where nothing but the node and the event log is there.
+    fn without_host(node: Node, settings: Arc<Settings>, reader: Reader, last_seq: watch::Receiver<u64>) -> Context {
+        // Without `/proc` nobody is the daemon's own user; root is let in all the same.
+        let own_uid = serve::own_uid().unwrap_or(0);
+        let events = Events(reader);
+        Context { node, settings, events, last_seq, metrics: Arc::default(), host: None, own_uid, is_root_let_in: true }
+    }
+
+    /// What the user `uid` may do, if anything.
+    fn role_of(&self, uid: u32) -> Option<Role> {
+        if (uid == 0 && self.is_root_let_in) || uid == self.own_uid {
+            return Some(Role::Admin);
+        }
+        self.settings.access.iter().find(|access| access.uid == uid).map(|access| access.role)
+    }
+
+    /// The ledger's file.
+    fn ledger_path(&self) -> PathBuf {
+        self.settings.state_dir.join(sexton_ledger::FILE_NAME)
+    }
+}
+
+/// A descriptor of the standard library's for the open file that `fd` names.
+fn owned(fd: RawFd) -> io::Result<OwnedFd> {
+    // Any descriptor of our own will do: its number is made to name the other file.
+    let ours = OwnedFd::from(File::open("/dev/null")?);
+    match file::duplicate_over(fd, ours.as_raw_fd()) {
+        Ok(()) => Ok(ours),
+        Err(error) => Err(io::Error::from_raw_os_error(error.errno.0)),
+    }
+}
+
+/// The listener behind a descriptor that the keeper kept.
+///
+/// # Errors
+/// It is no listening unix socket that can be used without blocking.
+pub fn listener_from(fd: sexton_sys::Fd) -> io::Result<UnixListener> {
+    let listener = UnixListener::from(owned(fd.raw())?);
+    listener.set_nonblocking(true)?;
+    listener.local_addr()?;
+    Ok(listener)
+}
+
+/// Serves the API on `listener`, and on the TCP address of the settings, until the future is dropped.
+///
+/// Needs a tokio runtime with I/O and time.
+pub async fn serve(listener: UnixListener, context: Arc<Context>) {
+    let mut listeners = Vec::new();
+    match listener.set_nonblocking(true).and_then(|()| tokio::net::UnixListener::from_std(listener)) {
+        Ok(listener) => listeners.push(Listener::Unix(listener)),
+        Err(error) => tracing::error!(%error, "could not listen on the unix socket"),
+    }
+    match tcp_listener(&context.settings).await {
+        Ok(listener) => listeners.extend(listener),
+        Err(error) => tracing::error!(%error, "could not listen on TCP"),
+    }
+    serve_all(listeners, context).await;
+}
+
+/// The extra TCP listener, if one is configured; never one without a token.
+async fn tcp_listener(settings: &Settings) -> io::Result<Option<Listener>> {
+    let (Some(address), Some(file)) = (settings.listen, &settings.listen_token_file) else { return Ok(None) };
+    let token: Arc<str> = std::fs::read_to_string(file)?.trim().into();
+    if token.len() < TOKEN_MIN {
+        let told = format!("the token in {} has less than {TOKEN_MIN} characters", file.display());
+        return Err(io::Error::other(told));
+    }
+    let listener = tokio::net::TcpListener::bind(address).await?;
+    Ok(Some(Listener::Tcp { listener, token }))
+}
+
+/// A shorter token could be guessed.
+const TOKEN_MIN: usize = 16;

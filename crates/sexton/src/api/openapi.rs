@@ -1,0 +1,312 @@
+//! The OpenAPI 3.1 document, built from the table of routes.
+
+use serde_json::{Map, Value, json};
+
+use super::table::{BodyRule, ROUTES, Route, SNAPSHOT_MAX, Shape};
+use crate::refusal::Kind;
+
+/// The document.
+pub fn document() -> Value {
+    let mut paths = Map::new();
+    for route in ROUTES {
+        let path = paths.entry(route.path).or_insert_with(|| json!({}));
+        if let Value::Object(path) = path {
+            path.insert(route.method.as_str().to_ascii_lowercase(), operation(route));
+        }
+    }
+    json!({
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Sexton",
+            "version": env!("CARGO_PKG_VERSION"),
+            "description": "Custody of processes on one node.",
+            "license": { "name": "Apache-2.0 OR MIT" },
+        },
+        "servers": [{ "url": "/" }],
+        "paths": paths,
+        "components": { "schemas": schemas() },
+    })
+}
+
+fn reference(schema: &str) -> Value {
+    json!({ "$ref": format!("#/components/schemas/{schema}") })
+}
+
+fn operation(route: &Route) -> Value {
+    let mut operation = json!({
+        "operationId": route.id,
+        "summary": route.summary,
+        "parameters": parameters(route),
+        "responses": responses(route),
+    });
+    if let (Some(body), Value::Object(operation)) = (request_body(route.body), &mut operation) {
+        operation.insert("requestBody".to_owned(), body);
+    }
+    operation
+}
+
+fn parameters(route: &Route) -> Vec<Value> {
+    let braces = route.path.split('/').filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'));
+    let in_path =
+        braces.map(|name| json!({ "name": name, "in": "path", "required": true, "schema": reference("Name") }));
+    let in_query =
+        route.query.iter().map(|query| json!({ "name": query.name, "in": "query", "schema": reference(query.schema) }));
+    let mut parameters: Vec<Value> = in_path.chain(in_query).collect();
+    if route.id == "createInstance" {
+        let key = json!({ "type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$" });
+        parameters.push(json!({ "name": "Idempotency-Key", "in": "header", "schema": key }));
+    }
+    if route.id == "listEvents" {
+        parameters.push(json!({ "name": "Last-Event-ID", "in": "header", "schema": reference("Seq") }));
+    }
+    parameters
+}
+
+fn request_body(rule: BodyRule) -> Option<Value> {
+    let (required, schema) = match rule {
+        BodyRule::Ignored => return None,
+        BodyRule::Empty => (false, json!({ "type": "object", "maxProperties": 0 })),
+        BodyRule::Optional(schema) => (false, reference(schema)),
+        BodyRule::Required { schema, .. } => (true, reference(schema)),
+    };
+    Some(json!({ "required": required, "content": { "application/json": { "schema": schema } } }))
+}
+
+fn responses(route: &Route) -> Value {
+    let mut responses = Map::new();
+    for (status, shape) in route.answers {
+        let content = match shape {
+            Shape::Json(schema) => json!({ "application/json": { "schema": reference(schema) } }),
+            Shape::JsonOrEvents(schema) => json!({
+                "application/json": { "schema": reference(schema) },
+                "text/event-stream": { "schema": { "type": "string" } },
+            }),
+            Shape::Bytes(media_type) => {
+                let essence = media_type.split(';').next().unwrap_or(media_type);
+                json!({ (essence): {} })
+            }
+        };
+        let description = match status {
+            201 => "made",
+            202 => "accepted, not finished: the present state",
+            _ => "done",
+        };
+        let mut response = json!({ "description": description, "content": content });
+        if let (201, Value::Object(response)) = (*status, &mut response) {
+            response.insert("headers".to_owned(), json!({ "Location": { "schema": { "type": "string" } } }));
+        }
+        responses.insert(status.to_string(), response);
+    }
+    responses.insert("default".to_owned(), problem());
+    Value::Object(responses)
+}
+
+/// Every refusal has the same shape, whatever its status.
+fn problem() -> Value {
+    json!({
+        "description": "refused; `code` says why",
+        "content": { "application/problem+json": { "schema": reference("Problem") } },
+    })
+}
+
+fn text(pattern: &str) -> Value {
+    json!({ "type": "string", "pattern": pattern })
+}
+
+fn optional(schema: Value) -> Value {
+    json!({ "oneOf": [schema, { "type": "null" }] })
+}
+
+fn words<T: std::fmt::Display>(words: &[T]) -> Value {
+    json!({ "type": "string", "enum": words.iter().map(ToString::to_string).collect::<Vec<_>>() })
+}
+
+/// An object all of whose fields are there.
+fn object(fields: Value) -> Value {
+    let required: Vec<String> = fields.as_object().map(|fields| fields.keys().cloned().collect()).unwrap_or_default();
+    json!({ "type": "object", "properties": fields, "required": required })
+}
+
+/// An object that takes these fields and no others, and needs some of them.
+fn closed(fields: Value, required: &[&str]) -> Value {
+    json!({ "type": "object", "properties": fields, "required": required, "additionalProperties": false })
+}
+
+fn texts() -> Value {
+    json!({ "type": "object", "additionalProperties": { "type": "string" } })
+}
+
+fn page_of(schema: &str) -> Value {
+    object(json!({ "items": { "type": "array", "items": reference(schema) }, "next": {} }))
+}
+
+fn schemas() -> Value {
+    let mut all = Map::new();
+    for part in [scalars(), requests(), instance(), rest()] {
+        if let Value::Object(part) = part {
+            all.extend(part);
+        }
+    }
+    Value::Object(all)
+}
+
+fn scalars() -> Value {
+    use sexton_plan::state::{ExitSource, LostReason, Restart, State};
+    json!({
+        "Any": {},
+        "Name": text("^[a-z0-9][a-z0-9._-]{0,62}$"),
+        "Word": text("^[a-z0-9][a-z0-9._/-]{0,62}$"),
+        "LabelFilter": { "type": "string", "description": "KEY=VALUE, or KEY for its presence; may be repeated" },
+        "Duration": text("^([0-9]+d)?([0-9]+h)?([0-9]+m)?([0-9]+s)?([0-9]+ms)?$"),
+        "Limit": { "type": "integer", "minimum": 1, "maximum": 1000, "default": 100 },
+        "Count": { "type": "integer", "minimum": 0 },
+        "Seq": { "type": "integer", "minimum": 0 },
+        "Flag": { "type": "boolean", "default": false },
+        "Stream": words(&["stdout", "stderr"]),
+        "Until": words(&["exit", "settled", "running", "removed"]),
+        "State": words(State::ALL),
+        "Restart": words(Restart::ALL),
+        "ExitSource": words(ExitSource::ALL),
+        "LostReason": words(LostReason::ALL),
+        "Signal": { "type": "string", "description": "a name with or without `SIG`, or \"1\" to \"64\"" },
+        "Timestamp": { "type": "string", "format": "date-time" },
+    })
+}
+
+fn requests() -> Value {
+    let nullable = |kind: &str| json!({ "type": [kind, "null"] });
+    let count = json!({ "type": ["integer", "null"], "minimum": 1 });
+    let limits = closed(json!({ "pids": count, "memory": count }), &[]);
+    json!({
+        "NewInstance": closed(json!({
+            "name": reference("Name"),
+            "argv": { "type": "array", "items": { "type": "string" }, "minItems": 1 },
+            "env": optional(texts()),
+            "cwd": nullable("string"),
+            "user": nullable("string"),
+            "kind": optional(reference("Word")),
+            "runtime": nullable("string"),
+            "labels": optional(texts()),
+            "grace": optional(reference("Duration")),
+            "stop_signal": optional(reference("Signal")),
+            "slot": nullable("boolean"),
+            "limits": optional(limits),
+            "pidns": nullable("boolean"),
+            "restart": optional(reference("Restart")),
+        }), &["name", "argv"]),
+        "Stop": closed(json!({ "force": nullable("boolean"), "grace": optional(reference("Duration")) }), &[]),
+        "SignalRequest": closed(json!({ "signal": reference("Signal") }), &["signal"]),
+        "Snapshot": { "description": format!("any JSON value of at most {SNAPSHOT_MAX} bytes") },
+    })
+}
+
+fn instance() -> Value {
+    let integer = || json!({ "type": "integer" });
+    let string = || json!({ "type": "string" });
+    let exit = object(json!({
+        "code": { "type": ["integer", "null"], "minimum": 0, "maximum": 255 },
+        "signal": { "type": ["integer", "null"], "minimum": 1, "maximum": 64 },
+        "source": reference("ExitSource"), "at": reference("Timestamp"),
+    }));
+    let identity = object(json!({
+        "pid": integer(), "pidfs_ino": { "type": ["integer", "null"] }, "start_ticks": { "type": ["integer", "null"] },
+        "boot_id": string(), "pid_ns": integer(), "strength": words(&["pidfs", "starttime", "none"]),
+    }));
+    let spec = object(json!({
+        "argv": { "type": "array", "items": string() }, "env": texts(), "cwd": { "type": ["string", "null"] },
+        "user": { "type": ["string", "null"] }, "kind": reference("Word"), "runtime": string(), "labels": texts(),
+        "grace": reference("Duration"), "stop_signal": reference("Signal"), "slot": { "type": "boolean" },
+        "limits": { "type": "object" }, "pidns": { "type": "boolean" }, "restart": reference("Restart"),
+    }));
+    let resource =
+        object(json!({ "kind": string(), "key": string(), "state": words(&["intent", "held", "releasing"]) }));
+    let stuck = object(json!({ "pid": integer(), "state": string(), "wchan": string() }));
+    json!({
+        "Exit": exit, "Identity": identity, "Spec": spec, "Resource": resource, "StuckProcess": stuck,
+        "Cgroup": object(json!({ "path": string(), "ino": integer() })),
+        "Instance": object(json!({
+            "name": reference("Name"), "incarnation": string(), "state": reference("State"),
+            "reason": { "type": ["string", "null"] }, "kind": reference("Word"), "runtime": string(), "labels": texts(),
+            "spec": reference("Spec"), "identity": optional(reference("Identity")),
+            "cgroup": optional(reference("Cgroup")),
+            "resources": { "type": "array", "items": reference("Resource") },
+            "exit": optional(reference("Exit")),
+            "stuck": { "type": ["array", "null"], "items": reference("StuckProcess") },
+            "snapshot": {}, "node": string(), "created_at": reference("Timestamp"),
+            "started_at": optional(reference("Timestamp")), "ended_at": optional(reference("Timestamp")),
+            "adopted": { "type": "boolean" },
+            "restarts": object(json!({ "count": integer(), "next_at": optional(reference("Timestamp")) })),
+        })),
+        "InstanceList": page_of("Instance"),
+    })
+}
+
+fn rest() -> Value {
+    let integer = || json!({ "type": "integer" });
+    let string = || json!({ "type": "string" });
+    let codes: Vec<&str> = Kind::ALL.iter().map(|kind| kind.code()).collect();
+    json!({
+        "Event": object(json!({
+            "seq": integer(), "at": reference("Timestamp"), "boot_id": string(), "node": string(),
+            "instance": optional(reference("Name")), "incarnation": { "type": ["string", "null"] },
+            "kind": words(sexton_ledger::EventKind::ALL), "data": {},
+        })),
+        "EventList": page_of("Event"),
+        "Generation": object(json!({ "generation": integer() })),
+        "Self": object(json!({
+            "worker_pid": integer(), "keeper_pid": integer(), "fds": integer(), "threads": integer(),
+            "rss_bytes": integer(), "ledger_path": string(), "generation": integer(),
+        })),
+        "Ledger": object(json!({
+            "path": string(), "bytes": integer(), "first_seq": { "type": ["integer", "null"] }, "last_seq": integer(),
+        })),
+        "Version": object(json!({ "version": string(), "api": string() })),
+        "Health": { "type": "object", "properties": { "status": string() }, "required": ["status"] },
+        "Metrics": { "type": "object" },
+        "Problem": object(json!({
+            "code": words(&codes), "title": string(), "status": integer(), "detail": string(),
+        })),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_document_lists_exactly_what_is_served() {
+        let document = document();
+        let paths = document["paths"].as_object().expect("paths");
+        let listed: usize = paths.values().map(|path| path.as_object().expect("operations").len()).sum();
+        assert_eq!(listed, ROUTES.len());
+        for route in ROUTES {
+            let method = route.method.as_str().to_ascii_lowercase();
+            assert_eq!(paths[route.path][&method]["operationId"], route.id);
+        }
+    }
+
+    #[test]
+    fn every_reference_leads_somewhere() {
+        fn walk(value: &Value, document: &Value) {
+            match value {
+                Value::Object(members) => {
+                    if let Some(Value::String(to)) = members.get("$ref") {
+                        let pointer = to.strip_prefix('#').expect("local");
+                        assert!(document.pointer(pointer).is_some(), "{to}");
+                    }
+                    members.values().for_each(|member| walk(member, document));
+                }
+                Value::Array(list) => list.iter().for_each(|element| walk(element, document)),
+                Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+            }
+        }
+        let document = document();
+        walk(&document, &document);
+    }
+
+    #[test]
+    fn a_new_instance_takes_the_fields_that_the_reader_takes() {
+        let listed = requests()["NewInstance"]["properties"].as_object().expect("fields").len();
+        assert_eq!(listed, crate::api::spec::FIELDS.len());
+    }
+}

@@ -1,0 +1,57 @@
+//! Whether the daemon lives, works and is ready; what it has counted; what it serves.
+
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::api::answer::{self, Answer};
+use crate::api::dispatch::Call;
+use crate::api::openapi as document;
+use crate::node::request::Facts;
+use crate::refusal::{Kind, Refusal};
+
+/// A driver that takes longer to say who it is does not do its work.
+const STALL: Duration = Duration::from_secs(5);
+
+pub(in crate::api) async fn live(_call: Call) -> Result<Answer, Refusal> {
+    Ok(answer::json(200, &json!({ "status": "live" })))
+}
+
+/// What the driver says of itself, if it says so in time.
+async fn facts(call: &Call) -> Result<Facts, Refusal> {
+    let asked = tokio::time::timeout(STALL, call.context.node.facts()).await;
+    asked.map_err(|_| Refusal::new(Kind::NotReady, format!("the driver has not answered for {} s", STALL.as_secs())))?
+}
+
+pub(in crate::api) async fn healthy(call: Call) -> Result<Answer, Refusal> {
+    facts(&call).await?;
+    Ok(answer::json(200, &json!({ "status": "healthy" })))
+}
+
+pub(in crate::api) async fn ready(call: Call) -> Result<Answer, Refusal> {
+    match facts(&call).await?.generation {
+        0 => Err(Refusal::new(Kind::NotReady, "the first reconcile is not done")),
+        generation => Ok(answer::json(200, &json!({ "status": "ready", "generation": generation }))),
+    }
+}
+
+pub(in crate::api) async fn metrics_json(call: Call) -> Result<Answer, Refusal> {
+    refresh(&call).await?;
+    Ok(answer::json(200, &call.context.metrics.as_json()))
+}
+
+pub(in crate::api) async fn metrics_text(call: Call) -> Result<Answer, Refusal> {
+    refresh(&call).await?;
+    Ok(answer::whole(200, "text/plain; version=0.0.4; charset=utf-8", call.context.metrics.as_text()))
+}
+
+/// Takes in what only the driver knows.
+async fn refresh(call: &Call) -> Result<(), Refusal> {
+    let facts = facts(call).await?;
+    call.context.metrics.take_in(&facts);
+    Ok(())
+}
+
+pub(in crate::api) async fn openapi(_call: Call) -> Result<Answer, Refusal> {
+    Ok(answer::json(200, &document::document()))
+}

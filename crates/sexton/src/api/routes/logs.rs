@@ -1,0 +1,30 @@
+//! Logs: the raw bytes of one stream, from the file that the workload itself writes.
+
+use tokio::sync::mpsc;
+
+use super::name;
+use crate::api::answer::{Answer, stream};
+use crate::api::dispatch::Call;
+use crate::api::follow::{Follow, Stream};
+use crate::api::path::whole;
+use crate::refusal::Refusal;
+
+/// Pieces that wait for their reader, each of at most 64 KiB.
+const PIECES: usize = 1;
+
+pub(in crate::api) async fn read(call: Call) -> Result<Answer, Refusal> {
+    let name = name(&call)?;
+    let stream_of = |text: &str| match text {
+        "stdout" => Some(Stream::Stdout),
+        "stderr" => Some(Stream::Stderr),
+        _ => None,
+    };
+    let which = call.query.parsed("stream", "`stdout` or `stderr`", stream_of)?.unwrap_or(Stream::Stdout);
+    let tail = call.query.parsed("tail", "a whole number of lines", whole)?;
+    let follows = call.query.flag("follow")?;
+    let entry = call.context.node.one(name.clone()).await?;
+    let (sender, pieces) = mpsc::channel(PIECES);
+    let follow = Follow { context: call.context, name, stream: which, tail, sender };
+    tokio::spawn(follow.run(entry, follows));
+    Ok(stream("application/octet-stream", pieces))
+}
