@@ -8,6 +8,7 @@ pub mod domain;
 pub mod features;
 pub mod gate;
 pub mod handle;
+pub mod look;
 pub mod owned;
 pub mod pin;
 pub mod proc;

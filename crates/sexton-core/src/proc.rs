@@ -3,8 +3,11 @@
 //! Everything here is by number, so it tells about *whatever process has that number now*: a caller that cares holds
 //! a pidfd and asks it again afterwards. "Could not read" is an error, never "is gone".
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 
 use sexton_plan::id::{BootId, Pid};
 use sexton_plan::state::ExitStatus;
@@ -54,9 +57,11 @@ pub enum ReadProcError {
     },
 }
 
+/// The process ended while its file was open.
+const ESRCH: i32 = 3;
+
 /// Reads `/proc/PID/FILE` whole.
 fn read(pid: Pid, file: &str) -> Result<Vec<u8>, ReadProcError> {
-    const ESRCH: i32 = 3;
     let path = format!("/proc/{pid}/{file}");
     fs::read(&path).map_err(|source| match source.kind() {
         io::ErrorKind::NotFound if fs::metadata("/proc/self").is_ok() => ReadProcError::Gone(pid),
@@ -140,12 +145,24 @@ pub fn parse_cgroup(text: &[u8]) -> Option<String> {
 /// # Errors
 /// Gone, or unreadable, as on a kernel without that file.
 pub fn children(pid: Pid) -> Result<Vec<Pid>, ReadProcError> {
-    let path = format!("/proc/{pid}/task");
-    let unreadable = |source| ReadProcError::Unreadable { path: path.clone(), source };
-    let tasks = fs::read_dir(&path).map_err(|source| match source.kind() {
-        io::ErrorKind::NotFound => ReadProcError::Gone(pid),
-        _ => unreadable(source),
-    })?;
+    children_of(pid.as_raw()).map_err(|(path, source)| match source.kind() {
+        io::ErrorKind::NotFound if fs::metadata(format!("/proc/{pid}")).is_err() => ReadProcError::Gone(pid),
+        _ => ReadProcError::Unreadable { path, source },
+    })
+}
+
+/// Children of PID 1, which is always there.
+///
+/// # Errors
+/// Unreadable, as on a kernel without that file, or under `hidepid`.
+pub fn children_of_init() -> Result<Vec<Pid>, ReadProcError> {
+    children_of(1).map_err(|(path, source)| ReadProcError::Unreadable { path, source })
+}
+
+fn children_of(parent: i32) -> Result<Vec<Pid>, (String, io::Error)> {
+    let path = format!("/proc/{parent}/task");
+    let unreadable = |source| (path.clone(), source);
+    let tasks = fs::read_dir(&path).map_err(unreadable)?;
     let mut found = Vec::new();
     for task in tasks {
         let task = task.map_err(unreadable)?.path().join("children");
@@ -153,7 +170,7 @@ pub fn children(pid: Pid) -> Result<Vec<Pid>, ReadProcError> {
             Ok(text) => found.extend(text.split_ascii_whitespace().filter_map(|pid| Pid::new(pid.parse().ok()?))),
             // A thread may end between the listing and the reading.
             Err(error) if error.kind() == io::ErrorKind::NotFound && task.parent().is_some_and(|t| !t.exists()) => {}
-            Err(source) => return Err(ReadProcError::Unreadable { path: task.display().to_string(), source }),
+            Err(source) => return Err((task.display().to_string(), source)),
         }
     }
     Ok(found)
@@ -218,6 +235,54 @@ pub fn usable() -> Result<(), ReadProcError> {
     // A PID namespace always has its first process, and anybody may read this of it, unless `hidepid` hides it.
     fs::read("/proc/1/stat").map_err(|source| unreadable("/proc/1/stat", source))?;
     Ok(())
+}
+
+/// Every process that `/proc` lists.
+///
+/// # Errors
+/// `/proc` could not be listed.
+pub fn all() -> Result<Vec<Pid>, ReadProcError> {
+    let unreadable = |source| ReadProcError::Unreadable { path: "/proc".to_owned(), source };
+    let names = fs::read_dir("/proc").map_err(unreadable)?;
+    let pid = |entry: fs::DirEntry| Pid::new(entry.file_name().to_str()?.parse().ok()?);
+    names.filter_map(|entry| entry.map(pid).transpose()).map(|entry| entry.map_err(unreadable)).collect()
+}
+
+/// The file that a process executes, as the kernel names it; of one that was deleted or replaced since, the place
+/// where it lay.
+///
+/// # Errors
+/// Gone, or a zombie; unreadable.
+pub fn executable(pid: Pid) -> Result<PathBuf, ReadProcError> {
+    let path = format!("/proc/{pid}/exe");
+    let file = fs::read_link(&path).map_err(|source| match source.kind() {
+        io::ErrorKind::NotFound => ReadProcError::Gone(pid),
+        _ if source.raw_os_error() == Some(ESRCH) => ReadProcError::Gone(pid),
+        _ => ReadProcError::Unreadable { path, source },
+    })?;
+    let bytes = file.as_os_str().as_bytes();
+    Ok(PathBuf::from(OsStr::from_bytes(bytes.strip_suffix(b" (deleted)").unwrap_or(bytes))))
+}
+
+/// The arguments; the process writes them itself.
+///
+/// # Errors
+/// Gone, or unreadable.
+pub fn arguments(pid: Pid) -> Result<Vec<Vec<u8>>, ReadProcError> {
+    Ok(strings(&read(pid, "cmdline")?))
+}
+
+/// The environment that the process was started with; it can overwrite that.
+///
+/// # Errors
+/// Gone, or unreadable.
+pub fn environment(pid: Pid) -> Result<Vec<Vec<u8>>, ReadProcError> {
+    Ok(strings(&read(pid, "environ")?))
+}
+
+fn strings(text: &[u8]) -> Vec<Vec<u8>> {
+    let text = text.strip_suffix(b"\0").unwrap_or(text);
+    if text.is_empty() { Vec::new() } else { text.split(|b| *b == 0).map(<[u8]>::to_vec).collect() }
 }
 
 /// The command line as one text, arguments separated by spaces; the process writes it itself.

@@ -9,6 +9,8 @@
 //! > write-back WATCH/ID pid=N | > terminate WATCH/ID pid=N | > leave WATCH/ID pid=N WORDS OF THE REASON
 //! ```
 
+#![allow(clippy::indexing_slicing, reason = "a script that is cut short is to fail")]
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! The two clocks that the kernel is asked for.
+//! The clocks that the kernel is asked for.
 
 use core::time::Duration;
 
@@ -30,7 +30,12 @@ pub fn realtime() -> Duration {
     read_clock(0)
 }
 
-/// Reads clock `id`; both ids used exist on every kernel, so there is no error to tell.
+/// Time since boot, suspended time included (`CLOCK_BOOTTIME`): what start ticks in `/proc` are counted in.
+pub fn boottime() -> Duration {
+    read_clock(7)
+}
+
+/// Reads clock `id`; all ids used exist on every kernel, so there is no error to tell.
 fn read_clock(id: usize) -> Duration {
     let mut now = Timespec::default();
     // SAFETY: the kernel writes one timespec into `now`.
