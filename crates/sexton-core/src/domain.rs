@@ -155,9 +155,11 @@ impl Subtree {
     /// `Gone` where there is none.
     pub fn open_path(&self, path: &str) -> Result<Domain, DomainError> {
         let full = self.mount.join(path.trim_start_matches('/'));
-        open(full, path.to_owned()).map_err(|source| match source.kind() {
-            io::ErrorKind::NotFound => DomainError::Gone(path.to_owned()),
-            _ => DomainError::Io { act: "open", path: path.to_owned(), source },
+        open(full, path.to_owned()).map_err(|source| {
+            if source.kind() == io::ErrorKind::NotFound {
+                return DomainError::Gone(path.to_owned());
+            }
+            DomainError::Io { act: "open", path: path.to_owned(), source }
         })
     }
 

@@ -2,14 +2,13 @@
 //!
 //! Synchronous, without a runtime of its own. Every process is held by a [`handle::Handle`], never by a number.
 
-#![deny(unsafe_code)]
+#![forbid(unsafe_code)]
 
 pub mod domain;
 pub mod features;
 pub mod gate;
 pub mod handle;
 pub mod look;
-pub mod owned;
 pub mod pin;
 pub mod proc;
 pub mod reaper;

@@ -63,11 +63,16 @@ const ESRCH: i32 = 3;
 /// Reads `/proc/PID/FILE` whole.
 fn read(pid: Pid, file: &str) -> Result<Vec<u8>, ReadProcError> {
     let path = format!("/proc/{pid}/{file}");
-    fs::read(&path).map_err(|source| match source.kind() {
-        io::ErrorKind::NotFound if fs::metadata("/proc/self").is_ok() => ReadProcError::Gone(pid),
-        _ if source.raw_os_error() == Some(ESRCH) => ReadProcError::Gone(pid),
-        _ => ReadProcError::Unreadable { path, source },
-    })
+    fs::read(&path).map_err(|source| gone_or_unreadable(pid, path, source))
+}
+
+/// A process without its directory is gone, unless `/proc` itself is.
+fn gone_or_unreadable(pid: Pid, path: String, source: io::Error) -> ReadProcError {
+    let missing = source.kind() == io::ErrorKind::NotFound && fs::metadata("/proc/self").is_ok();
+    if missing || source.raw_os_error() == Some(ESRCH) {
+        return ReadProcError::Gone(pid);
+    }
+    ReadProcError::Unreadable { path, source }
 }
 
 /// Reads and parses `/proc/PID/stat`.
@@ -145,9 +150,12 @@ pub fn parse_cgroup(text: &[u8]) -> Option<String> {
 /// # Errors
 /// Gone, or unreadable, as on a kernel without that file.
 pub fn children(pid: Pid) -> Result<Vec<Pid>, ReadProcError> {
-    children_of(pid.as_raw()).map_err(|(path, source)| match source.kind() {
-        io::ErrorKind::NotFound if fs::metadata(format!("/proc/{pid}")).is_err() => ReadProcError::Gone(pid),
-        _ => ReadProcError::Unreadable { path, source },
+    children_of(pid.as_raw()).map_err(|(path, source)| {
+        // The file is missing on some kernels; the process is gone only if its whole directory is.
+        if fs::metadata(format!("/proc/{pid}")).is_err() {
+            return gone_or_unreadable(pid, path, source);
+        }
+        ReadProcError::Unreadable { path, source }
     })
 }
 
@@ -255,11 +263,7 @@ pub fn all() -> Result<Vec<Pid>, ReadProcError> {
 /// Gone, or a zombie; unreadable.
 pub fn executable(pid: Pid) -> Result<PathBuf, ReadProcError> {
     let path = format!("/proc/{pid}/exe");
-    let file = fs::read_link(&path).map_err(|source| match source.kind() {
-        io::ErrorKind::NotFound => ReadProcError::Gone(pid),
-        _ if source.raw_os_error() == Some(ESRCH) => ReadProcError::Gone(pid),
-        _ => ReadProcError::Unreadable { path, source },
-    })?;
+    let file = fs::read_link(&path).map_err(|source| gone_or_unreadable(pid, path.clone(), source))?;
     let bytes = file.as_os_str().as_bytes();
     Ok(PathBuf::from(OsStr::from_bytes(bytes.strip_suffix(b" (deleted)").unwrap_or(bytes))))
 }

@@ -156,12 +156,8 @@ pub(crate) mod nr {
     pub const PWRITE64: usize = 18;
     pub const GETPID: usize = 39;
     pub const PIPE2: usize = 293;
-    pub const SOCKET: usize = 41;
-    pub const CONNECT: usize = 42;
     pub const SENDMSG: usize = 46;
     pub const RECVMSG: usize = 47;
-    pub const BIND: usize = 49;
-    pub const LISTEN: usize = 50;
     pub const SOCKETPAIR: usize = 53;
     pub const GETSOCKOPT: usize = 55;
     pub const EXECVE: usize = 59;
@@ -181,7 +177,6 @@ pub(crate) mod nr {
     pub const PIVOT_ROOT: usize = 155;
     pub const MOUNT: usize = 165;
     pub const UMOUNT2: usize = 166;
-    pub const GETTID: usize = 186;
     pub const FSETXATTR: usize = 190;
     pub const FGETXATTR: usize = 193;
     pub const GETDENTS64: usize = 217;
@@ -215,7 +210,6 @@ pub(crate) mod nr {
     pub const PIDFD_OPEN: usize = 434;
     pub const CLONE3: usize = 435;
     pub const CLOSE_RANGE: usize = 436;
-    pub const SCHED_GETAFFINITY: usize = 204;
     pub const LSEEK: usize = 8;
     pub const PREAD64: usize = 17;
     pub const CLONE: usize = 56;
@@ -263,7 +257,6 @@ pub(crate) mod nr {
     pub const WAITID: usize = 95;
     pub const UNSHARE: usize = 97;
     pub const CLOCK_GETTIME: usize = 113;
-    pub const SCHED_GETAFFINITY: usize = 123;
     pub const RT_SIGACTION: usize = 134;
     pub const RT_SIGPROCMASK: usize = 135;
     pub const SETGID: usize = 144;
@@ -275,12 +268,7 @@ pub(crate) mod nr {
     pub const PRCTL: usize = 167;
     pub const GETPID: usize = 172;
     pub const GETPPID: usize = 173;
-    pub const GETTID: usize = 178;
-    pub const SOCKET: usize = 198;
     pub const SOCKETPAIR: usize = 199;
-    pub const BIND: usize = 200;
-    pub const LISTEN: usize = 201;
-    pub const CONNECT: usize = 203;
     pub const GETSOCKOPT: usize = 209;
     pub const SENDMSG: usize = 211;
     pub const RECVMSG: usize = 212;

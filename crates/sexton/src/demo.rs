@@ -62,7 +62,8 @@ fn show_run(stage: &mut Stage, out: &mut dyn Write) -> Shown<()> {
     say(out, "1. A daemon, and processes in its custody")?;
     stage.serve(out)?;
     stage.ok(out, &["run", "steady", "--", "sleep", "1000"])?;
-    let tree = "trap '' TERM; (setsid sh -c \"trap '' TERM; sleep 1000\" &); sleep 1000 & while :; do wait; sleep 1; done";
+    let tree =
+        "trap '' TERM; (setsid sh -c \"trap '' TERM; sleep 1000\" &); sleep 1000 & while :; do wait; sleep 1; done";
     stage.ok(out, &["run", "stubborn", "--grace", "300ms", "--", "sh", "-c", tree])?;
     if let Some(qemu) = find_program("qemu-system-x86_64") {
         let socket = format!("unix:{},server=on,wait=off", stage.dir.join("qmp").display());
@@ -84,7 +85,7 @@ fn show_worker_dies(stage: &mut Stage, out: &mut dyn Write) -> Shown<()> {
     let exit = stage.exit(out, "brief")?;
     check(exit.get("code") == Some(&Value::from(7)), "`brief` ended with 7 under a worker that did not start it")?;
     check(stage.identity("steady")? == before, "`steady` is the same process, proven by the inode of its pidfd")?;
-    say(out, &format!("   exit code 7, told by `{}`; `steady` is the same process", word(&exit, "source")))
+    say(out, &format!("   exit code 7, told by `{}`; `steady` is the same process", word(&exit, "/source")))
 }
 
 fn show_both_die(stage: &mut Stage, out: &mut dyn Write) -> Shown<()> {
@@ -104,12 +105,15 @@ fn show_both_die(stage: &mut Stage, out: &mut dyn Write) -> Shown<()> {
         check(greeting.contains("QMP"), "the QEMU guest answers on QMP")?;
         say(out, "   the QEMU guest answers on QMP")?;
     }
-    say(out, &format!("   exit code 42, told by `{}`: the kernel kept it when nobody else could", word(&exit, "source")))
+    say(
+        out,
+        &format!("   exit code 42, told by `{}`: the kernel kept it when nobody else could", word(&exit, "/source")),
+    )
 }
 
 fn show_stop(stage: &mut Stage, out: &mut dyn Write) -> Shown<()> {
     say(out, "4. A stop is proven: a tree that ignores TERM, with a session of its own")?;
-    let cgroup = stage.show("stubborn")?["cgroup"]["path"].as_str().unwrap_or_default().to_owned();
+    let cgroup = word(&stage.show("stubborn")?, "/cgroup/path");
     check(!cgroup.is_empty() && cgroup_exists(&cgroup), "it has a cgroup")?;
     stage.ok(out, &["stop", "stubborn"])?;
     check(!cgroup_exists(&cgroup), "its cgroup is gone, so nothing of it lives")?;
@@ -131,10 +135,8 @@ fn show_events(stage: &mut Stage, out: &mut dyn Write) -> Shown<()> {
     say(out, "6. The event log has no gap, over every death")?;
     let output = stage.command(&["events", "--after", "0", "-o", "json"]).output()?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let seqs: Vec<u64> = text
-        .lines()
-        .filter_map(|line| serde_json::from_str::<Value>(line).ok()?.get("seq")?.as_u64())
-        .collect();
+    let seqs: Vec<u64> =
+        text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()?.get("seq")?.as_u64()).collect();
     let gapless = seqs.iter().zip(1..).all(|(seq, expected)| *seq == expected);
     check(gapless && seqs.len() > 10, "the numbers of the events follow each other from 1")?;
     say(out, &format!("   {} events, numbered from 1 without a gap", seqs.len()))
@@ -143,8 +145,8 @@ fn show_events(stage: &mut Stage, out: &mut dyn Write) -> Shown<()> {
 fn show_end(stage: &mut Stage, out: &mut dyn Write) -> Shown<()> {
     say(out, "7. Nothing is left behind")?;
     let listed = stage.json(&["ps", "-a"])?;
-    let names = listed.as_array().or_else(|| listed["items"].as_array()).cloned().unwrap_or_default();
-    for name in names.iter().filter_map(|one| one["name"].as_str()) {
+    let names = listed.as_array().or_else(|| listed.get("items")?.as_array()).cloned().unwrap_or_default();
+    for name in names.iter().filter_map(|one| one.get("name")?.as_str()) {
         stage.ok(out, &["rm", "--force", name])?;
     }
     stage.end(out)?;
@@ -206,19 +208,19 @@ impl Stage {
 
     fn identity(&self, name: &str) -> Shown<Value> {
         let shown = self.show(name)?;
-        check(shown["state"] == "running", &format!("`{name}` runs"))?;
-        Ok(shown["identity"].clone())
+        check(word(&shown, "/state") == "running", &format!("`{name}` runs"))?;
+        Ok(shown.get("identity").cloned().unwrap_or_default())
     }
 
     fn pid(&self, name: &str) -> Shown<Pid> {
         let identity = self.identity(name)?;
-        let pid = identity["pid"].as_i64().and_then(|pid| Pid::new(i32::try_from(pid).ok()?));
+        let pid = identity.get("pid").and_then(Value::as_i64).and_then(|pid| Pid::new(i32::try_from(pid).ok()?));
         pid.ok_or_else(|| DemoError::NotTrue(format!("`{name}` has a process")))
     }
 
     fn exit(&self, out: &mut dyn Write, name: &str) -> Shown<Value> {
         self.ok(out, &["wait", name, "--timeout", "10s"])?;
-        Ok(self.show(name)?["exit"].clone())
+        Ok(self.show(name)?.get("exit").cloned().unwrap_or_default())
     }
 
     fn serve(&mut self, out: &mut dyn Write) -> Shown<()> {
@@ -308,7 +310,7 @@ fn say(out: &mut dyn Write, line: &str) -> Shown<()> {
 }
 
 fn word(value: &Value, key: &str) -> String {
-    value[key].as_str().unwrap_or("nobody").to_owned()
+    value.pointer(key).and_then(Value::as_str).unwrap_or_default().to_owned()
 }
 
 fn check(is_true: bool, what: &str) -> Shown<()> {

@@ -4,6 +4,8 @@
 
 pub mod api;
 pub mod config;
+pub mod daemon;
+pub mod demo;
 pub mod log;
 pub mod metrics;
 pub mod node;

@@ -1,2 +1,5 @@
-//! x
+//! The program.
+
+#![forbid(unsafe_code)]
+
 fn main() {}

@@ -21,7 +21,6 @@ use crate::node::chain;
 /// # Errors
 /// With the exit code of the contract.
 pub fn run(settings: &Settings) -> Result<File, Refused> {
-    proc::here().map_err(|error| Refused::new(exit::UNAVAILABLE, format!("`/proc` is needed: {error}")))?;
     let mut made = Made::default();
     let checked = check(settings, &mut made);
     if checked.is_err() {
@@ -53,8 +52,13 @@ fn lock(state_dir: &Path) -> Result<File, Refused> {
     }
 }
 
-fn check_ledger(state_dir: &Path) -> Result<(), Refused> {
-    sexton_ledger::check(state_dir).map_err(|error| ledger_refused(&error))
+/// Whether this program may open the ledger; it is only read.
+///
+/// # Errors
+/// Newer, damaged, locked or not permitted.
+pub fn check_ledger(state_dir: &Path) -> Result<(), Refused> {
+    let here = proc::here().map_err(|error| Refused::new(exit::UNAVAILABLE, format!("`/proc` is needed: {error}")))?;
+    sexton_ledger::check(state_dir, &here.boot_id).map_err(|error| ledger_refused(&error))
 }
 
 /// The exit code of a ledger that cannot be opened.
@@ -89,10 +93,8 @@ fn check_socket(path: &Path) -> Result<(), Refused> {
 }
 
 fn cannot(act: &str, path: &Path, error: &io::Error) -> Refused {
-    let code = match error.kind() {
-        io::ErrorKind::PermissionDenied => exit::NOT_PERMITTED,
-        _ => exit::CANT_CREATE,
-    };
+    let denied = error.kind() == io::ErrorKind::PermissionDenied;
+    let code = if denied { exit::NOT_PERMITTED } else { exit::CANT_CREATE };
     Refused::new(code, format!("could not {act} `{}`: {error}", path.display()))
 }
 

@@ -15,7 +15,7 @@ use sexton_plan::id::Word;
 use sexton_sys::Fd;
 use sexton_sys::fd::RawFd;
 
-use super::preflight::ledger_refused;
+use super::preflight::{check_ledger, ledger_refused};
 use super::{Refused, exit};
 use crate::api;
 use crate::config::{DrainRule, OnShutdown, Settings};
@@ -48,7 +48,7 @@ async fn work(settings: Settings, link: RawFd, prepare: bool) -> Result<u8, Refu
     let keeper = Keeper::new(keeper).map_err(|error| Refused::new(exit::UNAVAILABLE, error.to_string()))?;
     introduce(&keeper, &settings).await;
     if prepare {
-        sexton_ledger::check(&settings.state_dir).map_err(|error| ledger_refused(&error))?;
+        check_ledger(&settings.state_dir)?;
         keeper.send(ToKeeper::Prepared).await;
     }
     let told = hear(&keeper).await?;
@@ -158,8 +158,9 @@ async fn serve(settings: Arc<Settings>, begun: Begun, told: Told) -> Result<u8, 
         None => listen(&settings.listen_path()),
     };
     let path = settings.listen_path();
-    let listener = listener
-        .map_err(|error| Refused::new(exit::CANT_CREATE, format!("could not listen at `{}`: {error}", path.display())))?;
+    let listener = listener.map_err(|error| {
+        Refused::new(exit::CANT_CREATE, format!("could not listen at `{}`: {error}", path.display()))
+    })?;
     let Begun { mut driver, node, host, reader, last_seq } = begun;
     if let Some(name) = StoreName::new(LISTENER) {
         host.keeper.store(name, std::os::fd::AsRawFd::as_raw_fd(&listener));

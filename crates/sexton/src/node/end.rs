@@ -75,10 +75,7 @@ impl Life {
             let found = match (&self.entry.cgroup, subtree) {
                 (None, Some(subtree)) if self.entry.resources.iter().any(|held| held.kind == "cgroup") => {
                     let path = format!("{}/{}", subtree.path(), domain_name(&self.entry));
-                    subtree.open_path(&path).map(Some).or_else(|error| match error {
-                        sexton_core::domain::DomainError::Gone(_) => Ok(None),
-                        other => Err(other),
-                    })
+                    stop::unless_gone(subtree.open_path(&path))
                 }
                 (cgroup, subtree) => stop::reopen_domain(subtree, cgroup.as_ref()),
             };
@@ -129,10 +126,8 @@ impl Life {
 
     /// After a kill: waits a little; what still lives is killed again.
     async fn watch(&mut self, target: &Target<'_>) -> Happening {
-        match self.hold(target, Rung::Watch, Instant::now()).await {
-            Happening::TimeOver => Happening::Carried,
-            other => other,
-        }
+        let happening = self.hold(target, Rung::Watch, Instant::now()).await;
+        if happening == Happening::TimeOver { Happening::Carried } else { happening }
     }
 
     /// Waits on one rung until nothing lives, its time is over, or SIGKILL is asked for.

@@ -92,7 +92,7 @@ impl Life {
                 None => self.doubted("its pidfd cannot be watched"),
             },
             Verdict::RollBack => {
-                let reason = refused.map_or(INTERRUPTED.to_owned(), |failure| spawn_refusal(failure));
+                let reason = refused.map_or(INTERRUPTED.to_owned(), spawn_refusal);
                 Next::RollBack(RollBack { reason, process: process_of(handle), reply: None })
             }
             Verdict::Close => Next::Close,
@@ -145,9 +145,9 @@ impl Life {
             match command {
                 Command::Rejudge => {
                     let seen = look(&self.entry, &self.host);
-                    match self.judged(seen) {
-                        Next::Doubt => {}
-                        next => return next,
+                    let next = self.judged(seen);
+                    if !matches!(next, Next::Doubt) {
+                        return next;
                     }
                 }
                 Command::Snapshot { value, caller, reply } => self.keep_snapshot(value, &caller, reply).await,

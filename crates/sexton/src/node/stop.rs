@@ -191,7 +191,15 @@ pub fn reopen_domain(
     cgroup: Option<&sexton_ledger::entry::Cgroup>,
 ) -> Result<Option<Domain>, DomainError> {
     let (Some(subtree), Some(cgroup)) = (subtree, cgroup) else { return Ok(None) };
-    match subtree.reopen(&cgroup.path, cgroup.ino) {
+    unless_gone(subtree.reopen(&cgroup.path, cgroup.ino))
+}
+
+/// A domain that was opened; `None` where it is proven gone.
+///
+/// # Errors
+/// It could not be read.
+pub fn unless_gone(opened: Result<Domain, DomainError>) -> Result<Option<Domain>, DomainError> {
+    match opened {
         Ok(domain) => Ok(Some(domain)),
         Err(DomainError::Gone(_)) => Ok(None),
         Err(error @ (DomainError::NoCgroup2 | DomainError::Io { .. })) => Err(error),
