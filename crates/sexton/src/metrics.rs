@@ -153,6 +153,12 @@ impl Metrics {
         for (state, kind, count) in &facts.instances {
             self.set(Metric::Instances, &[state.as_str(), kind], float(*count));
         }
+        self.clear(Metric::Inflight);
+        for (_, kind, count) in facts.instances.iter().filter(|(state, _, _)| !state.is_terminal()) {
+            self.add(Metric::Inflight, &[kind], float(*count));
+        }
+        let drain = f64::from(u8::from(facts.state.draining) + u8::from(facts.state.drained));
+        self.set(Metric::DrainState, &[], drain);
         self.set(Metric::Generation, &[], float(facts.generation));
         self.set(Metric::WorkerRestarts, &[], float(facts.worker_restarts));
     }

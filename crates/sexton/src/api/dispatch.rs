@@ -47,6 +47,8 @@ pub(super) enum Peer {
 pub(super) struct Call {
     pub context: Arc<Context>,
     pub caller: Caller,
+    /// Whether the caller is root or the daemon's own user.
+    pub is_owner: bool,
     /// What stands in the path's braces, decoded once.
     pub segments: Vec<String>,
     pub query: Query,
@@ -167,7 +169,8 @@ async fn answer(
         let query = Query::parse(head.uri.query().unwrap_or(""), &known, &["label"])?;
         let body = read_body(route, &bytes, &head.method)?;
         let handler = route.handler;
-        handler(Call { context, caller, segments: decoded, query, headers: head.headers, body }).await
+        let is_owner = caller.uid.is_some_and(|uid| context.is_owner(uid));
+        handler(Call { context, caller, is_owner, segments: decoded, query, headers: head.headers, body }).await
     };
     call.await.map_err(refuse)
 }

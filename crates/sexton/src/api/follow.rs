@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use hyper::body::Bytes;
 use sexton_ledger::entry::Entry;
-use sexton_plan::id::Name;
+use sexton_plan::id::{Incarnation, Name};
 use sexton_sys::file::seek_data;
 use sexton_sys::inotify::{Inotify, Interest};
 use tokio::io::unix::AsyncFd;
@@ -57,6 +57,8 @@ pub(super) struct Follow {
     pub stream: Stream,
     /// Only so many of the last lines of the newest life, or all that are kept.
     pub tail: Option<u64>,
+    /// Only this life; the newest one, and followed by later ones, where `None`.
+    pub life: Option<Incarnation>,
     /// Where the bytes go; its other end is gone when the reader is.
     pub sender: mpsc::Sender<Bytes>,
 }
@@ -84,7 +86,7 @@ impl From<io::Error> for Ended {
 
 impl Follow {
     /// Sends what the newest life has written and, if it `follows`, what is written from now on, also by later lives,
-    /// until the instance is removed or the reader is gone.
+    /// until the instance is removed or the reader is gone. Following one life ends with that life.
     pub(super) async fn run(self, entry: Arc<Entry>, follows: bool) {
         let ended = if follows { self.follow(entry).await } else { self.once(&entry).await };
         if let Err(Ended::Failed(error)) = ended {
@@ -92,15 +94,21 @@ impl Follow {
         }
     }
 
+    /// Whether the life that was asked for has a log.
+    pub(super) fn is_kept(&self, life: &Incarnation) -> bool {
+        self.path(life.as_str()).exists()
+    }
+
     async fn once(&self, entry: &Entry) -> Result<(), Ended> {
-        let Some(mut log) = self.open(entry.incarnation.as_str(), self.tail).await? else { return Ok(()) };
+        let life = self.life.as_ref().unwrap_or(&entry.incarnation);
+        let Some(mut log) = self.open(life.as_str(), self.tail).await? else { return Ok(()) };
         let end = log.file.metadata()?.len();
         self.pump(&mut log, end).await
     }
 
     async fn follow(&self, entry: Arc<Entry>) -> Result<(), Ended> {
         let Ok(Some(mut watch)) = self.context.node.watch(self.name.clone()).await else { return Ok(()) };
-        let mut incarnation = entry.incarnation.to_string();
+        let mut incarnation = self.life.as_ref().unwrap_or(&entry.incarnation).to_string();
         let mut notices = self.notices(&incarnation);
         let mut log = self.open(&incarnation, self.tail).await?;
         loop {
@@ -112,6 +120,11 @@ impl Follow {
                 self.pump(log, u64::MAX).await?;
             }
             let Some(newest) = newest else { return Ok(()) };
+            let is_over = newest.incarnation.as_str() != incarnation || newest.state.is_terminal();
+            // What was written until it was over was sent just now: the entry was read before the log.
+            if self.life.is_some() && is_over {
+                return Ok(());
+            }
             if newest.incarnation.as_str() != incarnation {
                 incarnation = self.next_life(&incarnation, newest.incarnation.as_str());
                 notices = self.notices(&incarnation);

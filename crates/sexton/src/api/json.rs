@@ -218,6 +218,11 @@ impl Fields {
         }
     }
 
+    /// What nobody took.
+    pub fn rest(self) -> Map<String, Value> {
+        self.members
+    }
+
     /// Refuses what nobody took; `within` is where these fields stand, empty for the body itself.
     ///
     /// # Errors

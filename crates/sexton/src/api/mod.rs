@@ -89,9 +89,14 @@ impl Context {
         Context { node, settings, events, last_seq, metrics: Arc::default(), host: None, own_uid, is_root_let_in: true }
     }
 
+    /// Whether `uid` is root or the daemon's own user.
+    fn is_owner(&self, uid: u32) -> bool {
+        (uid == 0 && self.is_root_let_in) || uid == self.own_uid
+    }
+
     /// What the user `uid` may do, if anything.
     fn role_of(&self, uid: u32) -> Option<Role> {
-        if (uid == 0 && self.is_root_let_in) || uid == self.own_uid {
+        if self.is_owner(uid) {
             return Some(Role::Admin);
         }
         self.settings.access.iter().find(|access| access.uid == uid).map(|access| access.role)

@@ -156,6 +156,7 @@ fn scalars() -> Value {
         "Any": {},
         "Name": text("^[a-z0-9][a-z0-9._-]{0,62}$"),
         "Word": text("^[a-z0-9][a-z0-9._/-]{0,62}$"),
+        "Incarnation": text("^[0-7][0-9A-HJKMNP-TV-Z]{25}$"),
         "LabelFilter": { "type": "string", "description": "KEY=VALUE, or KEY for its presence; may be repeated" },
         "Duration": text("^([0-9]+d)?([0-9]+h)?([0-9]+m)?([0-9]+s)?([0-9]+ms)?$"),
         "Limit": { "type": "integer", "minimum": 1, "maximum": 1000, "default": 100 },
@@ -173,27 +174,70 @@ fn scalars() -> Value {
     })
 }
 
-fn requests() -> Value {
-    let nullable = |kind: &str| json!({ "type": [kind, "null"] });
+fn nullable(kind: &str) -> Value {
+    json!({ "type": [kind, "null"] })
+}
+
+/// The fields of a spec, but for `argv`, and the name.
+fn spec_fields() -> Value {
     let count = json!({ "type": ["integer", "null"], "minimum": 1 });
-    let limits = closed(json!({ "pids": count, "memory": count }), &[]);
     json!({
-        "NewInstance": closed(json!({
-            "name": reference("Name"),
-            "argv": { "type": "array", "items": { "type": "string" }, "minItems": 1 },
-            "env": optional(texts()),
-            "cwd": nullable("string"),
-            "user": nullable("string"),
-            "kind": optional(reference("Word")),
-            "runtime": nullable("string"),
-            "labels": optional(texts()),
-            "grace": optional(reference("Duration")),
-            "stop_signal": optional(reference("Signal")),
-            "slot": nullable("boolean"),
-            "limits": optional(limits),
-            "pidns": nullable("boolean"),
-            "restart": optional(reference("Restart")),
-        }), &["name", "argv"]),
+        "name": reference("Name"),
+        "env": optional(texts()),
+        "cwd": nullable("string"),
+        "user": nullable("string"),
+        "kind": optional(reference("Word")),
+        "runtime": nullable("string"),
+        "labels": optional(texts()),
+        "grace": optional(reference("Duration")),
+        "stop_signal": optional(reference("Signal")),
+        "slot": nullable("boolean"),
+        "limits": optional(closed(json!({ "pids": count, "memory": count }), &[])),
+        "pidns": nullable("boolean"),
+        "restart": optional(reference("Restart")),
+    })
+}
+
+/// The fields of a spec, and some more.
+fn spec_fields_and(more: Value) -> Value {
+    let mut fields = spec_fields();
+    if let (Value::Object(fields), Value::Object(more)) = (&mut fields, more) {
+        fields.extend(more);
+    }
+    fields
+}
+
+fn new_instance() -> Value {
+    let argv = json!({ "type": "array", "items": { "type": "string" }, "minItems": 1 });
+    closed(spec_fields_and(json!({ "argv": argv })), &["name", "argv"])
+}
+
+/// Exactly one of `pidfs_ino` and `start_ticks` says which process the number means.
+fn adoption() -> Value {
+    let mut adoption = closed(
+        spec_fields_and(json!({
+            "argv": { "type": ["array", "null"], "items": { "type": "string" }, "minItems": 1 },
+            "pid": { "type": "integer", "minimum": 2 },
+            "pidfs_ino": { "type": ["integer", "null"], "minimum": 1 },
+            "start_ticks": { "type": ["integer", "null"], "minimum": 0 },
+        })),
+        &["name", "pid"],
+    );
+    if let Value::Object(adoption) = &mut adoption {
+        let one_of = json!([{ "required": ["pidfs_ino"] }, { "required": ["start_ticks"] }]);
+        adoption.insert("oneOf".to_owned(), one_of);
+    }
+    adoption
+}
+
+fn requests() -> Value {
+    json!({
+        "NewInstance": new_instance(),
+        "Adoption": adoption(),
+        "NodeChange": closed(json!({
+            "status": words(&["standby", "healthy", "unhealthy", "draining"]), "forceStop": nullable("boolean"),
+            "timeout": optional(reference("Duration")),
+        }), &["status"]),
         "Stop": closed(json!({ "force": nullable("boolean"), "grace": optional(reference("Duration")) }), &[]),
         "SignalRequest": closed(json!({ "signal": reference("Signal") }), &["signal"]),
         "Snapshot": { "description": format!("any JSON value of at most {SNAPSHOT_MAX} bytes") },
@@ -252,6 +296,13 @@ fn rest() -> Value {
             "kind": words(sexton_ledger::EventKind::ALL), "data": {},
         })),
         "EventList": page_of("Event"),
+        "Left": object(json!({ "name": reference("Name"), "error": { "type": ["string", "null"] } })),
+        "Node": object(json!({
+            "id": reference("Name"), "status": words(&["standby", "healthy", "unhealthy", "draining"]),
+            "drained": { "type": "boolean" }, "deadline": optional(reference("Timestamp")), "inflight": integer(),
+            "left": { "type": "array", "items": reference("Left") },
+        })),
+        "NodeList": page_of("Node"),
         "Generation": object(json!({ "generation": integer() })),
         "Self": object(json!({
             "worker_pid": integer(), "keeper_pid": integer(), "fds": integer(), "threads": integer(),

@@ -3,7 +3,7 @@
 use hyper::Method;
 
 use super::dispatch::{BODY_MAX, Call, Handling};
-use super::routes::{events, health, instances, logs, node};
+use super::routes::{custody, events, health, instances, logs, node};
 use crate::config::Role;
 
 /// One thing that can be asked.
@@ -127,10 +127,17 @@ routes! {
     PUT "/v1/instances/{name}/snapshot" Admin keepSnapshot (instances::snapshot) "Keep a value with an instance",
         query [], body Required { schema: "Snapshot", limit: SNAPSHOT_MAX }, gives [200 Json("Instance")];
     GET "/v1/instances/{name}/logs" Read readLogs (logs::read) "Read one stream of the newest incarnation",
-        query [parameter("stream", "Stream"), parameter("follow", "Flag"), parameter("tail", "Count")], body Ignored,
+        query [parameter("stream", "Stream"), parameter("follow", "Flag"), parameter("tail", "Count"),
+            parameter("incarnation", "Incarnation")], body Ignored,
         gives [200 Bytes("application/octet-stream")];
     GET "/v1/events" Read listEvents (events::list) "List events, or follow them as they come",
         query [parameter("after", "Seq"), LIMIT], body Ignored, gives [200 JsonOrEvents("EventList")];
+    POST "/v1/adopt" Admin adopt (custody::adopt) "Take custody of a process that something else started",
+        query [], body Required { schema: "Adoption", limit: BODY_MAX }, gives [201 Json("Instance")];
+    GET "/v1/node" Read showNode (node::node) "Show this node", query [], body Ignored, gives [200 Json("Node")];
+    GET "/v1/nodes" Read listNodes (node::nodes) "List nodes", query [], body Ignored, gives [200 Json("NodeList")];
+    POST "/v1/nodes/{id}" Admin setNode (node::set_node) "Drain a node",
+        query [WAIT], body Required { schema: "NodeChange", limit: BODY_MAX }, gives [200 Json("Node"), 202 Json("Node")];
     POST "/v1/reconcile" Admin reconcile (node::reconcile) "Run a reconcile pass now",
         query [], body Empty, gives [200 Json("Generation")];
     GET "/v1/self" Read showSelf (node::own) "Show the daemon itself", query [], body Ignored, gives [200 Json("Self")];

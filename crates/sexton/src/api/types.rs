@@ -205,6 +205,27 @@ pub struct SelfView {
     pub generation: u64,
 }
 
+/// `GET /v1/node`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "named and described by the contract")]
+pub struct NodeView {
+    pub id: String,
+    pub status: String,
+    pub drained: bool,
+    pub deadline: Option<Timestamp>,
+    pub inflight: usize,
+    pub left: Vec<Left>,
+}
+
+/// What a drain still waits for.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Left {
+    /// The instance.
+    pub name: String,
+    /// What keeps it, where something does.
+    pub error: Option<String>,
+}
+
 /// `GET /v1/version`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct VersionView {

@@ -1,5 +1,6 @@
 //! Logs: the raw bytes of one stream, from the file that the workload itself writes.
 
+use sexton_plan::id::Incarnation;
 use tokio::sync::mpsc;
 
 use super::name;
@@ -7,7 +8,7 @@ use crate::api::answer::{Answer, stream};
 use crate::api::dispatch::Call;
 use crate::api::follow::{Follow, Stream};
 use crate::api::path::whole;
-use crate::refusal::Refusal;
+use crate::refusal::{Kind, Refusal};
 
 /// Pieces that wait for their reader, each of at most 64 KiB.
 const PIECES: usize = 1;
@@ -22,9 +23,14 @@ pub(in crate::api) async fn read(call: Call) -> Result<Answer, Refusal> {
     let which = call.query.parsed("stream", "`stdout` or `stderr`", stream_of)?.unwrap_or(Stream::Stdout);
     let tail = call.query.parsed("tail", "a whole number of lines", whole)?;
     let follows = call.query.flag("follow")?;
+    let rule = "an incarnation, which is a ULID";
+    let life: Option<Incarnation> = call.query.parsed("incarnation", rule, |text| text.parse().ok())?;
     let entry = call.context.node.one(name.clone()).await?;
     let (sender, pieces) = mpsc::channel(PIECES);
-    let follow = Follow { context: call.context, name, stream: which, tail, sender };
+    let follow = Follow { context: call.context, name, stream: which, tail, life: life.clone(), sender };
+    if let Some(life) = life.filter(|life| *life != entry.incarnation && !follow.is_kept(life)) {
+        return Err(Refusal::new(Kind::NotFound, format!("no log of incarnation {life} is kept")));
+    }
     tokio::spawn(follow.run(entry, follows));
     Ok(stream("application/octet-stream", pieces))
 }

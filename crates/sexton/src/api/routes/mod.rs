@@ -1,5 +1,6 @@
 //! What each row of the table does; a file per noun.
 
+pub(super) mod custody;
 pub(super) mod events;
 pub(super) mod health;
 pub(super) mod instances;

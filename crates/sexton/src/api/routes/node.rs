@@ -1,11 +1,17 @@
 //! The daemon itself: who it is, what it uses, what it is told to do.
 
 use std::fs;
+use std::time::Duration;
 
+use serde_json::Value;
+
+use super::wait;
 use crate::api::answer::{Answer, json};
 use crate::api::dispatch::Call;
+use crate::api::json::{Fields, bad_field};
 use crate::api::serve::detached;
-use crate::api::types::{LedgerView, SelfView, VersionView};
+use crate::api::types::{LedgerView, Left, List, NodeView, SelfView, VersionView};
+use crate::node::request::Facts;
 use crate::refusal::{Kind, Refusal};
 
 pub(in crate::api) async fn version(_call: Call) -> Result<Answer, Refusal> {
@@ -66,4 +72,123 @@ pub(in crate::api) async fn reconcile(call: Call) -> Result<Answer, Refusal> {
     let node = call.context.node.clone();
     let generation = detached(async move { node.reconcile().await }).await??;
     Ok(json(200, &serde_json::json!({ "generation": generation })))
+}
+
+/// The node as it is shown.
+fn node_view(facts: &Facts) -> NodeView {
+    let status = if facts.state.draining { "draining" } else { "healthy" };
+    let left = if facts.state.draining && !facts.state.drained { facts.inflight.as_slice() } else { &[] };
+    NodeView {
+        id: facts.node.clone(),
+        status: status.to_owned(),
+        drained: facts.state.drained,
+        deadline: facts.state.deadline,
+        inflight: facts.inflight.len(),
+        left: left.iter().map(|one| Left { name: one.name.to_string(), error: one.error.clone() }).collect(),
+    }
+}
+
+pub(in crate::api) async fn node(call: Call) -> Result<Answer, Refusal> {
+    Ok(json(200, &node_view(&call.context.node.facts().await?)))
+}
+
+pub(in crate::api) async fn nodes(call: Call) -> Result<Answer, Refusal> {
+    let facts = call.context.node.facts().await?;
+    Ok(json(200, &List { items: vec![node_view(&facts)], next: None }))
+}
+
+/// What a caller wants a node to become.
+#[derive(Debug, PartialEq, Eq)]
+enum Change {
+    Drain {
+        force: bool,
+        timeout: Option<Duration>,
+    },
+    /// One of the other words, which the node is left by or is in already.
+    Other(String),
+}
+
+fn change(body: Option<Value>) -> Result<Change, Refusal> {
+    let mut fields = Fields::new(body.unwrap_or_default())?;
+    let status = fields.string("status")?.ok_or_else(|| bad_field("status", "is required"))?;
+    let force = fields.fact("forceStop")?;
+    let timeout = fields.duration("timeout")?;
+    fields.end("", &["status", "forceStop", "timeout"])?;
+    match status.as_str() {
+        "draining" => Ok(Change::Drain { force, timeout }),
+        "standby" | "healthy" | "unhealthy" if force => Err(bad_field("forceStop", "goes with `draining` alone")),
+        "standby" | "healthy" | "unhealthy" if timeout.is_some() => {
+            Err(bad_field("timeout", "goes with `draining` alone"))
+        }
+        "standby" | "healthy" | "unhealthy" => Ok(Change::Other(status)),
+        _ => Err(bad_field("status", "must be `standby`, `healthy`, `unhealthy` or `draining`")),
+    }
+}
+
+pub(in crate::api) async fn set_node(mut call: Call) -> Result<Answer, Refusal> {
+    let wait = wait(&call)?;
+    let change = change(call.body.take())?;
+    let facts = call.context.node.facts().await?;
+    let id = call.segments.first().map_or("", String::as_str);
+    if id != "self" && id != facts.node {
+        let told = format!("there is no node `{}`", id.escape_debug());
+        return Err(Refusal::new(Kind::NotFound, told));
+    }
+    match change {
+        Change::Drain { force, timeout } => drain(&call, &facts, force, timeout, wait).await,
+        Change::Other(_) if facts.state.draining => {
+            Err(Refusal::new(Kind::WrongState, "the node is draining, which only a new start after `drained` ends"))
+        }
+        Change::Other(status) if status == "healthy" => Ok(json(200, &node_view(&facts))),
+        Change::Other(status) => {
+            let told = format!("a node on its own is not made `{status}` by a request");
+            Err(Refusal::new(Kind::WrongState, told))
+        }
+    }
+}
+
+/// Closes the gate, and waits for what is left as long as the caller wants to.
+async fn drain(
+    call: &Call,
+    facts: &Facts,
+    force: bool,
+    timeout: Option<Duration>,
+    wait: Option<Duration>,
+) -> Result<Answer, Refusal> {
+    // The configured deadline counts from the first order; a later one without its own does not move it.
+    let configured = call.context.settings.drain_timeout.filter(|_| !facts.state.draining);
+    let (node, caller) = (call.context.node.clone(), call.caller.clone());
+    let timeout = timeout.or(configured);
+    detached(async move { node.drain(force, timeout, caller).await }).await??;
+    if let Some(wait) = wait {
+        let mut status = call.context.node.status().await?;
+        // Whether in time or not, what is shown is what is then true.
+        let _in_time = tokio::time::timeout(wait, status.wait_for(|state| state.drained)).await;
+    }
+    let facts = call.context.node.facts().await?;
+    let status = if facts.state.drained { 200 } else { 202 };
+    Ok(json(status, &node_view(&facts)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_drain_is_asked_for_with_words_that_go_together() {
+        let drain = json!({"status": "draining", "forceStop": true, "timeout": "10m"});
+        assert_eq!(change(Some(drain)), Ok(Change::Drain { force: true, timeout: Some(Duration::from_secs(600)) }));
+        for bad in [
+            json!({}),
+            json!({"status": "asleep"}),
+            json!({"status": 5}),
+            json!({"status": "healthy", "forceStop": true}),
+            json!({"status": "standby", "timeout": "1s"}),
+            json!({"status": "draining", "timeout": 5}),
+            json!({"status": "draining", "force": true}),
+        ] {
+            assert_eq!(change(Some(bad.clone())).map_err(|refusal| refusal.kind), Err(Kind::BadArgument), "{bad}");
+        }
+    }
 }

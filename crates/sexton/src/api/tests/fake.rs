@@ -9,7 +9,8 @@ use sexton_plan::id::Name;
 use sexton_plan::state::State;
 use tokio::sync::{mpsc, watch};
 
-use crate::node::request::{Facts, Filter, NewInstance, Page, Request};
+use crate::node::drain::NodeState;
+use crate::node::request::{Facts, Filter, InFlight, NewInstance, Page, Request};
 use crate::refusal::{Kind, Refusal};
 
 type Lives = BTreeMap<Name, watch::Sender<Option<Arc<Entry>>>>;
@@ -68,15 +69,38 @@ fn list(lives: &Lives, filter: &Filter) -> Page {
     Page { items, next }
 }
 
+fn facts(lives: &Lives, state: NodeState) -> Facts {
+    let live = lives.values().filter_map(|life| life.borrow().clone()).filter(|entry| !entry.state.is_terminal());
+    let in_flight = live.map(|entry| InFlight {
+        name: entry.name.clone(),
+        state: entry.state,
+        since: Timestamp::UNIX_EPOCH,
+        error: None,
+    });
+    Facts { node: "n1".into(), generation: 1, state, inflight: in_flight.collect(), ..Facts::default() }
+}
+
+fn remove(lives: &mut Lives, name: &Name, force: bool) -> Result<Arc<Entry>, Refusal> {
+    let entry = entry(lives, name)?;
+    if !force && !entry.state.is_terminal() {
+        return Err(Refusal::new(Kind::WrongState, "it runs"));
+    }
+    if let Some(life) = lives.remove(name) {
+        life.send_replace(None);
+    }
+    Ok(entry)
+}
+
 /// Answers requests: instances run at once; a stop ends `slow-…` never and all others at once.
 pub(super) async fn drive(mut requests: mpsc::Receiver<Request>) {
     let mut lives = Lives::new();
+    let state = watch::Sender::new(NodeState::default());
     while let Some(request) = requests.recv().await {
-        answer(&mut lives, request);
+        answer(&mut lives, &state, request);
     }
 }
 
-fn answer(lives: &mut Lives, request: Request) {
+fn answer(lives: &mut Lives, state: &watch::Sender<NodeState>, request: Request) {
     let end = |entry: &mut Entry| entry.state = State::Exited;
     match request {
         Request::Create { new, reply, .. } => {
@@ -104,16 +128,7 @@ fn answer(lives: &mut Lives, request: Request) {
             let _heard = reply.send(change(lives, &name, |entry| entry.reason = Some(format!("signal {signal}"))));
         }
         Request::Remove { name, reply, force, .. } => {
-            let answer = match entry(lives, &name) {
-                Ok(entry) if !force && !entry.state.is_terminal() => Err(Refusal::new(Kind::WrongState, "it runs")),
-                Ok(entry) => {
-                    if let Some(life) = lives.remove(&name) {
-                        life.send_replace(None);
-                    }
-                    Ok(entry)
-                }
-                Err(refusal) => Err(refusal),
-            };
+            let answer = remove(lives, &name, force);
             let _heard = reply.send(answer);
         }
         Request::Snapshot { name, value, reply, .. } => {
@@ -129,11 +144,23 @@ fn answer(lives: &mut Lives, request: Request) {
             let _heard = reply.send(lives.get(&name).map(watch::Sender::subscribe));
         }
         Request::Facts { reply } => {
-            let _heard = reply.send(Facts { node: "n1".into(), generation: 1, ..Facts::default() });
+            let _heard = reply.send(facts(lives, state.borrow().clone()));
         }
         Request::Reconcile { reply } => {
             let _heard = reply.send(2);
         }
-        Request::Adopt { .. } | Request::Drain { .. } | Request::Status { .. } => {}
+        Request::Drain { reply, .. } => {
+            state.send_modify(|state| {
+                state.draining = true;
+                state.drained = lives.is_empty();
+            });
+            let _heard = reply.send(());
+        }
+        Request::Status { reply } => {
+            let _heard = reply.send(state.subscribe());
+        }
+        Request::Adopt { reply, .. } => {
+            let _heard = reply.send(Err(Refusal::new(Kind::WrongState, "that process does not exist")));
+        }
     }
 }

@@ -259,11 +259,72 @@ async fn logs_are_read_and_followed_byte_for_byte() {
 }
 
 #[tokio::test]
+async fn a_drain_tells_what_is_left_and_is_not_left() {
+    let api = Api::start("drain");
+    api.create("vm-1").await;
+    for bad in [r#"{"status":"asleep"}"#, r#"{"status":"healthy","forceStop":true}"#, "{}"] {
+        api.ask("POST", "/v1/nodes/self", Some(bad)).await.refused(400, "bad_argument");
+    }
+    api.ask("POST", "/v1/nodes/other", Some(r#"{"status":"draining"}"#)).await.refused(404, "not_found");
+    let node = api.ask("GET", "/v1/node", None).await.json();
+    assert_eq!(
+        node,
+        json!({"id": "n1", "status": "healthy", "drained": false, "deadline": null, "inflight": 1, "left": []})
+    );
+    let reply = api.ask("POST", "/v1/nodes/self?wait=20ms", Some(r#"{"status":"draining"}"#)).await;
+    assert_eq!((reply.status, reply.json()["left"].clone()), (202, json!([{"name": "vm-1", "error": null}])));
+    for other in ["healthy", "standby", "unhealthy"] {
+        let body = format!(r#"{{"status":"{other}"}}"#);
+        api.ask("POST", "/v1/nodes/n1", Some(&body)).await.refused(409, "wrong_state");
+    }
+    api.ask("DELETE", "/v1/instances/vm-1?force=true", None).await;
+    let reply = api.ask("POST", "/v1/nodes/n1?wait=10s", Some(r#"{"status":"draining","forceStop":true}"#)).await;
+    assert_eq!((reply.status, reply.json()["drained"].as_bool()), (200, Some(true)));
+}
+
+#[tokio::test]
+async fn adoption_is_refused_by_what_is_wrong_with_it() {
+    let api = Api::start("adopt");
+    let body = r#"{"name":"a","pid":2147483647,"pidfs_ino":1}"#;
+    api.ask("POST", "/v1/adopt", Some(body)).await.refused(409, "wrong_state");
+    for bad in [
+        r#"{"name":"a","pid":1,"pidfs_ino":1}"#,
+        r#"{"name":"A","pid":5,"pidfs_ino":1}"#,
+        r#"{"name":"a","pid":5}"#,
+        r#"{"name":"a","pid":5,"pidfs_ino":1,"x":1}"#,
+    ] {
+        api.ask("POST", "/v1/adopt", Some(bad)).await.refused(400, "bad_argument");
+    }
+}
+
+#[tokio::test]
+async fn following_one_life_ends_with_it() {
+    use std::io::Write as _;
+    let api = Api::start("life-log");
+    api.create("vm-1").await;
+    let life = "01ARZ3NDEKTSV4RRFFQ69G5FAV";
+    let path = api.settings.log_path("vm-1", life, "stdout");
+    std::fs::create_dir_all(path.parent().expect("a directory")).expect("made");
+    let mut log = std::fs::File::create(&path).expect("made");
+    let mut client = api.connect().await;
+    let follow = format!("/v1/instances/vm-1/logs?follow=true&incarnation={life}");
+    client.send(&super::request("GET", &follow, &[], None)).await;
+    client.until(b"\r\n\r\n").await;
+    log.write_all(b"last words").expect("written");
+    api.ask("POST", "/v1/instances/vm-1/stop?wait=5s", None).await;
+    let rest = client.until(b"\r\n0\r\n\r\n").await;
+    assert!(String::from_utf8_lossy(&rest).contains("last words"), "{rest:?}");
+    let other = "/v1/instances/vm-1/logs?incarnation=01ARZ3NDEKTSV4RRFFQ69G5FAA";
+    api.ask("GET", other, None).await.refused(404, "not_found");
+    api.ask("GET", "/v1/instances/vm-1/logs?incarnation=x", None).await.refused(400, "bad_argument");
+}
+
+#[tokio::test]
 async fn everything_in_the_table_is_served() {
     let api = Api::start("table");
     api.create("vm-1").await;
     for route in crate::api::table::ROUTES {
-        let path = route.path.replace("{name}", "nobody");
+        let path = route.path.replace("{name}", "nobody").replace("{id}", "nobody");
         let reply = api.ask(route.method.as_str(), &path, None).await;
         assert!(reply.status != 405 && reply.status != 501, "{} {path}: {reply:?}", route.method);
         let is_told = reply.status < 400 || reply.header("content-type") == Some("application/problem+json");
