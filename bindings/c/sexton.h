@@ -132,6 +132,9 @@ sexton_sweep *sexton_sweep_start(const sexton_sweep_options *options, const sext
 /* Have it look soon, as after SIGCHLD. */
 void sexton_sweep_ring(const sexton_sweep *sweep);
 
+/* Leaves this child to its owner, however long that takes. */
+int sexton_sweep_spare(const sexton_sweep *sweep, int32_t pid);
+
 /* {"active":true,"reason":null,"passes":3,"reaped":1,"waiting":0} */
 int sexton_sweep_status(const sexton_sweep *sweep, char *buffer, size_t room);
 
@@ -143,6 +146,8 @@ sexton_sweeper *sexton_sweeper_new(const sexton_sweep_options *options, const se
 
 /* One look; how many zombies it reaped, or below 0. Never blocks. */
 int sexton_sweeper_pass(sexton_sweeper *sweeper, sexton_on_zombie on_zombie, void *user);
+
+int sexton_sweeper_spare(sexton_sweeper *sweeper, int32_t pid);
 
 int sexton_sweeper_status(const sexton_sweeper *sweeper, char *buffer, size_t room);
 

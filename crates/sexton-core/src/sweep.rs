@@ -12,10 +12,11 @@
 //! 4. the kernel would hand it out at once: not a leader whose threads live on, not one that a tracer holds.
 //!
 //! That leaves the owner that starts children on the main thread and then lets them lie for longer than the grace. Such
-//! a host registers them, or makes the looks itself on that thread ([`Sweeper::pass`]): a thread that is too busy to
-//! reap is then too busy to sweep. The bindings for Node and Python do that.
+//! a host says which they are ([`Sweeper::spare`], [`Sweep::spare`]), as the binding for Python does; or it makes the
+//! looks itself on that thread ([`Sweeper::pass`]), as the binding for Node does: a thread that is too busy to reap is
+//! then too busy to sweep.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -152,6 +153,7 @@ pub struct Sweeper {
     grace: Duration,
     registered: Option<Holds>,
     candidates: HashMap<Pid, Candidate>,
+    spared: HashSet<Pid>,
 }
 
 impl Sweeper {
@@ -166,7 +168,17 @@ impl Sweeper {
         }
         inherits_orphans()?;
         proc::usable().map_err(why)?;
-        Ok(Sweeper { grace: settings.grace, registered: reaper.map(Reaper::registered), candidates: HashMap::new() })
+        Ok(Sweeper {
+            grace: settings.grace,
+            registered: reaper.map(Reaper::registered),
+            candidates: HashMap::new(),
+            spared: HashSet::new(),
+        })
+    }
+
+    /// Leaves the child `pid` to its owner, however long that takes; until it is no child any more.
+    pub fn spare(&mut self, pid: Pid) {
+        self.spared.insert(pid);
     }
 
     /// One look: reaps what two looks have found, and says so in one line of the log.
@@ -180,9 +192,13 @@ impl Sweeper {
         let now = time::monotonic();
         let mut candidates = HashMap::new();
         let mut report = SweepReport::default();
-        for pid in proc::own_children()? {
-            let is_ours = self.registered.as_ref().is_some_and(|registered| registered.holds(pid));
-            let Some(proof) = (!is_ours).then(|| look_zombie(pid)).flatten() else { continue };
+        let children = proc::own_children()?;
+        // A number that is no child's now may be an orphan's next.
+        self.spared.retain(|pid| children.contains(pid));
+        for pid in children {
+            let is_owned =
+                self.spared.contains(&pid) || self.registered.as_ref().is_some_and(|registered| registered.holds(pid));
+            let Some(proof) = (!is_owned).then(|| look_zombie(pid)).flatten() else { continue };
             let before = self.candidates.get(&pid).filter(|before| before.proof == proof);
             match before {
                 Some(before) if now.saturating_sub(before.since) >= self.grace => {
@@ -317,6 +333,8 @@ struct DeskState {
     rung: bool,
     was_ever_rung: bool,
     stopping: bool,
+    /// Spared since the last look.
+    spared: Vec<Pid>,
 }
 
 impl Desk {
@@ -355,7 +373,7 @@ impl Sweep {
         on_report: impl Fn(&SweepReport) + Send + 'static,
     ) -> Sweep {
         let status = SweepStatus { inactive: None, passes: 0, reaped: 0, waiting: 0, last_pass: None, panics: 0 };
-        let state = DeskState { status, rung: false, was_ever_rung: false, stopping: false };
+        let state = DeskState { status, rung: false, was_ever_rung: false, stopping: false, spared: Vec::new() };
         let desk = Arc::new(Desk { state: Mutex::new(state), rung: Condvar::new() });
         let thread = Sweeper::new(settings, reaper).and_then(|sweeper| {
             let runner =
@@ -380,6 +398,11 @@ impl Sweep {
         state.was_ever_rung = true;
         drop(state);
         self.desk.rung.notify_all();
+    }
+
+    /// As [`Sweeper::spare`].
+    pub fn spare(&self, pid: Pid) {
+        self.desk.lock().spared.push(pid);
     }
 
     /// What it is doing.
@@ -442,6 +465,8 @@ impl Runner {
 
     /// One pass; how long to wait for the next one.
     fn turn(&mut self, desk: &Desk, stretch: &mut u32) -> Duration {
+        let spared = std::mem::take(&mut desk.lock().spared);
+        spared.into_iter().for_each(|pid| self.sweeper.spare(pid));
         let report = self.sweeper.pass().unwrap_or_else(|error| {
             tracing::warn!(%error, "a sweep could not look");
             SweepReport::default()

@@ -108,6 +108,19 @@ fn a_child_of_this_program_is_never_touched_however_late_its_owner_is() {
 }
 
 #[test]
+fn a_spared_child_is_left_to_its_owner() {
+    let _turn = as_subreaper();
+    let mut sweeper = Sweeper::new(NO_GRACE, None).expect("active");
+    let (spared, other) = (zombie_orphan("exit 1"), zombie_orphan("exit 2"));
+    sweeper.spare(spared);
+    assert_eq!(sweep_once(&mut sweeper).reaped.iter().map(|zombie| zombie.pid).collect::<Vec<_>>(), [other]);
+    assert_eq!(sweeper.pass().expect("looked"), SweepReport::default());
+    assert_eq!(state(spared), Some('Z'));
+    let mut forgetful = Sweeper::new(NO_GRACE, None).expect("active");
+    assert_eq!(sweep_once(&mut forgetful).reaped.len(), 1);
+}
+
+#[test]
 fn a_registered_orphan_is_the_reapers_even_when_that_has_stopped() {
     let _turn = as_subreaper();
     let reaper = Reaper::start().expect("reaper");

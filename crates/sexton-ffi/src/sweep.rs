@@ -6,6 +6,7 @@ use std::time::Duration;
 use sexton_core::reaper::Reaper;
 use sexton_core::sweep::{Inactive, ReapedZombie, Sweep, SweepReport, SweepSettings, Sweeper};
 
+use crate::process::pid;
 use crate::reaper::{User, code_and_signal, sexton_reaper};
 use crate::{Code, Refused, guard, guard_quietly, log, put_text, take_back};
 
@@ -139,6 +140,19 @@ pub unsafe extern "C" fn sexton_sweep_ring(sweep: *const sexton_sweep) {
     });
 }
 
+/// Leaves a child to its owner, however long that takes.
+///
+/// # Safety
+/// `sweep` is one.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn sexton_sweep_spare(sweep: *const sexton_sweep, raw_pid: i32) -> c_int {
+    guard(|| {
+        // SAFETY: the caller's promise.
+        unsafe { crate::borrowed(sweep) }?.0.spare(pid(raw_pid)?);
+        Ok(())
+    })
+}
+
 /// Writes what it is doing, as JSON.
 ///
 /// # Safety
@@ -186,6 +200,23 @@ pub unsafe extern "C" fn sexton_sweeper_new(
         made = Box::into_raw(Box::new(sexton_sweeper { sweeper, passes: 0, reaped: 0, waiting: 0 }));
     });
     made
+}
+
+/// Leaves a child to its owner, however long that takes.
+///
+/// # Safety
+/// `sweeper` is one, used by one thread at a time.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn sexton_sweeper_spare(sweeper: *mut sexton_sweeper, raw_pid: i32) -> c_int {
+    guard(|| {
+        // SAFETY: the caller's promise.
+        let sweeper = unsafe { sweeper.as_mut() }.ok_or_else(Refused::null)?;
+        let pid = pid(raw_pid)?;
+        if let Ok(active) = &mut sweeper.sweeper {
+            active.spare(pid);
+        }
+        Ok(())
+    })
 }
 
 /// One look: how many zombies it reaped, or a refusal below 0.

@@ -80,9 +80,9 @@ fn run_c(name: &str, source: &str) -> String {
 fn library() -> PathBuf {
     let exe = std::env::current_exe().expect("exe");
     let deps = exe.parent().expect("deps");
-    let candidates = [deps.join("libsexton.a"), deps.parent().expect("profile").join("libsexton.a")];
+    let candidates = [deps.join("libsexton_ffi.a"), deps.parent().expect("profile").join("libsexton_ffi.a")];
     let newest = candidates.into_iter().filter(|path| path.exists());
-    newest.max_by_key(|path| fs::metadata(path).and_then(|meta| meta.modified()).ok()).expect("libsexton.a")
+    newest.max_by_key(|path| fs::metadata(path).and_then(|meta| meta.modified()).ok()).expect("libsexton_ffi.a")
 }
 
 #[test]

@@ -109,10 +109,14 @@ static void sweep(void) {
     assert(waitpid(pid, NULL, 0) == pid && read(fds[0], &orphan, sizeof orphan) == sizeof orphan);
     siginfo_t info;
     assert(waitid(P_PID, orphan, &info, WEXITED | WNOWAIT) == 0);
+    sexton_sweeper *other = sexton_sweeper_new(&options, NULL);
+    assert(sexton_sweeper_spare(other, orphan) == SEXTON_OK && sexton_sweeper_spare(other, 0) == SEXTON_BAD_ARGUMENT);
+    for (int i = 0; i < 3; i++) assert(sexton_sweeper_pass(other, on_zombie, &zombie) == 0);
+    sexton_sweeper_free(other);
     assert(sexton_sweeper_pass(sweeper, on_zombie, &zombie) == 0);
     assert(sexton_sweeper_pass(sweeper, on_zombie, &zombie) == 1);
     assert(zombie.pid == orphan && zombie.code == 3 && zombie.signal == 0);
-    assert(lines == 3 && strstr(last_line, "count=1"));
+    assert(lines == 4 && strstr(last_line, "count=1"));
     sexton_sweeper_free(sweeper);
 
     sexton_sweep *thread = sexton_sweep_start(&options, NULL, NULL, NULL);

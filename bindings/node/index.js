@@ -1,0 +1,146 @@
+'use strict';
+// Everything here runs on the event loop's own thread, and that is the point: libuv reaps the children of `spawn` on
+// this thread, so a loop that is too busy to reap them is also too busy to look. Between two looks it has had its turn:
+// each look is asked for by an immediate, which comes after the loop has polled, where a timer alone could fire twice
+// within one phase. A zombie that two looks have found belongs to nobody in this program.
+
+const os = require('node:os');
+const path = require('node:path');
+
+const DEFAULT_MS = 1000;
+
+function load() {
+    if (process.platform !== 'linux') return { reason: `not Linux but ${process.platform}` };
+    try {
+        return { native: require(path.join(__dirname, 'prebuilds', `linux-${process.arch}`, 'sexton.node')) };
+    } catch (error) {
+        return { reason: `the addon does not load: ${error.message.split('\n')[0]}` };
+    }
+}
+
+const { native, reason: unloadable } = load();
+
+/** `250ms`, `5s`, `10m` or a number of milliseconds; what is neither is warned of and is the default. */
+function milliseconds(value, name, least, warn) {
+    if (value === undefined || value === null) return DEFAULT_MS;
+    const units = { ms: 1, s: 1000, m: 60_000, h: 3_600_000 };
+    const text = /^(\d+)(ms|s|m|h)$/.exec(String(value));
+    const number = text ? Number(text[1]) * units[text[2]] : typeof value === 'number' ? value : NaN;
+    if (Number.isInteger(number) && number >= least && number <= 86_400_000) return number;
+    warn(`sexton: sweep: ${name} ${JSON.stringify(value)} is no time; using ${DEFAULT_MS} ms`);
+    return DEFAULT_MS;
+}
+
+function isEnabled(value, warn) {
+    if (value === undefined || value === null || value === false || value === '' || value === '0') return false;
+    if (value === true || value === '1' || value === 'true') return true;
+    if (value !== 'false') warn(`sexton: sweep: enabled ${JSON.stringify(value)} is neither true nor false; off`);
+    return false;
+}
+
+/** Reaps zombies of processes that this program did not start. Never throws. */
+class Sweep {
+    #sweeper; #interval; #timer; #immediate; #onReport; #log; #stopped = false; #failures = 0; #reason = unloadable ?? null;
+
+    constructor(options) {
+        const given = options !== null && typeof options === 'object' ? options : {};
+        this.#log = typeof given.log === 'function' ? given.log : (line) => console.error(line);
+        this.#onReport = typeof given.onReport === 'function' ? given.onReport : () => {};
+        const warn = (line) => this.#say(line);
+        if (options !== undefined && given !== options) warn('sexton: sweep: the options are no object; off');
+        const enabled = isEnabled(given.enabled, warn);
+        const interval = milliseconds(given.interval, 'interval', 10, warn);
+        const grace = milliseconds(given.grace, 'grace', 0, warn);
+        if (!native) {
+            if (enabled) warn(`sexton: not sweeping: ${this.#reason}`);
+            return;
+        }
+        this.#sweeper = native.sweeper(enabled, interval, grace);
+        if (!this.status().active) return;
+        this.#interval = interval;
+        this.#schedule();
+    }
+
+    #schedule() {
+        if (this.#stopped) return;
+        this.#timer = setTimeout(() => {
+            this.#tick();
+            this.#immediate = setImmediate(() => this.#schedule());
+            this.#immediate.unref?.();
+        }, this.#interval);
+        this.#timer.unref?.();
+    }
+
+    #say(line) {
+        try { this.#log(line); } catch { /* A logger that fails does not stop the host. */ }
+    }
+
+    #tick() {
+        try {
+            const reaped = native.pass(this.#sweeper);
+            this.#failures = 0;
+            if (reaped.length > 0) this.#onReport({ count: reaped.length, reaped });
+        } catch (error) {
+            if (this.#failures++ === 0) this.#say(`sexton: sweep: ${error.message}`);
+        }
+    }
+
+    status() {
+        if (!this.#sweeper) return { active: false, reason: this.#reason, passes: 0, reaped: 0, waiting: 0 };
+        const status = JSON.parse(native.status(this.#sweeper));
+        return this.#stopped ? { ...status, active: false, reason: 'stopped' } : status;
+    }
+
+    stop() {
+        this.#stopped = true;
+        clearTimeout(this.#timer);
+        clearImmediate(this.#immediate);
+    }
+}
+
+/** A hold on one process, whatever becomes of its number. */
+class Process {
+    #handle;
+
+    constructor(handle) { this.#handle = handle; }
+
+    /** Holds whatever process has this number now. */
+    static open(pid) { return new Process(loaded().open(pid)); }
+
+    /** Holds exactly the process of that identity; throws `GONE` or `UNPROVEN`. */
+    static reopen(identity) { return new Process(loaded().reopen(identity)); }
+
+    /** A text to be stored. */
+    get identity() { return native.identity(this.#handle); }
+
+    /** Signals this process and never another; `false` once it is gone. */
+    signal(signal = 'SIGTERM') {
+        const number = typeof signal === 'number' ? signal : os.constants.signals[signal];
+        try {
+            native.signal(this.#handle, number);
+            return true;
+        } catch (error) {
+            if (error.code === 'GONE') return false;
+            throw error;
+        }
+    }
+}
+
+function loaded() {
+    if (native) return native;
+    throw Object.assign(new Error(unloadable), { code: 'UNSUPPORTED' });
+}
+
+/** `running`, `gone`, or `unproven`: a process of that number may or may not be it. */
+function verify(identity) {
+    try {
+        loaded().verify(identity);
+        return 'running';
+    } catch (error) {
+        if (error.code === 'GONE') return 'gone';
+        if (error.code === 'UNPROVEN') return 'unproven';
+        throw error;
+    }
+}
+
+module.exports = { Process, Sweep, sweep: (options) => new Sweep(options), verify };
