@@ -35,6 +35,7 @@ const LISTENER: &[u8] = b"api";
 /// It could not begin; the keeper passes the exit code on if no worker has ever been ready.
 pub fn run(settings: Settings, link: RawFd, prepare: bool) -> Result<u8, Refused> {
     crate::log::start();
+    tracing::info!(prepare, "worker begins");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Refused::new(exit::UNAVAILABLE, error.to_string()))?;
     let worked = runtime.block_on(work(settings, link, prepare));
@@ -54,7 +55,7 @@ async fn work(settings: Settings, link: RawFd, prepare: bool) -> Result<u8, Refu
     let told = hear(&keeper).await?;
     let new_keeper = told.welcome.restarts == 0;
     let begun = worker::begin(&options(&settings), keeper, new_keeper).await.map_err(|error| refused(&error))?;
-    tell_restart(&begun, &told.welcome).await;
+    tell_restart(&begun, &told.welcome);
     serve(Arc::new(settings), begun, told).await
 }
 
@@ -134,7 +135,7 @@ fn refused(error: &BeginError) -> Refused {
 }
 
 /// A worker that follows another says so, with what is known of the other's end.
-async fn tell_restart(begun: &Begun, welcome: &Welcome) {
+fn tell_restart(begun: &Begun, welcome: &Welcome) {
     if welcome.restarts == 0 {
         return;
     }
@@ -148,7 +149,7 @@ async fn tell_restart(begun: &Begun, welcome: &Welcome) {
         "pid": welcome.last_end.map(|end| end.pid), "code": code, "signal": signal, "restarts": welcome.restarts,
     });
     let events = vec![NewEvent::of_node(EventKind::WorkerRestarted, data)];
-    begun.host.owe(Batch { events, ..Batch::default() }).await;
+    begun.host.owe_unwaited(Batch { events, ..Batch::default() });
 }
 
 /// Serves until the daemon is to end.

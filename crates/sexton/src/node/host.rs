@@ -111,6 +111,15 @@ impl Host {
         }
     }
 
+    /// As [`Host::owe`], without waiting for the disk at all.
+    pub fn owe_unwaited(&self, batch: Batch) {
+        self.ledger.commit(batch, Urgency::Owed, |result| {
+            if let Err(error) = result {
+                tracing::error!(%error, "a record was not written");
+            }
+        });
+    }
+
     /// Runs `work` among the pins, and tells its answer; `None` where there are no pins.
     pub async fn with_pins<T: Send + 'static>(&self, work: impl FnOnce(&Pins) -> T + Send + 'static) -> Option<T> {
         let (told, news) = oneshot::channel();

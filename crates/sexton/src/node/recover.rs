@@ -9,7 +9,7 @@ use sexton_core::handle::{Handle, Life as ProcessLife, OpenHandleError};
 use sexton_core::pin::Pins;
 use sexton_core::proc;
 use sexton_ledger::entry::Entry;
-use sexton_ledger::{Batch, EventKind, Urgency};
+use sexton_ledger::{Batch, EventKind};
 use sexton_plan::id::Pid;
 use sexton_plan::judge::{Claimed, MarkSeen, ProcessSeen, Verdict, judge};
 use sexton_plan::state::{ExitSource, ExitStatus, LostReason, State};
@@ -119,7 +119,7 @@ impl Life {
         next.reason = None;
         if !unchanged {
             let batch = Batch { puts: vec![next.clone()], events, ..Batch::default() };
-            self.host.ledger.commit(batch, Urgency::Owed, |_| {});
+            self.host.owe_unwaited(batch);
         }
         self.show(next);
     }
@@ -132,7 +132,7 @@ impl Life {
             next.reason = Some(why.to_owned());
             let events = vec![fact(EventKind::InstanceUnverified, &next, json!({ "reason": why }))];
             let batch = Batch { puts: vec![next.clone()], events, ..Batch::default() };
-            self.host.ledger.commit(batch, Urgency::Owed, |_| {});
+            self.host.owe_unwaited(batch);
             self.show(next);
         }
         Next::Doubt
