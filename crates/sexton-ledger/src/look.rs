@@ -5,7 +5,7 @@
 //!
 //! | on disk | look | why that is true and writes nothing |
 //! |---|---|---|
-//! | no commit in a `-wal` | `immutable=1` | everything is in the database file; no lock, no other file |
+//! | no commit in a `-wal`, and nobody there | `immutable=1` | all is in the database file; no lock, no other file |
 //! | `-wal` and `-shm` | `mode=ro`, `readonly_shm=1` | beside a live process: its index; after a kill: an index in memory |
 //! | `-wal` without `-shm` | exclusive locking | nobody else can be there, and then the index is kept in memory |
 //!
@@ -216,11 +216,12 @@ fn look_once(files: &Files, boot_id: Option<&BootId>) -> Result<Sight, OpenError
 
 /// A connection to an existing database that changes nothing; see the table above.
 fn connect_read_only(files: &Files, wal: &Wal) -> Result<Connection, OpenError> {
+    let has_index = files.shm.exists() && files.wal.exists();
     // REGRESSION: a killed writer may leave a header alone, which SQLite reads over and over until it gives up.
-    if wal.end == 0 {
+    if wal.end == 0 && (wal.is_begun || !has_index) {
         return open_uri(&files.db, "mode=ro&immutable=1");
     }
-    if !files.shm.exists() {
+    if !has_index {
         return connect_exclusively(files);
     }
     let conn = open_uri(&files.db, "mode=ro&readonly_shm=1")?;

@@ -15,9 +15,16 @@ use crate::event::{Event, NewEvent};
 /// How long the answer to an `Idempotency-Key` is kept.
 pub const REQUESTS_KEPT_FOR: std::time::Duration = std::time::Duration::from_secs(24 * 3_600);
 
-/// Events that are always kept; the oldest beyond [`EVENTS_AT_MOST`] go.
+/// Events that are always kept; of 50,000 more the oldest go.
 pub const EVENTS_KEPT: u64 = 1_000_000;
-const EVENTS_AT_MOST: u64 = EVENTS_KEPT + 50_000;
+const EVENTS: Kept = Kept { always: EVENTS_KEPT, at_most: EVENTS_KEPT + 50_000 };
+
+/// How many of the newest are kept.
+#[derive(Clone, Copy)]
+struct Kept {
+    always: u64,
+    at_most: u64,
+}
 
 /// Rows that one transaction prunes at most, so that no commit waits long for it.
 const PRUNED_AT_ONCE: u64 = 500;
@@ -273,13 +280,13 @@ pub(crate) fn first_seq(conn: &Connection) -> rusqlite::Result<Option<u64>> {
 }
 
 /// Deletes a few of the oldest events where there are more than enough; `added` were appended just now.
-fn prune_events(conn: &Connection, last: u64, added: u64) -> rusqlite::Result<()> {
+fn prune_events(conn: &Connection, kept: Kept, last: u64, added: u64) -> rusqlite::Result<()> {
     let Some(first) = first_seq(conn)? else { return Ok(()) };
     let count = last + 1 - first;
-    if count <= EVENTS_AT_MOST {
+    if count <= kept.at_most {
         return Ok(());
     }
-    let step = (added + PRUNED_AT_ONCE).min(count - EVENTS_KEPT);
+    let step = (added + PRUNED_AT_ONCE).min(count - kept.always);
     let below = i64::try_from(first + step).unwrap_or(i64::MAX);
     conn.prepare_cached("DELETE FROM event WHERE seq < ?1")?.execute(params![below])?;
     Ok(())
@@ -448,7 +455,38 @@ pub(crate) fn append_events(
         *last += u64::from(written);
     }
     if *last > before {
-        prune_events(conn, *last, *last - before)?;
+        prune_events(conn, EVENTS, *last, *last - before)?;
     }
     Ok(seqs)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::EventKind;
+    use serde_json::Value;
+
+    fn conn() -> (Connection, Stamp) {
+        let conn = Connection::open_in_memory().unwrap();
+        crate::migrate::migrate(&conn).unwrap();
+        let boot_id = "0f1d2c3b-4a59-6877-8695-a4b3c2d1e0ff".parse().unwrap();
+        (conn, Stamp { boot_id, node: "here".parse().unwrap(), now: Timestamp::now })
+    }
+
+    #[test]
+    fn the_oldest_events_go_and_the_newest_always_stay() {
+        let (conn, stamp) = conn();
+        let kept = Kept { always: 1_000, at_most: 1_100 };
+        let mut last = 0;
+        for round in 0..400 {
+            let events = vec![NewEvent::of_node(EventKind::ApiCalled, Value::Null); 1 + round % 13];
+            append_events(&conn, &stamp, &events, &mut last).unwrap();
+            prune_events(&conn, kept, last, 13).unwrap();
+            let first = first_seq(&conn).unwrap().unwrap();
+            let count = last + 1 - first;
+            assert!(count <= kept.at_most && (count >= kept.always || first == 1), "{count} left of {last}");
+        }
+        assert!(first_seq(&conn).unwrap().unwrap() > 1, "something was pruned");
+        assert_eq!(last_seq(&conn).unwrap(), last);
+    }
 }

@@ -23,6 +23,8 @@ pub(crate) struct Wal {
     pub(crate) end: usize,
     /// Pages that its valid commits hold.
     pub(crate) pages: BTreeSet<u32>,
+    /// Whether it has a header and yet no valid commit.
+    pub(crate) is_begun: bool,
     /// Whether commits follow behind what is valid, or its very header is not what was written.
     pub(crate) is_broken: bool,
 }
@@ -61,6 +63,7 @@ pub(crate) fn read(bytes: &[u8]) -> Wal {
         return wal;
     }
     let page_size = usize::try_from(number(header, 2)).unwrap_or(usize::MAX);
+    wal.is_begun = true;
     let Some(mut chain) = header_chain(header).filter(|_| (512..=65_536).contains(&page_size)) else {
         wal.is_broken = true;
         return wal;
@@ -95,6 +98,7 @@ pub(crate) fn read(bytes: &[u8]) -> Wal {
         if is_valid && pages_after != 0 {
             wal.pages.append(&mut pending);
             (wal.db_pages, wal.page_size) = (pages_after, page_size);
+            wal.is_begun = false;
             wal.end = HEADER + (index + 1) * frame_size;
         }
     }

@@ -5,7 +5,9 @@ mod support;
 
 use std::sync::mpsc;
 
-use sexton_ledger::{Batch, EventKind, NewEvent, RequestRecord, Urgency, new_incarnation};
+use sexton_ledger::{
+    Batch, CommitError, EventKind, ExportError, NewEvent, RequestRecord, Urgency, backup, dump, new_incarnation, verify,
+};
 use sexton_plan::state::State;
 use support::{TempDir, boot, entry, name, open, options, put};
 
@@ -175,4 +177,58 @@ fn a_node_without_a_name_gets_one_and_keeps_it() {
     let (_, renamed) = open(dir.path());
     let nodes: Vec<&str> = renamed.entries.iter().map(|entry| entry.node.as_str()).collect();
     assert_eq!(nodes, ["here", "elsewhere"], "what was its own stays its own under the new name");
+}
+
+#[test]
+fn dump_verify_and_backup_work_beside_a_running_daemon() {
+    let (dir, elsewhere) = (TempDir::new(), TempDir::new());
+    let (ledger, _) = open(dir.path());
+    for n in 0..30 {
+        let row = entry(&format!("vm-{n}"), State::Running);
+        ledger.commit_now(put(&row, EventKind::InstanceRunning), Urgency::Refusable).unwrap();
+        let report = verify(dir.path()).unwrap();
+        assert_eq!((report.entries, report.last_seq, report.problems), (n + 1, n + 1, vec![]));
+    }
+    let mut lines = Vec::new();
+    dump(dir.path(), &mut lines).unwrap();
+    let lines: Vec<serde_json::Value> =
+        String::from_utf8(lines).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines[0]["meta"]["version"], 1);
+    assert_eq!(lines.iter().filter(|line| line["entry"]["state"] == "running").count(), 30);
+    assert_eq!(lines.last().unwrap()["event"]["seq"], 30);
+
+    let copy = elsewhere.file("sexton.db");
+    backup(dir.path(), &copy).unwrap();
+    assert!(matches!(backup(dir.path(), &copy), Err(ExportError::Exists)));
+    ledger.commit_now(Batch { removes: vec![name("vm-3")], ..Batch::default() }, Urgency::Refusable).unwrap();
+    drop(ledger);
+    assert_eq!(elsewhere.bytes().len(), 1, "a copy is one file");
+    assert_eq!(open(elsewhere.path()).1.entries.len(), 30, "and a ledger");
+    assert_eq!(open(dir.path()).1.entries.len(), 29);
+}
+
+#[test]
+fn what_a_verifying_stranger_sees_is_whole_while_the_daemon_writes() {
+    let dir = TempDir::new();
+    let (ledger, _) = open(dir.path());
+    std::thread::scope(|scope| {
+        let writer = scope.spawn(|| {
+            for n in 0..3_000 {
+                let row = entry(&format!("vm-{}", n % 100), State::Running);
+                ledger.commit_now(put(&row, EventKind::InstanceRunning), Urgency::Refusable).unwrap();
+            }
+        });
+        while !writer.is_finished() {
+            assert_eq!(verify(dir.path()).unwrap().problems, Vec::<String>::new());
+        }
+    });
+}
+
+#[test]
+fn keys_of_the_ledger_s_own_are_not_for_others() {
+    let dir = TempDir::new();
+    let (ledger, _) = open(dir.path());
+    let meta = vec![("ledger.node".to_owned(), Some("mine".to_owned()))];
+    let result = ledger.commit_now(Batch { meta, ..Batch::default() }, Urgency::Owed);
+    assert!(matches!(result, Err(CommitError::Rejected(_))), "{result:?}");
 }

@@ -29,17 +29,6 @@ fn given_dir() -> Option<std::path::PathBuf> {
     std::env::var_os("SEXTON_CRASH_DIR").map(Into::into)
 }
 
-/// Numbers that look random and are the same in every run.
-fn numbers() -> impl FnMut(u64) -> u64 {
-    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-    move |below| {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state % below
-    }
-}
-
 /// No test by itself: commits for ever, and says what is acknowledged.
 #[test]
 fn committer() {
@@ -69,7 +58,7 @@ fn committer() {
 #[test]
 fn every_acknowledged_batch_survives_a_kill() {
     let dir = TempDir::new();
-    let mut random = numbers();
+    let mut random = support::numbers();
     let mut acknowledged = 0;
     for round in 0..15 {
         let mut child = spawn("committer", &dir);
@@ -131,7 +120,7 @@ fn settle(dir: &std::path::Path) -> u64 {
 
 #[test]
 fn a_boot_check_killed_in_the_middle_has_done_all_or_nothing() {
-    let mut random = numbers();
+    let mut random = support::numbers();
     let (mut before, mut after) = (0, 0);
     let begun = Instant::now();
     settle(of_many_rows().path());

@@ -27,7 +27,7 @@ impl SmallDisk {
             return Some(SmallDisk(dir));
         }
         assert!(std::env::var_os("CI").is_none(), "mounting a tmpfs needs root");
-        eprintln!("SKIPPED: mounting a tmpfs needs root");
+        std::io::stderr().write_all(b"SKIPPED: mounting a tmpfs needs root\n").unwrap();
         None
     }
 
@@ -88,10 +88,10 @@ fn on_a_full_disk_what_is_owed_waits_and_then_lands_in_order() {
     assert_eq!(receiver.recv_timeout(Duration::from_millis(1)).unwrap_err(), RecvTimeoutError::Timeout);
     let reader = ledger.reader();
     assert_eq!(reader.entry(&name("vm-1")).unwrap().unwrap().state, State::Running);
-    assert_eq!(reader.events_after(0, 10_000).unwrap().len() as u32, written + 1);
+    assert_eq!(reader.events_after(0, 10_000).unwrap().len(), usize::try_from(written).unwrap() + 1);
 
     disk.free();
-    let mut last = written as u64 + 1;
+    let mut last = u64::from(written) + 1;
     for n in 0..200 {
         let (which, result) = receiver.recv_timeout(Duration::from_secs(10)).unwrap();
         last += 1;
@@ -184,4 +184,58 @@ fn what_was_laid_out_records_stops_when_nothing_is_left() {
     disk.free();
     let states: Vec<_> = open(disk.0.path()).1.entries.into_iter().map(|entry| entry.state).collect();
     assert_eq!(states, vec![State::Exited; 50]);
+}
+
+#[test]
+fn whatever_is_refused_the_numbers_of_events_have_no_gap() {
+    let Some(disk) = SmallDisk::new(4_096) else { return };
+    let (ledger, _) = open(disk.0.path());
+    let mut random = support::numbers();
+    let (sender, receiver) = mpsc::channel();
+    let send = |n: u32, facts: u64, volatile: bool, urgency: Urgency| {
+        let row = entry(&format!("vm-{}", n % 30), State::Running);
+        let mut batch = Batch { volatile, ..put(&row, EventKind::InstanceRunning) };
+        batch.events.extend((0..facts).map(|_| fact(n)));
+        // Left out, for it is said already, and takes no number.
+        batch.events.push(batch.events[0].clone());
+        let (sender, count) = (sender.clone(), batch.events.len());
+        let (told, is_refused) = mpsc::channel();
+        ledger.commit(batch, urgency, move |result| {
+            told.send(result.is_err()).ok();
+            sender.send((urgency, count, result)).unwrap();
+        });
+        is_refused
+    };
+    for round in 0..12 {
+        for n in 0..random(40) {
+            let urgency = if random(3) == 0 { Urgency::Owed } else { Urgency::Refusable };
+            drop(send(round + u32::try_from(n).unwrap(), random(4), random(2) == 0, urgency));
+        }
+        if round % 3 == 1 {
+            disk.fill();
+            while !send(round, 3, false, Urgency::Refusable).recv().unwrap() {}
+        } else if round % 3 == 2 {
+            disk.free();
+        }
+    }
+    drop(ledger);
+    drop(sender);
+    let (mut expected, mut refused) = (0, 0);
+    for (urgency, count, result) in receiver {
+        match result {
+            Ok(committed) => {
+                let seqs: Vec<u64> = committed.seqs.iter().flatten().copied().collect();
+                let wanted: Vec<u64> = (expected + 1..expected + u64::try_from(count).unwrap()).collect();
+                assert_eq!((seqs, committed.seqs.len()), (wanted, count));
+                expected = committed.last_seq;
+            }
+            Err(error) => {
+                assert!(urgency == Urgency::Refusable && matches!(error, CommitError::Unwritable(_)), "{error}");
+                refused += 1;
+            }
+        }
+    }
+    let report = verify(disk.0.path()).unwrap();
+    assert_eq!((report.problems, report.events, report.last_seq), (vec![], expected, expected));
+    assert!(refused >= 4, "only {refused} refused");
 }

@@ -154,3 +154,14 @@ pub fn meddle(dir: &TempDir, sql: &str, in_wal: bool) {
     conn.set_db_config(rusqlite::config::DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, in_wal).unwrap();
     conn.execute_batch(sql).unwrap();
 }
+
+/// Numbers that look random and are the same in every run.
+pub fn numbers() -> impl FnMut(u64) -> u64 {
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    move |below| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state % below
+    }
+}
