@@ -29,7 +29,7 @@ mod writer;
 pub use batch::{Batch, CommitError, Committed, RequestRecord, Urgency};
 pub use boot::{BootCheck, Settled, boot_check};
 pub use event::{Event, EventKind, NewEvent};
-pub use export::{ExportError, Report, backup, dump, verify};
+pub use export::{ExportError, PROBLEMS_TOLD, Report, backup, dump, verify};
 pub use ledger::{Ledger, new_incarnation};
 pub use look::{FILE_NAME, OpenError, check};
 pub use open::{Contents, OpenOptions};
