@@ -96,14 +96,17 @@ impl Driver {
 
     /// Finds every recorded instance again: look, judge, go on.
     pub async fn recover(&mut self, entries: Vec<Entry>, meta: &BTreeMap<String, String>) {
+        let mut owed = Batch::default();
         for entry in entries {
             let seen = recover::look(&entry, &self.host);
             let name = entry.name.clone();
             let (mut life, handle) = Life::known(Arc::clone(&self.host), entry, self.removed.0.clone());
-            let next = life.judged(seen);
+            let next = life.judged(seen, &mut owed);
             self.lives.insert(name, handle);
             tokio::spawn(life.run(next));
         }
+        // One record for all: it is on its way before anything that a life records.
+        self.host.owe_unwaited(owed);
         for record in self.host.keeper.exits() {
             self.exit_recorded(record);
         }

@@ -75,21 +75,21 @@ pub fn claimed(entry: &Entry) -> Claimed {
 }
 
 impl Life {
-    /// Judges the instance by what was seen of it; tells what comes next.
-    pub fn judged(&mut self, seen: Seen) -> Next {
+    /// Judges the instance by what was seen of it; tells what comes next, and adds to `owed` what is to be recorded.
+    pub fn judged(&mut self, seen: Seen, owed: &mut Batch) -> Next {
         let Seen { process, handle, mark, refused, why } = seen;
         let process_of = |handle: Option<Arc<Handle>>| handle.and_then(|handle| Process::watch(handle).ok());
         match judge(claimed(&self.entry), process, mark) {
             Verdict::Adopt => match process_of(handle) {
                 Some(process) => {
-                    self.adopt();
+                    self.adopt(owed);
                     Next::Guard(process)
                 }
-                None => self.doubted("its pidfd cannot be watched"),
+                None => self.doubted("its pidfd cannot be watched", owed),
             },
             Verdict::FinishStop => match process_of(handle) {
                 Some(process) => Next::End(Some(process)),
-                None => self.doubted("its pidfd cannot be watched"),
+                None => self.doubted("its pidfd cannot be watched", owed),
             },
             Verdict::RollBack => {
                 let reason = refused.map_or(INTERRUPTED.to_owned(), spawn_refusal);
@@ -97,14 +97,14 @@ impl Life {
             }
             Verdict::Close => Next::Close,
             Verdict::Release | Verdict::Rest => Next::Rest,
-            Verdict::LeaveUnverified => self.doubted(why.as_deref().unwrap_or("its identity is not proven")),
+            Verdict::LeaveUnverified => self.doubted(why.as_deref().unwrap_or("its identity is not proven"), owed),
         }
     }
 
     /// Takes custody again of a process that was found alive. Shown at once; the record follows in its order.
-    fn adopt(&mut self) {
+    fn adopt(&mut self, owed: &mut Batch) {
         let mut next = (*self.entry).clone();
-        let mut events = Vec::new();
+        let events = &mut owed.events;
         if next.state == State::Starting {
             next.started_at = Some(now());
             events.push(fact(EventKind::InstanceRunning, &next, json!({ "pid": pid_of(&next) })));
@@ -118,21 +118,19 @@ impl Life {
         next.state = State::Running;
         next.reason = None;
         if !unchanged {
-            let batch = Batch { puts: vec![next.clone()], events, ..Batch::default() };
-            self.host.owe_unwaited(batch);
+            owed.puts.push(next.clone());
         }
         self.show(next);
     }
 
     /// Neither ours nor gone for certain: says so and keeps hands off.
-    fn doubted(&mut self, why: &str) -> Next {
+    fn doubted(&mut self, why: &str, owed: &mut Batch) -> Next {
         if self.entry.state != State::Unverified || self.entry.reason.as_deref() != Some(why) {
             let mut next = (*self.entry).clone();
             next.state = State::Unverified;
             next.reason = Some(why.to_owned());
-            let events = vec![fact(EventKind::InstanceUnverified, &next, json!({ "reason": why }))];
-            let batch = Batch { puts: vec![next.clone()], events, ..Batch::default() };
-            self.host.owe_unwaited(batch);
+            owed.events.push(fact(EventKind::InstanceUnverified, &next, json!({ "reason": why })));
+            owed.puts.push(next.clone());
             self.show(next);
         }
         Next::Doubt
@@ -145,7 +143,9 @@ impl Life {
             match command {
                 Command::Rejudge => {
                     let seen = look(&self.entry, &self.host);
-                    let next = self.judged(seen);
+                    let mut owed = Batch::default();
+                    let next = self.judged(seen, &mut owed);
+                    self.host.owe_unwaited(owed);
                     if !matches!(next, Next::Doubt) {
                         return next;
                     }
