@@ -2,12 +2,12 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
-fn repository() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().expect("the repository")
-}
+mod common;
+
+use common::{library, repository};
 
 fn header() -> String {
     fs::read_to_string(repository().join("bindings/c/sexton.h")).expect("the header")
@@ -66,7 +66,7 @@ fn run_c(name: &str, source: &str) -> String {
     fs::write(&file, source).expect("written");
     let mut cc = Command::new("cc");
     cc.args(["-std=c11", "-D_DEFAULT_SOURCE", "-Wall", "-Wextra", "-Werror", "-I"]);
-    cc.arg(repository().join("bindings/c")).arg("-o").arg(&program).arg(&file).arg(library());
+    cc.arg(repository().join("bindings/c")).arg("-o").arg(&program).arg(&file).arg(library("libsexton_ffi.a"));
     cc.args(["-lpthread", "-ldl", "-lm"]);
     let output = cc.output().expect("cc");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -74,15 +74,6 @@ fn run_c(name: &str, source: &str) -> String {
     fs::remove_dir_all(&dir).expect("removed");
     assert!(output.status.success(), "{:?} {}", output.status, String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).expect("text")
-}
-
-/// The static library that cargo made with this test.
-fn library() -> PathBuf {
-    let exe = std::env::current_exe().expect("exe");
-    let deps = exe.parent().expect("deps");
-    let candidates = [deps.join("libsexton_ffi.a"), deps.parent().expect("profile").join("libsexton_ffi.a")];
-    let newest = candidates.into_iter().filter(|path| path.exists());
-    newest.max_by_key(|path| fs::metadata(path).and_then(|meta| meta.modified()).ok()).expect("libsexton_ffi.a")
 }
 
 #[test]
