@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
+use sexton_plan::state::State;
+
 use crate::node::request::Facts;
 
 /// What a metric is.
@@ -157,6 +159,9 @@ impl Metrics {
         for (_, kind, count) in facts.instances.iter().filter(|(state, _, _)| !state.is_terminal()) {
             self.add(Metric::Inflight, &[kind], float(*count));
         }
+        let alive = |state: State| matches!(state, State::Running | State::Stopping | State::Stuck);
+        let registered: u64 = facts.instances.iter().filter(|(state, _, _)| alive(*state)).map(|(_, _, n)| *n).sum();
+        self.set(Metric::ReaperRegistered, &[], float(registered));
         let drain = f64::from(u8::from(facts.state.draining) + u8::from(facts.state.drained));
         self.set(Metric::DrainState, &[], drain);
         self.set(Metric::Generation, &[], float(facts.generation));
@@ -273,7 +278,6 @@ fn quoted(value: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use sexton_plan::state::State;
 
     #[test]
     fn every_name_of_the_contract_is_there_before_anything_happened() {

@@ -15,6 +15,7 @@ mod routes;
 pub mod serve;
 pub mod spec;
 pub mod table;
+mod tally;
 #[cfg(test)]
 mod tests;
 pub mod types;
@@ -142,7 +143,7 @@ pub async fn serve(listener: UnixListener, context: Arc<Context>) {
         Ok(listener) => listeners.extend(listener),
         Err(error) => tracing::error!(%error, "could not listen on TCP"),
     }
-    serve_all(listeners, context).await;
+    tokio::join!(serve_all(listeners, context.clone()), tally::run(context));
 }
 
 /// The extra TCP listener, if one is configured; never one without a token.

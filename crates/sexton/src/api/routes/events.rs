@@ -65,7 +65,7 @@ fn accepts_stream(value: &[u8]) -> bool {
 }
 
 /// Reads a page on a thread of its own: the event log may be on a slow disk.
-async fn page(context: &Arc<Context>, after: u64, limit: usize) -> Result<Vec<Event>, Refusal> {
+pub(in crate::api) async fn page(context: &Arc<Context>, after: u64, limit: usize) -> Result<Vec<Event>, Refusal> {
     let reader = context.events.0.clone();
     let read = tokio::task::spawn_blocking(move || reader.events_after(after, limit)).await;
     let told = |why: String| Refusal::new(Kind::Internal, format!("could not read the event log: {why}"));

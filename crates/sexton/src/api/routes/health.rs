@@ -1,17 +1,23 @@
 //! Whether the daemon lives, works and is ready; what it has counted; what it serves.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde_json::json;
+use sexton_ledger::entry::ResourceState;
 
 use crate::api::answer::{self, Answer};
 use crate::api::dispatch::Call;
 use crate::api::openapi as document;
-use crate::node::request::Facts;
+use crate::metrics::Metric;
+use crate::node::request::{Facts, Filter};
 use crate::refusal::{Kind, Refusal};
 
 /// A driver that takes longer to say who it is does not do its work.
 const STALL: Duration = Duration::from_secs(5);
+
+/// Instances asked for at once; the driver does other things between two pages.
+const PAGE: usize = 1_000;
 
 pub(in crate::api) async fn live(_call: Call) -> Result<Answer, Refusal> {
     Ok(answer::json(200, &json!({ "status": "live" })))
@@ -49,7 +55,34 @@ pub(in crate::api) async fn metrics_text(call: Call) -> Result<Answer, Refusal> 
 async fn refresh(call: &Call) -> Result<(), Refusal> {
     let facts = facts(call).await?;
     call.context.metrics.take_in(&facts);
+    let held = held(call).await?;
+    call.context.metrics.clear(Metric::Resources);
+    for ((kind, state), count) in held {
+        call.context.metrics.set(Metric::Resources, &[&kind, state], f64::from(count));
+    }
     Ok(())
+}
+
+/// What all instances have acquired, by kind and state.
+async fn held(call: &Call) -> Result<BTreeMap<(String, &'static str), u32>, Refusal> {
+    let mut held = BTreeMap::new();
+    let mut after = None;
+    loop {
+        let filter = Filter { after, limit: PAGE, ..Filter::default() };
+        let page = call.context.node.list(filter).await?;
+        for resource in page.items.iter().flat_map(|entry| &entry.resources) {
+            let state = match resource.state {
+                ResourceState::Intent => "intent",
+                ResourceState::Held => "held",
+                ResourceState::Releasing => "releasing",
+            };
+            *held.entry((resource.kind.clone(), state)).or_insert(0) += 1;
+        }
+        after = page.next;
+        if after.is_none() {
+            return Ok(held);
+        }
+    }
 }
 
 pub(in crate::api) async fn openapi(_call: Call) -> Result<Answer, Refusal> {
