@@ -311,6 +311,13 @@ fn rest() -> Value {
         "Ledger": object(json!({
             "path": string(), "bytes": integer(), "first_seq": { "type": ["integer", "null"] }, "last_seq": integer(),
         })),
+        "Check": object(json!({
+            "name": string(), "grade": words(&["ok", "warn", "fail"]), "detail": string(),
+            "hint": { "type": ["string", "null"] },
+        })),
+        "Doctor": object(json!({
+            "ok": { "type": "boolean" }, "checks": { "type": "array", "items": reference("Check") },
+        })),
         "Version": object(json!({ "version": string(), "api": string() })),
         "Health": { "type": "object", "properties": { "status": string() }, "required": ["status"] },
         "Metrics": { "type": "object" },

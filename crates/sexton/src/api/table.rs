@@ -143,6 +143,8 @@ routes! {
     GET "/v1/self" Read showSelf (node::own) "Show the daemon itself", query [], body Ignored, gives [200 Json("Self")];
     GET "/v1/ledger" Read showLedger (node::ledger) "Show the ledger", query [], body Ignored,
         gives [200 Json("Ledger")];
+    GET "/v1/doctor" Read showDoctor (node::doctor) "Show what this host allows, and what is wrong", query [],
+        body Ignored, gives [200 Json("Doctor")];
     GET "/v1/version" Read showVersion (node::version) "Show the version", query [], body Ignored,
         gives [200 Json("Version")];
     GET "/v1/metrics" Read showMetrics (health::metrics_json) "Show the metrics as JSON", query [], body Ignored,

@@ -6,18 +6,16 @@ use std::time::Duration;
 use serde_json::json;
 use sexton_ledger::entry::ResourceState;
 
+use super::everything;
 use crate::api::answer::{self, Answer};
 use crate::api::dispatch::Call;
 use crate::api::openapi as document;
 use crate::metrics::Metric;
-use crate::node::request::{Facts, Filter};
+use crate::node::request::Facts;
 use crate::refusal::{Kind, Refusal};
 
 /// A driver that takes longer to say who it is does not do its work.
 const STALL: Duration = Duration::from_secs(5);
-
-/// Instances asked for at once; the driver does other things between two pages.
-const PAGE: usize = 1_000;
 
 pub(in crate::api) async fn live(_call: Call) -> Result<Answer, Refusal> {
     Ok(answer::json(200, &json!({ "status": "live" })))
@@ -66,23 +64,15 @@ async fn refresh(call: &Call) -> Result<(), Refusal> {
 /// What all instances have acquired, by kind and state.
 async fn held(call: &Call) -> Result<BTreeMap<(String, &'static str), u32>, Refusal> {
     let mut held = BTreeMap::new();
-    let mut after = None;
-    loop {
-        let filter = Filter { after, limit: PAGE, ..Filter::default() };
-        let page = call.context.node.list(filter).await?;
-        for resource in page.items.iter().flat_map(|entry| &entry.resources) {
-            let state = match resource.state {
-                ResourceState::Intent => "intent",
-                ResourceState::Held => "held",
-                ResourceState::Releasing => "releasing",
-            };
-            *held.entry((resource.kind.clone(), state)).or_insert(0) += 1;
-        }
-        after = page.next;
-        if after.is_none() {
-            return Ok(held);
-        }
+    for resource in everything(&call.context.node).await?.iter().flat_map(|entry| &entry.resources) {
+        let state = match resource.state {
+            ResourceState::Intent => "intent",
+            ResourceState::Held => "held",
+            ResourceState::Releasing => "releasing",
+        };
+        *held.entry((resource.kind.clone(), state)).or_insert(0) += 1;
     }
+    Ok(held)
 }
 
 pub(in crate::api) async fn openapi(_call: Call) -> Result<Answer, Refusal> {

@@ -7,12 +7,15 @@ pub(super) mod instances;
 pub(super) mod logs;
 pub(super) mod node;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use sexton_ledger::duration;
+use sexton_ledger::entry::Entry;
 use sexton_plan::id::Name;
 
 use super::dispatch::Call;
+use crate::node::request::{Filter, Node};
 use crate::refusal::{Kind, Refusal};
 
 /// The instance that the path names.
@@ -39,3 +42,17 @@ const LIMIT_MAX: usize = 1_000;
 
 /// Objects of a page where the caller does not say.
 const LIMIT_DEFAULT: usize = 100;
+
+/// Every instance. The driver does other things between two pages.
+async fn everything(node: &Node) -> Result<Vec<Arc<Entry>>, Refusal> {
+    let mut entries = Vec::new();
+    let mut after = None;
+    loop {
+        let page = node.list(Filter { after, limit: LIMIT_MAX, ..Filter::default() }).await?;
+        entries.extend(page.items);
+        after = page.next;
+        if after.is_none() {
+            return Ok(entries);
+        }
+    }
+}

@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::wait;
+use super::{everything, wait};
 use crate::api::answer::{Answer, json};
 use crate::api::dispatch::Call;
 use crate::api::json::{Fields, bad_field};
 use crate::api::serve::detached;
 use crate::api::types::{LedgerView, Left, List, NodeView, SelfView, VersionView};
+use crate::doctor::{self, Report};
 use crate::node::request::Facts;
 use crate::refusal::{Kind, Refusal};
 
@@ -95,6 +96,19 @@ pub(in crate::api) async fn node(call: Call) -> Result<Answer, Refusal> {
 pub(in crate::api) async fn nodes(call: Call) -> Result<Answer, Refusal> {
     let facts = call.context.node.facts().await?;
     Ok(json(200, &List { items: vec![node_view(&facts)], next: None }))
+}
+
+pub(in crate::api) async fn doctor(call: Call) -> Result<Answer, Refusal> {
+    let entries = everything(&call.context.node).await?;
+    let settings = call.context.settings.clone();
+    let looked = tokio::task::spawn_blocking(move || {
+        let mut checks = doctor::examine(&settings);
+        checks.extend(doctor::examine_custody(&settings, &entries));
+        checks
+    });
+    let mut checks = looked.await.map_err(|_| Refusal::ending())?;
+    checks.extend(call.context.host.as_deref().map(doctor::examine_daemon).into_iter().flatten());
+    Ok(json(200, &Report::new(checks)))
 }
 
 /// What a caller wants a node to become.

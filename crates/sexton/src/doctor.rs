@@ -1,0 +1,322 @@
+//! What this kernel and host allow, and what is wrong. Everything is found by trying or by reading; nothing is changed.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use sexton_core::domain::{DomainError, Subtree};
+use sexton_core::{features, proc};
+use sexton_ledger::entry::Entry;
+use sexton_plan::id::Pid;
+use sexton_plan::state::State;
+use sexton_sys::{file, limit, pidfd};
+
+use crate::config::Settings;
+use crate::node::chain;
+use crate::node::host::Host;
+
+/// How good or bad one thing is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Grade {
+    /// As it should be.
+    Ok,
+    /// Something is not to be had here; what stands in for it is said.
+    Warn,
+    /// Something is wrong.
+    Fail,
+}
+
+/// One thing that was looked at.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Check {
+    /// What, in a word.
+    pub name: String,
+    /// How good or bad it is.
+    pub grade: Grade,
+    /// What was found.
+    pub detail: String,
+    /// What to do, where there is something to do.
+    pub hint: Option<String>,
+}
+
+/// All of them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Report {
+    /// Whether nothing is wrong.
+    pub ok: bool,
+    /// What was looked at.
+    pub checks: Vec<Check>,
+}
+
+impl Report {
+    /// A report of `checks`.
+    pub fn new(checks: Vec<Check>) -> Report {
+        Report { ok: checks.iter().all(|check| check.grade != Grade::Fail), checks }
+    }
+}
+
+fn ok(name: &str, detail: impl Into<String>) -> Check {
+    Check { name: name.to_owned(), grade: Grade::Ok, detail: detail.into(), hint: None }
+}
+
+fn warn(name: &str, detail: impl Into<String>, hint: &str) -> Check {
+    Check { name: name.to_owned(), grade: Grade::Warn, detail: detail.into(), hint: Some(hint.to_owned()) }
+}
+
+fn fail(name: &str, detail: impl Into<String>, hint: &str) -> Check {
+    Check { name: name.to_owned(), grade: Grade::Fail, detail: detail.into(), hint: Some(hint.to_owned()) }
+}
+
+/// Looks at kernel and host, with or without a daemon.
+pub fn examine(settings: &Settings) -> Vec<Check> {
+    let mut checks = vec![kernel(), identity(), exit_status()];
+    checks.extend(cgroups(&settings.cgroup));
+    checks.push(directory("state directory", &settings.state_dir));
+    checks.push(directory("run directory", &settings.run_dir));
+    checks.push(logs(&settings.state_dir));
+    checks.push(open_files());
+    if settings.slots.count > 0 {
+        checks.push(nft());
+    }
+    checks
+}
+
+fn kernel() -> Check {
+    match fs::read_to_string("/proc/sys/kernel/osrelease") {
+        Ok(release) => ok("kernel", format!("Linux {}", release.trim())),
+        Err(error) => fail("kernel", format!("/proc cannot be read: {error}"), "mount procfs at /proc"),
+    }
+}
+
+fn identity() -> Check {
+    if features::pidfs() {
+        return ok("identity", "the inode of a pidfd names one process for the whole boot (pidfs)");
+    }
+    let hint = "Linux 6.9 and later have pidfs; until then identities are weak, and need the cgroup as second witness";
+    warn("identity", "no pidfs: identities are boot id, PID and start tick", hint)
+}
+
+/// Whether a pidfd tells about its process; the exit code is told by the same call, from Linux 6.15 on.
+fn exit_status() -> Check {
+    let own = i32::try_from(std::process::id()).unwrap_or_default();
+    match pidfd::open(own).and_then(|fd| pidfd::facts(fd.raw())) {
+        Ok(_) => ok("pidfd info", "pidfds tell parent, cgroup and, from Linux 6.15 on, exit status"),
+        Err(error) => {
+            let hint = "exit codes are then known from wait, zombies and the keeper's record alone";
+            warn("pidfd info", format!("not to be had: {error}"), hint)
+        }
+    }
+}
+
+fn cgroups(path: &str) -> Vec<Check> {
+    let subtree = match Subtree::find(path) {
+        Ok(subtree) => subtree,
+        Err(DomainError::NoCgroup2) => {
+            let hint = "mount cgroup2; without it instances are ended process by process";
+            return vec![warn("cgroup2", "not mounted", hint)];
+        }
+        Err(error) => return vec![fail("cgroup2", chain(&error), "see `man 7 cgroups`")],
+    };
+    // The files of a limit are there where its controller is; the root has neither, so an existing cgroup is asked.
+    let figures = subtree.open_path(subtree.path()).ok();
+    let has = |file: &str| figures.as_ref().is_some_and(|domain| domain.figure(file).is_some());
+    let missing: Vec<&str> = [("pids", "pids.current"), ("memory", "memory.current")]
+        .into_iter()
+        .filter(|(_, file)| !has(file))
+        .map(|(name, _)| name)
+        .collect();
+    let limits = if figures.is_none() {
+        ok("limits", "known once the cgroup is made")
+    } else if missing.is_empty() {
+        ok("limits", "pids and memory can be limited through cgroup2")
+    } else {
+        let told = format!("cgroup2 has no controller {} here", missing.join(", "));
+        warn("limits", told, "the v1 controllers are used where they are mounted, else limits are refused")
+    };
+    let place = if subtree.exists() { "exists" } else { "is made by `sexton serve`" };
+    vec![ok("cgroup2", format!("mounted; {} {place}", subtree.path())), limits]
+}
+
+fn directory(name: &str, path: &Path) -> Check {
+    match fs::metadata(path) {
+        Ok(about) if !about.is_dir() => {
+            fail(name, format!("{} is no directory", path.display()), "name another one, or move it away")
+        }
+        Ok(about) if about.mode() & 0o022 != 0 => {
+            let told = format!("{} may be written by others (mode {:03o})", path.display(), about.mode() & 0o777);
+            fail(name, told, "take write permission from group and others")
+        }
+        Ok(_) => ok(name, path.display().to_string()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            ok(name, format!("{} is made by `sexton serve`", path.display()))
+        }
+        Err(error) => fail(name, format!("{}: {error}", path.display()), "give this user access to it"),
+    }
+}
+
+/// Whether the head of a log can be dropped in place: tried on a file without a name.
+fn logs(state_dir: &Path) -> Check {
+    const O_TMPFILE: i32 = 0o20_200_000;
+    const BLOCK: usize = 4_096;
+    let unnamed = || -> std::io::Result<File> {
+        let mut file = File::options().write(true).custom_flags(O_TMPFILE).mode(0o600).open(state_dir)?;
+        file.write_all(&[1; BLOCK])?;
+        Ok(file)
+    };
+    match unnamed() {
+        Err(error) => warn("logs", format!("not tried: {error}"), "run this where the state directory can be written"),
+        Ok(tried) => match file::punch_hole(tried.as_raw_fd(), 0, BLOCK as u64) {
+            Ok(()) => ok("logs", "the oldest bytes of a log are dropped in place"),
+            Err(error) => {
+                let hint =
+                    "logs are bounded by copying, which may lose what is written meanwhile; use ext4, xfs or btrfs";
+                warn("logs", format!("the file system cannot punch holes: {error}"), hint)
+            }
+        },
+    }
+}
+
+/// Descriptors that a node with 1,000 instances and 1,024 callers needs, and some.
+const OPEN_FILES: u64 = 8_192;
+
+fn open_files() -> Check {
+    match limit::open_files() {
+        Ok([_, hard]) if hard >= OPEN_FILES => ok("open files", format!("up to {hard}")),
+        Ok([_, hard]) => warn("open files", format!("at most {hard}"), "raise LimitNOFILE= or `ulimit -Hn`"),
+        Err(error) => warn("open files", error.to_string(), "see `man 2 prlimit`"),
+    }
+}
+
+fn nft() -> Check {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    match std::env::split_paths(&path).map(|dir| dir.join("nft")).find(|program| program.is_file()) {
+        Some(program) => ok("nft", program.display().to_string()),
+        None => fail("nft", "not found in PATH", "install nftables: network slots need it"),
+    }
+}
+
+/// Looks at what a daemon has in custody, and at what lives in its cgroups without a row.
+pub fn examine_custody(settings: &Settings, entries: &[impl AsRef<Entry>]) -> Vec<Check> {
+    let named = |state: State| {
+        let found: Vec<&str> = entries
+            .iter()
+            .map(AsRef::as_ref)
+            .filter(|entry| entry.state == state)
+            .map(|entry| entry.name.as_str())
+            .collect();
+        found.join(", ")
+    };
+    let mut checks = Vec::new();
+    let stuck = named(State::Stuck);
+    if !stuck.is_empty() {
+        let hint = "`sexton show` tells what the kernel waits for; what they hold stays withheld";
+        checks.push(fail("stuck", format!("SIGKILL did not end: {stuck}"), hint));
+    }
+    let unverified = named(State::Unverified);
+    if !unverified.is_empty() {
+        let hint = "they are judged again at every reconcile, and never signalled meanwhile";
+        checks.push(fail("unverified", format!("proven neither ours nor gone: {unverified}"), hint));
+    }
+    checks.push(orphans(settings, entries));
+    checks
+}
+
+/// Looks at the daemon itself.
+pub fn examine_daemon(host: &Host) -> Vec<Check> {
+    let ledger = if host.ledger.writable() {
+        ok("ledger", "written")
+    } else {
+        fail("ledger", "cannot be written", "make room on its disk; stops go on, and their records follow")
+    };
+    let pins = if host.pins.is_some() {
+        ok("pins", "exit codes outlive worker and keeper")
+    } else {
+        warn("pins", "not to be had", "CAP_SYS_ADMIN and Linux 6.15 pin exit codes; without, the keeper records them")
+    };
+    vec![ledger, pins]
+}
+
+/// Live processes in the daemon's own cgroups that no row claims.
+fn orphans(settings: &Settings, entries: &[impl AsRef<Entry>]) -> Check {
+    let Ok(subtree) = Subtree::find(&settings.cgroup) else {
+        return ok("orphans", "not looked for: there is no cgroup2");
+    };
+    let holds = |entry: &&Entry| !entry.state.is_terminal() || !entry.resources.is_empty();
+    let claimed: BTreeSet<&str> = entries
+        .iter()
+        .map(AsRef::as_ref)
+        .filter(holds)
+        .filter_map(|entry| Some(entry.cgroup.as_ref()?.path.as_str()))
+        .collect();
+    let children = match subtree.children() {
+        Ok(children) => children,
+        Err(_) if !subtree.exists() => Vec::new(),
+        Err(error) => return fail("orphans", chain(&error), "give this user access to it"),
+    };
+    let paths = children.iter().map(|name| format!("{}/{name}", subtree.path()));
+    let unclaimed = paths.filter(|path| !claimed.contains(path.as_str()));
+    let inside = unclaimed.filter_map(|path| subtree.open_path(&path).ok()?.processes().ok()).flatten();
+    // Under systemd the keeper and the worker live in the subtree's own cgroup.
+    let own = [std::process::id(), sexton_sys::process::parent_pid()];
+    let at_root = subtree.processes().unwrap_or_default().into_iter();
+    let strangers = at_root.filter(|pid| !own.contains(&pid.as_raw().cast_unsigned()));
+    let found: Vec<String> = inside.map(|(pid, _)| pid).chain(strangers).map(shown).collect();
+    if found.is_empty() {
+        return ok("orphans", format!("every process below {} is in custody", subtree.path()));
+    }
+    let hint = "nobody ends them unasked: `sexton adopt` takes one into custody";
+    fail("orphans", format!("live, and claimed by no instance: {}", found.join(", ")), hint)
+}
+
+fn shown(pid: Pid) -> String {
+    let command = proc::command_line(pid).unwrap_or_default();
+    format!("{pid} ({})", crate::log::escape(&command))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Flags, Surroundings, resolve_in};
+
+    fn settings(dir: &Path) -> Settings {
+        let flags = Flags {
+            config: Some("/dev/null".into()),
+            state_dir: Some(dir.display().to_string()),
+            run_dir: Some("/nonexistent/run".into()),
+            cgroup: Some(format!("sexton-doctor-{}", std::process::id())),
+            ..Flags::default()
+        };
+        resolve_in(&flags, &Surroundings::default()).expect("resolved")
+    }
+
+    #[test]
+    fn an_examination_changes_nothing_and_every_bad_news_has_a_hint() {
+        let dir = std::env::temp_dir().join(format!("sexton-doctor-{}", std::process::id()));
+        fs::create_dir_all(&dir).expect("made");
+        let mut checks = examine(&settings(&dir));
+        checks.extend(examine_custody(&settings(&dir), &Vec::<std::sync::Arc<Entry>>::new()));
+        assert_eq!(fs::read_dir(&dir).expect("listed").count(), 0, "the file that was tried has no name");
+        for check in &checks {
+            assert!(check.grade == Grade::Ok || check.hint.is_some(), "{check:?}");
+        }
+        assert!(checks.iter().any(|check| check.name == "logs"));
+        fs::remove_dir(&dir).expect("removed");
+    }
+
+    #[test]
+    fn a_directory_that_others_may_write_is_wrong() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let dir = std::env::temp_dir().join(format!("sexton-doctor-mode-{}", std::process::id()));
+        fs::create_dir_all(&dir).expect("made");
+        fs::set_permissions(&dir, fs::Permissions::from_mode(0o777)).expect("opened up");
+        assert_eq!(directory("x", &dir).grade, Grade::Fail);
+        fs::set_permissions(&dir, fs::Permissions::from_mode(0o755)).expect("closed");
+        assert_eq!(directory("x", &dir).grade, Grade::Ok);
+        fs::remove_dir(&dir).expect("removed");
+    }
+}
