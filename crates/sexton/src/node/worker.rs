@@ -25,7 +25,7 @@ use super::request::Node;
 use super::start::chain;
 
 /// Laid out for the ledger's log beforehand: a commit need not grow a file, and stops are recorded on a full disk.
-const WAL_RESERVE: u64 = 8 << 20;
+const WAL_RESERVE: u64 = 1 << 20;
 
 /// What the configuration says to the node itself.
 #[derive(Clone, Debug)]
