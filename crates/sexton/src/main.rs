@@ -1,5 +1,9 @@
-//! The program.
+//! The program `sexton`: CLI and node daemon in one.
 
 #![forbid(unsafe_code)]
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    sexton::cli::main()
+}

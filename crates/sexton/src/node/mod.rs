@@ -11,7 +11,7 @@ mod life;
 mod limits;
 mod logs;
 mod process;
-mod readiness;
+pub(crate) mod readiness;
 mod recover;
 pub mod request;
 mod rest;

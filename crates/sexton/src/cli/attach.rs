@@ -1,0 +1,174 @@
+//! `run --attach`: this process in place of the instance's own, for whoever started it.
+
+use std::os::fd::{AsRawFd, RawFd};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use sexton_plan::id::Name;
+use sexton_sys::signal::{self, Signal, SignalFd, SignalSet};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::time::sleep;
+
+use super::client::{Ask, Client, Known, PATIENCE};
+use super::failure::{Failure, exit};
+use super::logs::{Copy, Ended, Sink, Stream};
+use super::watch::{self, Until};
+use super::{out, run, words};
+use crate::node::readiness;
+
+/// What is passed on to the instance.
+const FORWARDED: SignalSet = SignalSet::EMPTY
+    .with(Signal::HUP)
+    .with(Signal::INT)
+    .with(Signal::QUIT)
+    .with(Signal::TERM)
+    .with(Signal::USR1)
+    .with(Signal::USR2);
+
+/// Pause before a stream that was cut off is taken up again.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Creates the instance of `body`, and ends as it does.
+pub async fn run(client: &Client, name: &Name, body: Value) -> Result<u8, Failure> {
+    // Before there is an instance: what comes meanwhile is for it.
+    let signals = Signals::block()?;
+    let instance = run::create(client, body).await?;
+    let life = instance["incarnation"].as_str().unwrap_or_default().to_owned();
+    let streams = async {
+        let (stdout, stderr) = tokio::join!(
+            stream(client, name, &life, Stream::Stdout, Sink::Stdout),
+            stream(client, name, &life, Stream::Stderr, Sink::Stderr),
+        );
+        stdout.and(stderr)
+    };
+    let end = async {
+        let (ended, _) = watch::until(client, name, Until::Exit, None, watch::never).await?;
+        Ok::<Value, Failure>(ended)
+    };
+    let both = async { tokio::join!(streams, end) };
+    let forwarding = signals.forward(client, name);
+    let (copied, ended) = tokio::select! {
+        both = both => both,
+        stuck = stays_stuck(client, name) => (Ok(()), stuck),
+        failure = forwarding => return Err(failure),
+    };
+    match copied {
+        Ok(()) => code(&ended?, &life),
+        // The reader of the output went away, as that of any program may.
+        Err(failure) if failure.message.is_none() => Ok(exit::BROKEN_PIPE),
+        Err(failure) => Err(failure),
+    }
+}
+
+/// Copies one stream of one life, to its end.
+async fn stream(client: &Client, name: &Name, life: &str, which: Stream, sink: Sink) -> Result<(), Failure> {
+    let mut copy = Copy::new(client.clone(), name.clone(), which, sink);
+    copy.follow = true;
+    copy.life = Some(life.to_owned());
+    loop {
+        let ended = copy.pass().await?;
+        // A daemon that ends hangs up politely too, so only the instance itself tells that this was all.
+        let now = client.send_again(&Ask::get(watch::path(name)), Known::Yes).await?;
+        let is_over =
+            now.status == 404 || now.body["incarnation"] != life || words::is_terminal(words::state(&now.body));
+        if ended == Ended::Whole && is_over {
+            return copy.end().await;
+        }
+        sleep(PAUSE).await;
+    }
+}
+
+/// Ends when the main process has ended and something else lives on that SIGKILL does not end: its output may stay
+/// open for ever.
+async fn stays_stuck(client: &Client, name: &Name) -> Result<Value, Failure> {
+    loop {
+        let (instance, settled) = watch::until(client, name, Until::Settled, None, watch::is_stuck).await?;
+        if settled {
+            return std::future::pending().await;
+        }
+        if instance["exit"].is_object() {
+            return Ok(instance);
+        }
+        sleep(Duration::from_secs(1)).await;
+    }
+}
+
+/// The exit code of `sexton` for how that life ended.
+fn code(instance: &Value, life: &str) -> Result<u8, Failure> {
+    if instance["incarnation"] != life {
+        let told = "it was started anew before its end was read; `sexton events` tells how it ended";
+        return Err(Failure::new(exit::FAILED, told));
+    }
+    words::exit_code(instance).ok_or_else(|| {
+        Failure::new(exit::FAILED, format!("nobody knows how it ended: {}", words::summary(instance)))
+            .hint("`sexton show NAME` tells more")
+    })
+}
+
+/// Signals that come to this process, taken one by one.
+struct Signals(AsyncFd<Source>);
+
+struct Source(SignalFd);
+
+impl AsRawFd for Source {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.raw()
+    }
+}
+
+impl Signals {
+    /// Blocks them for this thread, the only one yet; those of the runtime inherit that.
+    fn block() -> Result<Signals, Failure> {
+        let before = signal::replace_mask(SignalSet::EMPTY);
+        let blocked = [Signal::HUP, Signal::INT, Signal::QUIT, Signal::TERM, Signal::USR1, Signal::USR2]
+            .into_iter()
+            .fold(before, SignalSet::with);
+        signal::replace_mask(blocked);
+        let told = |why: String| Failure::new(exit::FAILED, format!("could not take signals: {why}"));
+        let source = SignalFd::new(FORWARDED).map_err(|error| told(error.to_string()))?;
+        readiness::watch(Source(source), Interest::READABLE).map(Signals).map_err(|error| told(error.to_string()))
+    }
+
+    /// Passes every signal on; ends only where it cannot go on.
+    async fn forward(&self, client: &Client, name: &Name) -> Failure {
+        loop {
+            let mut ready = match self.0.readable().await {
+                Ok(ready) => ready,
+                Err(error) => return Failure::new(exit::FAILED, format!("could not take signals: {error}")),
+            };
+            match ready.get_inner().0.take() {
+                Ok(Some(caught)) => pass_on(client, name, caught.signal).await,
+                Ok(None) => ready.clear_ready(),
+                Err(error) => return Failure::new(exit::FAILED, error.to_string()),
+            }
+        }
+    }
+}
+
+/// Sends one signal to the instance. Once only: a program may count them.
+async fn pass_on(client: &Client, name: &Name, signal: Signal) {
+    let ask = Ask::post(format!("{}/signal", watch::path(name)), json!({"signal": signal.number().to_string()}));
+    let sent = tokio::time::timeout(PATIENCE, client.send(&ask)).await;
+    match sent {
+        // 409: it is over already.
+        Ok(Ok(answer)) if (200..300).contains(&answer.status) || answer.status == 409 || answer.status == 404 => {}
+        Ok(Ok(answer)) => out::warning(&format!("{signal} was not passed on: {}", out::word(&answer.body["detail"]))),
+        Ok(Err(error)) => out::warning(&format!("{signal} was perhaps not passed on: {error}")),
+        Err(_) => out::warning(&format!("{signal} was perhaps not passed on: no answer")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_code_is_the_childs_own_or_none() {
+        let ended = json!({"incarnation": "A", "state": "exited", "exit": {"code": 7, "signal": null}});
+        assert_eq!(code(&ended, "A"), Ok(7));
+        assert!(code(&ended, "B").is_err(), "another life's code is not this one's");
+        let lost = json!({"incarnation": "A", "state": "lost", "reason": "reboot", "exit": null});
+        assert_eq!(code(&lost, "A").unwrap_err().exit, exit::FAILED);
+    }
+}

@@ -1,0 +1,84 @@
+//! What the command line says of itself: usage, completions, manual pages.
+
+use clap::{Args, Command};
+use clap_complete::Shell;
+
+use super::failure::{Failure, exit};
+use super::out;
+
+/// `sexton completions`.
+#[derive(Debug, Args)]
+pub struct CompletionsArgs {
+    /// The shell.
+    #[arg(value_enum)]
+    shell: Shell,
+}
+
+/// `sexton man`.
+#[derive(Debug, Args)]
+pub struct ManArgs {
+    /// The page of one command.
+    command: Option<String>,
+}
+
+/// Prints the completions.
+pub fn completions(args: &CompletionsArgs, command: &mut Command) -> Result<u8, Failure> {
+    let mut text = Vec::new();
+    clap_complete::generate(args.shell, command, "sexton", &mut text);
+    out::raw(&text)?;
+    Ok(exit::DONE)
+}
+
+/// Prints a manual page.
+pub fn man(args: &ManArgs, mut command: Command) -> Result<u8, Failure> {
+    command.build();
+    let page = match &args.command {
+        None => command,
+        Some(name) => {
+            let found = command.find_subcommand(name).cloned();
+            let found = found.ok_or_else(|| {
+                Failure::new(exit::USAGE, format!("there is no command `{name}`")).hint("`sexton help` lists them")
+            })?;
+            found.display_name(format!("sexton-{name}"))
+        }
+    };
+    let mut text = Vec::new();
+    let told = |error: std::io::Error| Failure::new(exit::FAILED, format!("could not make the page: {error}"));
+    clap_mangen::Man::new(page).render(&mut text).map_err(told)?;
+    out::raw(&text)?;
+    Ok(exit::DONE)
+}
+
+/// Tells what clap has to say: help and version on stdout, a slip on stderr with `exit`.
+pub fn usage(error: &clap::Error, args: &[String], exit: u8) -> u8 {
+    if !error.use_stderr() {
+        let rendered = error.render();
+        let text = if out::in_colour() { rendered.ansi().to_string() } else { rendered.to_string() };
+        return out::print(&text).map_or_else(|failure| failure.tell(), |()| exit::DONE);
+    }
+    out::usage(&tamed(&error.render().to_string(), args));
+    exit
+}
+
+/// The message with the caller's own words escaped: they may hold line ends, which the message has of its own.
+fn tamed(text: &str, args: &[String]) -> String {
+    let mut text = text.to_owned();
+    let values = args.iter().filter_map(|arg| arg.split_once('=').map(|(_, value)| value));
+    for word in args.iter().map(String::as_str).chain(values) {
+        if word.contains(char::is_control) {
+            text = text.replace(word, &out::escape(word));
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_word_cannot_add_lines_to_an_error() {
+        let args = ["sexton".to_owned(), "--x=a\nerror: b".to_owned(), "c\x1b".to_owned()];
+        assert_eq!(tamed("error: bad 'a\nerror: b' and 'c\x1b'\n", &args), "error: bad 'a\\nerror: b' and 'c\\x1b'\n");
+    }
+}

@@ -1,0 +1,122 @@
+//! `node`, `drain`, `nodes`, `slots`: the node as a whole.
+
+use std::time::Duration;
+
+use clap::Args;
+use serde_json::{Value, json};
+use sexton_ledger::duration;
+use sexton_plan::id::Name;
+use tokio::time::Instant;
+
+use super::client::{Ask, Client, Known};
+use super::failure::{Failure, exit};
+use super::{Context, args, out, watch};
+
+/// `sexton drain`.
+#[derive(Debug, Args)]
+pub struct DrainArgs {
+    /// The node [default: the one that answers].
+    #[arg(value_parser = args::name)]
+    node: Option<Name>,
+    /// End everything, now.
+    #[arg(long)]
+    force: bool,
+    /// Turn a graceful drain into a forced one after this long.
+    #[arg(long, value_parser = args::span, value_name = "DURATION")]
+    timeout: Option<Duration>,
+    /// Return when drained; a forced one at most `--timeout` (default 30s) later, with 5 and what is left.
+    #[arg(long)]
+    wait: bool,
+}
+
+/// How long a forced drain is waited for where nobody says.
+const FORCED: Duration = Duration::from_secs(30);
+
+/// Shows the node.
+pub async fn show(context: &Context) -> Result<u8, Failure> {
+    let node = context.client()?.get("/v1/node").await?;
+    context.out.document(&node, out::members)?;
+    Ok(exit::DONE)
+}
+
+/// Lists what a path lists.
+pub async fn list(context: &Context, path: &str) -> Result<u8, Failure> {
+    let items = context.client()?.list(path, &[]).await?;
+    let text = |_: &Value| if items.is_empty() { "none\n".to_owned() } else { out::objects(&items) };
+    context.out.document(&json!({"items": items, "next": null}), text)?;
+    Ok(exit::DONE)
+}
+
+/// Closes the gate, and with `--wait` waits until nothing is left.
+pub async fn drain(context: &Context, args: &DrainArgs) -> Result<u8, Failure> {
+    let client = context.client()?;
+    let mut body = json!({"status": "draining", "forceStop": args.force});
+    if let Some(timeout) = args.timeout {
+        body["timeout"] = duration::format(timeout).into();
+    }
+    let path = format!("/v1/nodes/{}", args.node.as_ref().map_or("self", Name::as_str));
+    let ends = ends(args).map(|limit| Instant::now() + limit);
+    let answer = client.ask(&Ask::post(path, body)).await?;
+    if !args.wait {
+        context.out.document(&answer, out::members)?;
+        return Ok(exit::DONE);
+    }
+    let node = drained(&client, ends).await?;
+    context.out.document(&node, out::members)?;
+    if node["drained"] == true { Ok(exit::DONE) } else { Err(left(&node)) }
+}
+
+/// How long a drain is waited for; `None` for ever.
+fn ends(args: &DrainArgs) -> Option<Duration> {
+    match (args.force, args.timeout) {
+        (true, timeout) => Some(timeout.unwrap_or(FORCED)),
+        // It is graceful for so long, and forced from then on.
+        (false, Some(timeout)) => Some(timeout.saturating_add(timeout.max(FORCED))),
+        (false, None) => None,
+    }
+}
+
+/// Waits until the node is drained, or until `ends`; gives it as it then is.
+async fn drained(client: &Client, ends: Option<Instant>) -> Result<Value, Failure> {
+    let mut known = Known::No;
+    let mut pause = Duration::from_millis(20);
+    loop {
+        let node = client.send_again(&Ask::get("/v1/node"), known).await?.into_body()?;
+        known = Known::Yes;
+        if node["drained"] == true || watch::is_over(ends) {
+            return Ok(node);
+        }
+        tokio::time::sleep(pause.min(watch::hold(ends))).await;
+        pause = (pause * 2).min(Duration::from_millis(500));
+    }
+}
+
+fn left(node: &Value) -> Failure {
+    let things = node["left"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let told: Vec<String> =
+        things.iter().map(|thing| format!("{} ({})", out::word(&thing["name"]), out::word(&thing["error"]))).collect();
+    let told = if told.is_empty() { "something".to_owned() } else { told.join(", ") };
+    Failure::new(exit::STUCK, format!("not drained, left: {told}"))
+        .hint("`sexton drain --force --wait` asks again; `sexton show NAME` tells what holds one")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_graceful_drain_without_a_limit_is_waited_for_for_ever() {
+        let args = |force, timeout| DrainArgs { node: None, force, timeout, wait: true };
+        let seconds = |seconds| Some(Duration::from_secs(seconds));
+        assert_eq!(ends(&args(false, None)), None);
+        assert_eq!(ends(&args(true, None)), seconds(30));
+        assert_eq!(ends(&args(true, seconds(5))), seconds(5));
+        assert_eq!(ends(&args(false, seconds(60))), seconds(120));
+    }
+
+    #[test]
+    fn what_is_left_is_named() {
+        let failure = left(&json!({"left": [{"name": "vm-1", "error": "stuck"}]}));
+        assert_eq!((failure.exit, failure.message.as_deref()), (5, Some("not drained, left: vm-1 (stuck)")));
+    }
+}

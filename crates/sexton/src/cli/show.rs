@@ -1,0 +1,233 @@
+//! `show`: one instance as `systemctl status` would tell it.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use clap::Args;
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use sexton_core::domain::Subtree;
+use sexton_core::proc;
+use sexton_plan::id::{Name, Pid};
+
+use super::client::{Client, with_query};
+use super::failure::{Failure, exit};
+use super::{Context, args, out, watch, words};
+
+/// `sexton show`.
+#[derive(Debug, Args)]
+pub struct ShowArgs {
+    /// The instance.
+    #[arg(value_parser = args::name)]
+    name: Name,
+}
+
+/// Events that are shown.
+const EVENTS_SHOWN: usize = 10;
+/// How far back events are looked for. BOUND: one page, so that `show` stays fast beside a long log.
+const EVENTS_READ: u64 = 1_000;
+/// Processes that are shown.
+const PROCESSES_SHOWN: usize = 64;
+
+/// Shows one instance.
+pub async fn run(context: &Context, args: &ShowArgs) -> Result<u8, Failure> {
+    let client = context.client()?;
+    let instance = client.get(watch::path(&args.name)).await?;
+    // What is only for people's eyes may be missing.
+    let events = match context.out.is_json() {
+        true => Vec::new(),
+        false => last_events(&client, &args.name).await.unwrap_or_default(),
+    };
+    context.out.document(&instance, |instance| text(instance, &events, Timestamp::now()))?;
+    Ok(exit::DONE)
+}
+
+async fn last_events(client: &Client, name: &Name) -> Result<Vec<Value>, Failure> {
+    let last = client.get("/v1/ledger").await?["last_seq"].as_u64().unwrap_or(0);
+    let after = last.saturating_sub(EVENTS_READ).to_string();
+    let page = client.get(with_query("/v1/events", &[("after", &after), ("limit", "1000")])).await?;
+    let of_name = |event: &&Value| event["instance"] == name.as_str();
+    let mut events: Vec<Value> = page["items"].as_array().into_iter().flatten().filter(of_name).cloned().collect();
+    Ok(events.split_off(events.len().saturating_sub(EVENTS_SHOWN)))
+}
+
+fn text(instance: &Value, events: &[Value], now: Timestamp) -> String {
+    let (on, off) = colour(words::state(instance));
+    let name = out::escape(&out::word(&instance["name"]));
+    let mut text = format!("{on}●{off} {name} - {}\n", out::escape(&words::command(&instance["spec"]["argv"])));
+    let mut line = |key: &str, value: String| {
+        let _always = writeln!(text, "{key:>13}: {}", out::escape(&value));
+    };
+    line("State", state(instance, now));
+    if let Some(exit) = words::exit(instance) {
+        let source = out::word(&instance["exit"]["source"]);
+        line("Exit", format!("{exit} (told by {source}, {})", out::word(&instance["exit"]["at"])));
+    }
+    if instance["identity"].is_object() {
+        let identity = &instance["identity"];
+        line("Main process", format!("{} (identity: {})", identity["pid"], out::word(&identity["strength"])));
+    }
+    for process in instance["stuck"].as_array().into_iter().flatten() {
+        let word = |key: &str| out::word(&process[key]);
+        line("Stuck", format!("process {} ({}) in {}", word("pid"), word("state"), word("wchan")));
+    }
+    line("Restarts", restarts(instance, now));
+    line("Kind", format!("{}, runtime {}", out::word(&instance["kind"]), out::word(&instance["runtime"])));
+    line("Labels", out::word(&instance["labels"]));
+    line(
+        "Stop",
+        format!("{} after SIG{}", out::word(&instance["spec"]["grace"]), out::word(&instance["spec"]["stop_signal"])),
+    );
+    line("Limits", limits(&instance["spec"]["limits"]));
+    line("Incarnation", format!("{} on {}", out::word(&instance["incarnation"]), out::word(&instance["node"])));
+    line("Created", out::word(&instance["created_at"]));
+    for resource in instance["resources"].as_array().into_iter().flatten() {
+        let word = |key: &str| out::word(&resource[key]);
+        line("Resource", format!("{} {} ({})", word("kind"), word("key"), word("state")));
+    }
+    text.push_str(&cgroup(&instance["cgroup"]));
+    if !events.is_empty() {
+        text.push('\n');
+    }
+    for event in events {
+        text.push_str(&(words::event(event) + "\n"));
+    }
+    text
+}
+
+fn colour(state: &str) -> (&'static str, &'static str) {
+    if !out::in_colour() {
+        return ("", "");
+    }
+    let on = match state {
+        "running" => "\x1b[32m",
+        "stuck" | "failed" | "lost" | "unverified" => "\x1b[31m",
+        "starting" | "stopping" => "\x1b[33m",
+        _ => "\x1b[2m",
+    };
+    (on, "\x1b[0m")
+}
+
+fn state(instance: &Value, now: Timestamp) -> String {
+    let mut text = words::state(instance).to_owned();
+    if let Some(reason) = instance["reason"].as_str() {
+        text.push_str(&format!(" ({reason})"));
+    }
+    if let Some(at) = words::since(instance) {
+        text.push_str(&format!(" since {at}"));
+        if let Some(ago) = words::relative(at, now) {
+            text.push_str(&format!("; {ago}"));
+        }
+    }
+    if instance["adopted"] == true {
+        text.push_str("; adopted");
+    }
+    text
+}
+
+fn restarts(instance: &Value, now: Timestamp) -> String {
+    let policy = out::word(&instance["spec"]["restart"]);
+    let count = instance["restarts"]["count"].as_u64().unwrap_or(0);
+    let next = match instance["restarts"]["next_at"].as_str() {
+        Some(at) => format!(", next at {at} ({})", words::relative(at, now).unwrap_or_default()),
+        None => String::new(),
+    };
+    format!("{count} ({policy}){next}")
+}
+
+fn limits(limits: &Value) -> String {
+    let tasks = limits["pids"].as_u64().map(|tasks| format!("{tasks} tasks"));
+    let memory = limits["memory"].as_u64().map(|memory| format!("{} memory", words::bytes(memory)));
+    let told: Vec<String> = tasks.into_iter().chain(memory).collect();
+    if told.is_empty() { "none".to_owned() } else { told.join(", ") }
+}
+
+/// The cgroup, and as a tree the processes in it, as far as this process may see them.
+fn cgroup(cgroup: &Value) -> String {
+    let Some(path) = cgroup["path"].as_str() else { return String::new() };
+    let mut text = format!("{:>13}: {}\n", "CGroup", out::escape(path));
+    let indent = " ".repeat(15);
+    let processes = processes(path, cgroup["ino"].as_u64());
+    for (depth, pid) in tree(&processes).into_iter().take(PROCESSES_SHOWN) {
+        let command = proc::command_line(pid).or_else(|| name_of(pid)).unwrap_or_else(|| "(unreadable)".to_owned());
+        let _always = writeln!(text, "{indent}{}├─{pid} {}", "  ".repeat(depth), out::escape(&command));
+    }
+    if processes.len() > PROCESSES_SHOWN {
+        let _always = writeln!(text, "{indent}… and {} more", processes.len() - PROCESSES_SHOWN);
+    }
+    text
+}
+
+/// The name of a process without a command line, such as a zombie.
+fn name_of(pid: Pid) -> Option<String> {
+    let stat = proc::stat(pid).ok()?;
+    Some(format!("[{}] ({})", String::from_utf8_lossy(&stat.comm), stat.state))
+}
+
+/// Processes and their parents; none where the cgroup is another one than was recorded, or not to be seen.
+fn processes(path: &str, ino: Option<u64>) -> BTreeMap<Pid, i32> {
+    let found = || {
+        let domain = Subtree::find(path).ok()?.open_path(path).ok()?;
+        let is_recorded = ino.is_none_or(|ino| ino == domain.ino());
+        if is_recorded { domain.processes().ok() } else { None }
+    };
+    let parent = |pid| proc::stat(pid).map_or(0, |stat| stat.ppid);
+    found().unwrap_or_default().into_iter().map(|(pid, _)| (pid, parent(pid))).collect()
+}
+
+/// Depth first, children below their parents.
+fn tree(processes: &BTreeMap<Pid, i32>) -> Vec<(usize, Pid)> {
+    let is_root = |parent: i32| !processes.keys().any(|pid| pid.as_raw() == parent);
+    let mut open: Vec<(usize, Pid)> =
+        processes.iter().rev().filter(|(_, parent)| is_root(**parent)).map(|(pid, _)| (0, *pid)).collect();
+    let mut ordered = Vec::new();
+    // BOUND: each process is the child of one other, so each is met once at most.
+    while let Some((depth, pid)) = open.pop() {
+        ordered.push((depth, pid));
+        let children = processes.iter().rev().filter(|(_, parent)| **parent == pid.as_raw());
+        open.extend(children.map(|(child, _)| (depth + 1, *child)));
+    }
+    ordered
+}
+
+/// Bytes and ticks that the processes of an instance use now, for `top`.
+pub fn usage(cgroup: &Value) -> Value {
+    let Some(path) = cgroup["path"].as_str() else { return json!({"tasks": 0, "rss_pages": 0, "cpu_ticks": 0}) };
+    let stats: Vec<proc::Stat> =
+        processes(path, cgroup["ino"].as_u64()).into_keys().filter_map(|pid| proc::stat(pid).ok()).collect();
+    json!({
+        "tasks": stats.iter().map(|stat| stat.threads).sum::<u64>(),
+        "rss_pages": stats.iter().map(|stat| stat.rss_pages).sum::<u64>(),
+        "cpu_ticks": stats.iter().map(|stat| stat.cpu_ticks).sum::<u64>(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn children_stand_below_their_parents() {
+        let pid = |number| Pid::new(number).unwrap();
+        let processes = BTreeMap::from([(pid(10), 1), (pid(11), 10), (pid(12), 11), (pid(13), 10), (pid(20), 1)]);
+        let expected = vec![(0, pid(10)), (1, pid(11)), (2, pid(12)), (1, pid(13)), (0, pid(20))];
+        assert_eq!(tree(&processes), expected);
+    }
+
+    #[test]
+    fn what_is_pending_is_told_with_its_time() {
+        let now: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
+        let instance = json!({
+            "name": "a\x1b", "state": "exited", "reason": null, "exit": {"code": 1, "signal": null, "source": "wait", "at": "t"},
+            "spec": {"argv": ["x"], "restart": "on-failure", "grace": "10s", "stop_signal": "TERM", "limits": {"pids": 9}},
+            "restarts": {"count": 2, "next_at": "2026-01-01T00:00:03Z"}, "ended_at": "2025-12-31T23:59:59Z",
+        });
+        let shown = text(&instance, &[], now);
+        for part in
+            ["2 (on-failure), next at 2026-01-01T00:00:03Z (in 3s)", "exited since", "1s ago", "9 tasks", "code 1"]
+        {
+            assert!(shown.contains(part), "{part}: {shown}");
+        }
+        assert!(!shown.contains('\x1b'), "{shown}");
+    }
+}

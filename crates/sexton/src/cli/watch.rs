@@ -1,0 +1,95 @@
+//! Waiting for something to be true of an instance, across restarts of the daemon.
+
+use std::time::Duration;
+
+use serde_json::Value;
+use sexton_ledger::duration;
+use sexton_plan::id::Name;
+use tokio::time::Instant;
+
+use super::client::{Ask, Client, Known};
+use super::failure::Failure;
+
+/// How long one request is held. A daemon that is replaced hangs up on those that wait, so a wait is many requests.
+const HOLD: Duration = Duration::from_secs(60);
+
+/// What is waited for, in the words of the API.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Until {
+    /// It is known how the main process ended, or that nobody can know.
+    Exit,
+    /// Terminal, and everything given back.
+    Settled,
+    /// Running, or terminal again.
+    Running,
+}
+
+impl Until {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Until::Exit => "exit",
+            Until::Settled => "settled",
+            Until::Running => "running",
+        }
+    }
+}
+
+/// The path of an instance; a name needs no encoding.
+pub fn path(name: &Name) -> String {
+    format!("/v1/instances/{name}")
+}
+
+/// When a wait that begins now ends; `None` for never.
+pub fn deadline(limit: Option<Duration>) -> Option<Instant> {
+    limit.map(|limit| Instant::now() + limit)
+}
+
+/// What one request may wait, so that it ends by `deadline`.
+pub fn hold(deadline: Option<Instant>) -> Duration {
+    deadline.map_or(HOLD, |deadline| deadline.saturating_duration_since(Instant::now()).min(HOLD))
+}
+
+/// Whether `deadline` has passed.
+pub fn is_over(deadline: Option<Instant>) -> bool {
+    deadline.is_some_and(|deadline| Instant::now() >= deadline)
+}
+
+/// Waits until `until` holds, `deadline` passes, or `give_up` says so of what was seen; tells the newest view, and
+/// whether it holds.
+///
+/// # Errors
+/// Unknown, removed meanwhile, or the daemon is not there.
+pub async fn until(
+    client: &Client,
+    name: &Name,
+    until: Until,
+    deadline: Option<Instant>,
+    give_up: fn(&Value) -> bool,
+) -> Result<(Value, bool), Failure> {
+    let mut known = Known::No;
+    // Only a change makes a look that gives up see something new, so such a wait looks more often.
+    loop {
+        let wait = duration::format(hold(deadline).min(LOOK));
+        let path = format!("{}?until={}&wait={wait}", path(name), until.as_str());
+        let answer = client.send_again(&Ask::get(path), known).await?;
+        known = Known::Yes;
+        let holds = answer.status == 200;
+        let body = answer.into_body()?;
+        if holds || is_over(deadline) || give_up(&body) {
+            return Ok((body, holds));
+        }
+    }
+}
+
+/// How often a wait looks at what it may give up for.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// For waits that never give up.
+pub fn never(_instance: &Value) -> bool {
+    false
+}
+
+/// Whether something lives on that SIGKILL did not end: that may last for ever.
+pub fn is_stuck(instance: &Value) -> bool {
+    instance["state"] == "stuck"
+}
