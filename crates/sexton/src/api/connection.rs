@@ -237,6 +237,9 @@ impl Read for Io {
     }
 }
 
+/// The media type of every refusal of ours.
+const PROBLEM: &[u8] = b"application/problem+json";
+
 impl Io {
     fn poll_send(&self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         loop {
@@ -260,7 +263,9 @@ impl Io {
 
     /// The document to send in place of `bytes`, where hyper wrote them without having asked the service.
     fn substitute_for(&self, bytes: &[u8]) -> Option<Vec<u8>> {
-        if self.meter.phase() == Phase::Busy {
+        // What the service answered says what it is; hyper's own refusals are bare.
+        let is_ours = bytes.windows(PROBLEM.len()).any(|window| window == PROBLEM);
+        if is_ours || self.meter.phase() == Phase::Busy {
             return None;
         }
         let status = bytes.strip_prefix(b"HTTP/1.1 ")?.get(..3)?;
