@@ -120,8 +120,10 @@ impl Ground {
         for (key, _) in std::env::vars_os().filter(|(key, _)| key.as_bytes().starts_with(b"SEXTON_")) {
             command.env_remove(key);
         }
-        command.env("SEXTON_CONFIG", self.dir.join("sexton.toml"));
-        command.args(args).args(self.flags());
+        let config = self.dir.join("sexton.toml");
+        command.env("SEXTON_CONFIG", if config.exists() { config } else { PathBuf::from("/dev/null") });
+        // In front: what stands behind `--` is another program's.
+        command.args(self.flags()).args(args);
         command
     }
 

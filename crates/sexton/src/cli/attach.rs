@@ -13,6 +13,7 @@ use tokio::time::sleep;
 use super::client::{Ask, Client, Known, PATIENCE};
 use super::failure::{Failure, exit};
 use super::logs::{Copy, Ended, Sink, Stream};
+use super::member::Member as _;
 use super::watch::{self, Until};
 use super::{out, run, words};
 use crate::node::readiness;
@@ -34,7 +35,7 @@ pub async fn run(client: &Client, name: &Name, body: Value) -> Result<u8, Failur
     // Before there is an instance: what comes meanwhile is for it.
     let signals = Signals::block()?;
     let instance = run::create(client, body).await?;
-    let life = instance["incarnation"].as_str().unwrap_or_default().to_owned();
+    let life = instance.at("incarnation").as_str().unwrap_or_default().to_owned();
     let streams = async {
         let (stdout, stderr) = tokio::join!(
             stream(client, name, &life, Stream::Stdout, Sink::Stdout),
@@ -71,7 +72,7 @@ async fn stream(client: &Client, name: &Name, life: &str, which: Stream, sink: S
         // A daemon that ends hangs up politely too, so only the instance itself tells that this was all.
         let now = client.send_again(&Ask::get(watch::path(name)), Known::Yes).await?;
         let is_over =
-            now.status == 404 || now.body["incarnation"] != life || words::is_terminal(words::state(&now.body));
+            now.status == 404 || now.body.at("incarnation") != life || words::is_terminal(words::state(&now.body));
         if ended == Ended::Whole && is_over {
             return copy.end().await;
         }
@@ -87,7 +88,7 @@ async fn stays_stuck(client: &Client, name: &Name) -> Result<Value, Failure> {
         if settled {
             return std::future::pending().await;
         }
-        if instance["exit"].is_object() {
+        if instance.at("exit").is_object() {
             return Ok(instance);
         }
         sleep(Duration::from_secs(1)).await;
@@ -96,7 +97,7 @@ async fn stays_stuck(client: &Client, name: &Name) -> Result<Value, Failure> {
 
 /// The exit code of `sexton` for how that life ended.
 fn code(instance: &Value, life: &str) -> Result<u8, Failure> {
-    if instance["incarnation"] != life {
+    if instance.at("incarnation") != life {
         let told = "it was started anew before its end was read; `sexton events` tells how it ended";
         return Err(Failure::new(exit::FAILED, told));
     }
@@ -153,7 +154,7 @@ async fn pass_on(client: &Client, name: &Name, signal: Signal) {
     match sent {
         // 409: it is over already.
         Ok(Ok(answer)) if (200..300).contains(&answer.status) || answer.status == 409 || answer.status == 404 => {}
-        Ok(Ok(answer)) => out::warning(&format!("{signal} was not passed on: {}", out::word(&answer.body["detail"]))),
+        Ok(Ok(answer)) => out::warning(&format!("{signal} was not passed on: {}", out::word(answer.body.at("detail")))),
         Ok(Err(error)) => out::warning(&format!("{signal} was perhaps not passed on: {error}")),
         Err(_) => out::warning(&format!("{signal} was perhaps not passed on: no answer")),
     }

@@ -14,6 +14,7 @@ use tokio::net::UnixStream;
 use tokio::time::{Instant, sleep};
 
 use super::failure::{Failure, exit};
+use super::member::Member as _;
 use crate::refusal::Kind;
 
 /// How long a request outlives the daemon: a new worker is there within a few seconds.
@@ -140,7 +141,7 @@ impl Answer {
 
     /// Whether it is the refusal that passes by itself: a worker that begins or ends.
     fn is_not_ready(&self) -> bool {
-        self.status == Kind::NotReady.status() && self.body["code"] == Kind::NotReady.code()
+        self.status == Kind::NotReady.status() && self.body.at("code") == Kind::NotReady.code()
     }
 }
 
@@ -245,7 +246,7 @@ impl Client {
                 pairs.push(("after", after));
             }
             let mut page = self.get(with_query(path, &pairs)).await?;
-            if let Value::Array(found) = page["items"].take() {
+            if let Some(Value::Array(found)) = page.get_mut("items").map(Value::take) {
                 items.extend(found);
             }
             match next_of(&page) {
@@ -268,7 +269,7 @@ pub enum Known {
 
 /// What `after` takes for the page behind `page`.
 pub fn next_of(page: &Value) -> Option<String> {
-    match &page["next"] {
+    match page.at("next") {
         Value::Null => None,
         Value::String(text) => Some(text.clone()),
         other @ (Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_)) => Some(other.to_string()),

@@ -5,6 +5,7 @@ use sexton_core::domain::Subtree;
 use sexton_core::{features, proc};
 
 use super::failure::{Failure, exit};
+use super::member::Member as _;
 use super::{Context, out};
 use crate::node::chain;
 
@@ -58,9 +59,9 @@ fn local(context: &Context) -> Value {
 
 /// How many things are wrong.
 fn problems(told: &Value) -> usize {
-    let wrong = told["problems"].as_array().map_or(0, Vec::len);
-    let checks = told["checks"].as_array().into_iter().flatten();
-    wrong + checks.filter(|check| check["ok"] == false && check["required"] != false).count()
+    let wrong = told.at("problems").as_array().map_or(0, Vec::len);
+    let checks = told.at("checks").as_array().into_iter().flatten();
+    wrong + checks.filter(|check| check.at("ok") == false && check.at("required") != false).count()
 }
 
 fn text(told: &Value) -> String {

@@ -10,6 +10,7 @@ use tokio::time::{Instant, sleep};
 
 use super::client::{Ask, AskError, Client, Known, with_query};
 use super::failure::{Failure, exit};
+use super::member::Member as _;
 use super::{Context, out, words};
 
 /// `sexton events`.
@@ -47,10 +48,10 @@ impl Feed<'_> {
             let after = self.last.to_string();
             let page = client.get(with_query("/v1/events", &[("after", &after), ("limit", "1000")])).await?;
             let before = self.last;
-            for event in page["items"].as_array().into_iter().flatten() {
+            for event in page.at("items").as_array().into_iter().flatten() {
                 self.print(event)?;
             }
-            if page["next"].is_null() || self.last == before {
+            if page.at("next").is_null() || self.last == before {
                 return Ok(exit::DONE);
             }
         }
@@ -105,7 +106,7 @@ impl Feed<'_> {
 
     /// Prints an event that was not printed before.
     fn print(&mut self, event: &Value) -> Result<(), Failure> {
-        let seq = event["seq"].as_u64().unwrap_or(0);
+        let seq = event.at("seq").as_u64().unwrap_or(0);
         if seq <= self.last {
             return Ok(());
         }

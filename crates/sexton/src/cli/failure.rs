@@ -4,6 +4,7 @@ use std::io;
 
 use serde_json::Value;
 
+use super::member::Member as _;
 use super::out;
 use crate::refusal::Kind;
 
@@ -64,17 +65,17 @@ impl Failure {
 
     /// Stdout took no more. A reader that has what it wanted is no failure to talk of.
     pub fn of_stdout(error: &io::Error) -> Failure {
-        match error.kind() {
-            io::ErrorKind::BrokenPipe => Failure::silent(exit::DONE),
-            _ => Failure::new(exit::FAILED, format!("could not write the output: {error}")),
+        if error.kind() == io::ErrorKind::BrokenPipe {
+            return Failure::silent(exit::DONE);
         }
+        Failure::new(exit::FAILED, format!("could not write the output: {error}"))
     }
 
     /// The daemon refused with `status` and `body`.
     pub fn of_answer(status: u16, body: &Value) -> Failure {
-        let code = body["code"].as_str().unwrap_or_default();
+        let code = body.at("code").as_str().unwrap_or_default();
         let kind = Kind::ALL.iter().copied().find(|kind| kind.code() == code);
-        let detail = body["detail"].as_str().or(body["title"].as_str());
+        let detail = body.at("detail").as_str().or(body.at("title").as_str());
         let message = match detail {
             Some(detail) => detail.to_owned(),
             None => format!("the daemon answered {status}"),

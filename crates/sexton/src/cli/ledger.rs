@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use sexton_ledger::{ExportError, OpenError};
 
 use super::failure::{Failure, exit};
+use super::member::Member as _;
 use super::{Context, out};
 use crate::node::chain;
 
@@ -39,7 +40,7 @@ pub fn run(context: &Context, args: &LedgerArgs) -> Result<u8, Failure> {
         LedgerVerb::Backup { file } => {
             sexton_ledger::backup(state_dir, file).map_err(|error| failure(&error))?;
             let told = json!({"file": file.display().to_string()});
-            context.out.document(&told, |told| format!("{}\n", out::escape(&out::word(&told["file"]))))?;
+            context.out.document(&told, |told| format!("{}\n", out::escape(&out::word(told.at("file")))))?;
             Ok(exit::DONE)
         }
     }
@@ -70,12 +71,14 @@ fn verify(context: &Context) -> Result<u8, Failure> {
 }
 
 fn text(told: &Value) -> String {
-    let problems = told["problems"].as_array().into_iter().flatten();
+    let problems = told.at("problems").as_array().into_iter().flatten();
     let problems: String = problems.map(|problem| format!("problem: {}\n", out::escape(&out::word(problem)))).collect();
-    let sound = if told["sound"] == true { "sound" } else { "damaged" };
+    let sound = if told.at("sound") == true { "sound" } else { "damaged" };
     format!(
         "{sound}: {} instances, {} requests, {} events\n{problems}",
-        told["entries"], told["requests"], told["events"]
+        told.at("entries"),
+        told.at("requests"),
+        told.at("events")
     )
 }
 

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use super::client::{Ask, AskError, Client, Known};
 use super::failure::{Failure, exit};
+use super::member::Member as _;
 use super::watch::{self, Until};
 use super::{Context, args, out, words};
 
@@ -93,7 +94,7 @@ async fn begin(client: &Client, name: &Name, before: &Value) -> Result<Value, Fa
         Err(error @ AskError::Unreachable { .. }) => Err(error.into()),
         Err(error @ AskError::Lost { .. }) => {
             let now = client.send_again(&Ask::get(watch::path(name)), Known::Yes).await?.into_body()?;
-            if now["incarnation"] == before["incarnation"] { Err(error.into()) } else { Ok(now) }
+            if now.at("incarnation") == before.at("incarnation") { Err(error.into()) } else { Ok(now) }
         }
     }
 }
@@ -102,7 +103,7 @@ async fn begin(client: &Client, name: &Name, before: &Value) -> Result<Value, Fa
 fn ran(instance: &Value) -> Result<u8, Failure> {
     match words::state(instance) {
         "failed" => {
-            let reason = instance["reason"].as_str().unwrap_or("nobody knows why");
+            let reason = instance.at("reason").as_str().unwrap_or("nobody knows why");
             Err(Failure::new(exit::FAILED, format!("it never ran: {reason}")).hint("`sexton show NAME` tells more"))
         }
         _ => Ok(exit::DONE),
@@ -111,10 +112,7 @@ fn ran(instance: &Value) -> Result<u8, Failure> {
 
 /// Asks all to end, and waits until all have.
 pub async fn stop(context: &Context, args: &StopArgs) -> Result<u8, Failure> {
-    let mut body = json!({"force": args.force});
-    if let Some(grace) = args.grace {
-        body["grace"] = duration::format(grace).into();
-    }
+    let body = json!({"force": args.force, "grace": args.grace.map(duration::format)});
     let deadline = watch::deadline(args.wait);
     let client = context.client()?;
     let results = each(&args.names, |name| stop_one(client.clone(), name, body.clone(), deadline)).await;
@@ -136,7 +134,7 @@ async fn stop_one(client: Client, name: Name, body: Value, deadline: Option<Inst
 
 /// Why a wait ended before what it was for.
 fn unfinished(instance: &Value) -> Failure {
-    let processes = instance["stuck"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let processes = instance.at("stuck").as_array().map(Vec::as_slice).unwrap_or_default();
     if !watch::is_stuck(instance) && processes.is_empty() {
         return Failure::new(exit::TIMED_OUT, format!("not yet over: {}", words::summary(instance)))
             .hint("it goes on by itself; `sexton wait NAME` waits for the end");
@@ -144,7 +142,12 @@ fn unfinished(instance: &Value) -> Failure {
     let told: Vec<String> = processes
         .iter()
         .map(|process| {
-            format!("process {} ({}) in {}", process["pid"], out::word(&process["state"]), out::word(&process["wchan"]))
+            format!(
+                "process {} ({}) in {}",
+                process.at("pid"),
+                out::word(process.at("state")),
+                out::word(process.at("wchan"))
+            )
         })
         .collect();
     Failure::new(exit::STUCK, format!("stuck: SIGKILL did not end {}", told.join(", ")))

@@ -7,6 +7,7 @@ use sexton_plan::id::Name;
 
 use super::client::{Ask, AskError, Client, Known, with_query};
 use super::failure::{Failure, exit};
+use super::member::Member as _;
 use super::out::{self, Tame};
 use super::{Context, args, watch};
 
@@ -70,7 +71,7 @@ pub async fn run(context: &Context, args: &LogsArgs) -> Result<u8, Failure> {
 /// The newest life of an instance.
 async fn life(client: &Client, name: &Name, known: Known) -> Result<String, Failure> {
     let instance = client.send_again(&Ask::get(watch::path(name)), known).await?.into_body()?;
-    Ok(instance["incarnation"].as_str().unwrap_or_default().to_owned())
+    Ok(instance.at("incarnation").as_str().unwrap_or_default().to_owned())
 }
 
 /// One of the two streams of a life.

@@ -50,35 +50,12 @@ pub fn man(args: &ManArgs, mut command: Command) -> Result<u8, Failure> {
 }
 
 /// Tells what clap has to say: help and version on stdout, a slip on stderr with `exit`.
-pub fn usage(error: &clap::Error, args: &[String], exit: u8) -> u8 {
+pub fn usage(error: &clap::Error, exit: u8) -> u8 {
     if !error.use_stderr() {
         let rendered = error.render();
         let text = if out::in_colour() { rendered.ansi().to_string() } else { rendered.to_string() };
         return out::print(&text).map_or_else(|failure| failure.tell(), |()| exit::DONE);
     }
-    out::usage(&tamed(&error.render().to_string(), args));
+    out::usage(&error.render().to_string());
     exit
-}
-
-/// The message with the caller's own words escaped: they may hold line ends, which the message has of its own.
-fn tamed(text: &str, args: &[String]) -> String {
-    let mut text = text.to_owned();
-    let values = args.iter().filter_map(|arg| arg.split_once('=').map(|(_, value)| value));
-    for word in args.iter().map(String::as_str).chain(values) {
-        if word.contains(char::is_control) {
-            text = text.replace(word, &out::escape(word));
-        }
-    }
-    text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_word_cannot_add_lines_to_an_error() {
-        let args = ["sexton".to_owned(), "--x=a\nerror: b".to_owned(), "c\x1b".to_owned()];
-        assert_eq!(tamed("error: bad 'a\nerror: b' and 'c\x1b'\n", &args), "error: bad 'a\\nerror: b' and 'c\\x1b'\n");
-    }
 }

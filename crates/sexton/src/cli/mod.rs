@@ -12,6 +12,7 @@ mod failure;
 mod ledger;
 mod lives;
 mod logs;
+mod member;
 mod meta;
 mod node;
 mod out;
@@ -188,9 +189,18 @@ fn command_line(args: Vec<OsString>) -> u8 {
     };
     let parsed = Cli::command().try_get_matches_from(&args).and_then(|matches| Cli::from_arg_matches(&matches));
     match parsed {
-        Ok(cli) => run_verb(cli).map_or_else(|failure| failure.tell(), |code| code),
-        Err(error) => meta::usage(&error, &args, usage_exit),
+        Ok(cli) => run_verb(cli).unwrap_or_else(|failure| failure.tell()),
+        Err(error) => meta::usage(&tamed(&args).unwrap_or(error), usage_exit),
     }
+}
+
+/// What is wrong with `args`, said of the same words with their control characters escaped: a message has lines of its
+/// own, so afterwards nobody could tell them from the caller's. `None` where there is none to escape.
+fn tamed(args: &[String]) -> Option<clap::Error> {
+    if !args.iter().any(|arg| arg.contains(char::is_control)) {
+        return None;
+    }
+    Cli::command().try_get_matches_from(args.iter().map(|arg| out::escape(arg))).err()
 }
 
 /// Whether this is meant to be `sexton serve`, which has exit codes of its own.
@@ -251,6 +261,14 @@ mod tests {
     #[test]
     fn the_command_line_is_sound() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_word_cannot_add_lines_to_an_error() {
+        let args = ["sexton", "show", "a\x1b[31m\nerror: b"].map(str::to_owned);
+        let text = tamed(&args).expect("refused").to_string();
+        assert!(text.contains(r"'a\x1b[31m\nerror: b'"), "{text}");
+        assert!(tamed(&["sexton".to_owned(), "A".to_owned()]).is_none());
     }
 
     #[test]

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::client::{Ask, Client, Known};
 use super::failure::{Failure, exit};
+use super::member::Member as _;
 use super::{Context, args, out, watch};
 
 /// `sexton drain`.
@@ -50,10 +51,8 @@ pub async fn list(context: &Context, path: &str) -> Result<u8, Failure> {
 /// Closes the gate, and with `--wait` waits until nothing is left.
 pub async fn drain(context: &Context, args: &DrainArgs) -> Result<u8, Failure> {
     let client = context.client()?;
-    let mut body = json!({"status": "draining", "forceStop": args.force});
-    if let Some(timeout) = args.timeout {
-        body["timeout"] = duration::format(timeout).into();
-    }
+    let timeout = args.timeout.map(duration::format);
+    let body = json!({"status": "draining", "forceStop": args.force, "timeout": timeout});
     let path = format!("/v1/nodes/{}", args.node.as_ref().map_or("self", Name::as_str));
     let ends = ends(args).map(|limit| Instant::now() + limit);
     let answer = client.ask(&Ask::post(path, body)).await?;
@@ -61,9 +60,9 @@ pub async fn drain(context: &Context, args: &DrainArgs) -> Result<u8, Failure> {
         context.out.document(&answer, out::members)?;
         return Ok(exit::DONE);
     }
-    let node = drained(&client, ends).await?;
+    let node = drained(&client, args.node.as_ref(), ends).await?;
     context.out.document(&node, out::members)?;
-    if node["drained"] == true { Ok(exit::DONE) } else { Err(left(&node)) }
+    if node.at("drained") == true { Ok(exit::DONE) } else { Err(left(&node)) }
 }
 
 /// How long a drain is waited for; `None` for ever.
@@ -77,13 +76,13 @@ fn ends(args: &DrainArgs) -> Option<Duration> {
 }
 
 /// Waits until the node is drained, or until `ends`; gives it as it then is.
-async fn drained(client: &Client, ends: Option<Instant>) -> Result<Value, Failure> {
+async fn drained(client: &Client, name: Option<&Name>, ends: Option<Instant>) -> Result<Value, Failure> {
     let mut known = Known::No;
     let mut pause = Duration::from_millis(20);
     loop {
-        let node = client.send_again(&Ask::get("/v1/node"), known).await?.into_body()?;
+        let node = look(client, name, known).await?;
         known = Known::Yes;
-        if node["drained"] == true || watch::is_over(ends) {
+        if node.at("drained") == true || watch::is_over(ends) {
             return Ok(node);
         }
         tokio::time::sleep(pause.min(watch::hold(ends))).await;
@@ -91,10 +90,25 @@ async fn drained(client: &Client, ends: Option<Instant>) -> Result<Value, Failur
     }
 }
 
+/// One node as it is now.
+async fn look(client: &Client, name: Option<&Name>, known: Known) -> Result<Value, Failure> {
+    let Some(name) = name.filter(|name| name.as_str() != "self") else {
+        return client.send_again(&Ask::get("/v1/node"), known).await?.into_body();
+    };
+    let page = client.send_again(&Ask::get("/v1/nodes?limit=1000"), known).await?.into_body()?;
+    let nodes = page.at("items").as_array().into_iter().flatten();
+    let found = nodes.into_iter().find(|node| node.at("id") == name.as_str()).cloned();
+    found.ok_or_else(|| {
+        Failure::new(exit::NOT_FOUND, format!("there is no node `{name}`")).hint("`sexton nodes` lists them")
+    })
+}
+
 fn left(node: &Value) -> Failure {
-    let things = node["left"].as_array().map(Vec::as_slice).unwrap_or_default();
-    let told: Vec<String> =
-        things.iter().map(|thing| format!("{} ({})", out::word(&thing["name"]), out::word(&thing["error"]))).collect();
+    let things = node.at("left").as_array().map(Vec::as_slice).unwrap_or_default();
+    let told: Vec<String> = things
+        .iter()
+        .map(|thing| format!("{} ({})", out::word(thing.at("name")), out::word(thing.at("error"))))
+        .collect();
     let told = if told.is_empty() { "something".to_owned() } else { told.join(", ") };
     Failure::new(exit::STUCK, format!("not drained, left: {told}"))
         .hint("`sexton drain --force --wait` asks again; `sexton show NAME` tells what holds one")

@@ -6,6 +6,7 @@ use std::io::{self, IsTerminal as _, Write as _};
 use serde_json::Value;
 
 use super::failure::Failure;
+use super::member::Member as _;
 
 /// How results are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -204,7 +205,7 @@ pub fn objects(items: &[Value]) -> String {
             columns.push(key);
         }
     }
-    let rows = items.iter().map(|item| columns.iter().map(|key| word(&item[*key])).collect()).collect();
+    let rows = items.iter().map(|item| columns.iter().map(|key| word(item.at(key))).collect()).collect();
     let headers: Vec<String> = columns.iter().map(|key| escape(&key.to_uppercase())).collect();
     table(&headers.iter().map(String::as_str).collect::<Vec<_>>(), rows)
 }

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::client::Ask;
 use super::failure::{Failure, exit};
+use super::member::Member as _;
 use super::{Context, out};
 
 /// `sexton apply`.
@@ -39,7 +40,7 @@ pub async fn apply(context: &Context, args: &ApplyArgs) -> Result<u8, Failure> {
         }
         _ => failure,
     })?;
-    context.out.document(&done, |done| if done["actions"].is_array() { text(done) } else { out::members(done) })?;
+    context.out.document(&done, |done| if done.at("actions").is_array() { text(done) } else { out::members(done) })?;
     Ok(exit::DONE)
 }
 
@@ -68,8 +69,8 @@ fn read(file: &str) -> Result<Value, Failure> {
 
 /// One line for each action and for each thing that is let alone, with its proof.
 fn text(plan: &Value) -> String {
-    let mut text = format!("generation {}\n", out::escape(&out::word(&plan["generation"])));
-    let items = |key: &str| plan[key].as_array().cloned().unwrap_or_default();
+    let mut text = format!("generation {}\n", out::escape(&out::word(plan.at("generation"))));
+    let items = |key: &str| plan.at(key).as_array().cloned().unwrap_or_default();
     let (actions, left) = (items("actions"), items("left"));
     if actions.is_empty() {
         text.push_str("nothing to do\n");

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use sexton_plan::id::Word;
 
 use super::failure::{Failure, exit};
+use super::member::Member as _;
 use super::{Context, args, out, words};
 
 /// `sexton ps`.
@@ -42,21 +43,21 @@ pub async fn run(context: &Context, args: &PsArgs) -> Result<u8, Failure> {
 const COMMAND_MAX: usize = 60;
 
 fn row(instance: &Value, now: Timestamp) -> out::Row {
-    let status = match (words::exit(instance), instance["reason"].as_str()) {
+    let status = match (words::exit(instance), instance.at("reason").as_str()) {
         (Some(exit), Some(reason)) => format!("{exit} ({reason})"),
         (Some(exit), None) => exit,
         (None, Some(reason)) => reason.to_owned(),
         (None, None) => "-".to_owned(),
     };
-    let mut command = words::command(&instance["spec"]["argv"]);
+    let mut command = words::command(instance.at("spec").at("argv"));
     if command.chars().count() > COMMAND_MAX {
         command = command.chars().take(COMMAND_MAX - 1).collect::<String>() + "…";
     }
     vec![
-        out::word(&instance["name"]),
+        out::word(instance.at("name")),
         words::state(instance).to_owned(),
-        out::word(&instance["kind"]),
-        out::word(&instance["identity"]["pid"]),
+        out::word(instance.at("kind")),
+        out::word(instance.at("identity").at("pid")),
         words::since(instance).and_then(|at| words::relative(at, now)).unwrap_or_else(|| "-".to_owned()),
         status,
         command,

@@ -12,6 +12,7 @@ use sexton_plan::id::{Name, Pid};
 
 use super::client::{Client, with_query};
 use super::failure::{Failure, exit};
+use super::member::Member as _;
 use super::{Context, args, out, watch, words};
 
 /// `sexton show`.
@@ -43,49 +44,53 @@ pub async fn run(context: &Context, args: &ShowArgs) -> Result<u8, Failure> {
 }
 
 async fn last_events(client: &Client, name: &Name) -> Result<Vec<Value>, Failure> {
-    let last = client.get("/v1/ledger").await?["last_seq"].as_u64().unwrap_or(0);
+    let last = client.get("/v1/ledger").await?.at("last_seq").as_u64().unwrap_or(0);
     let after = last.saturating_sub(EVENTS_READ).to_string();
     let page = client.get(with_query("/v1/events", &[("after", &after), ("limit", "1000")])).await?;
-    let of_name = |event: &&Value| event["instance"] == name.as_str();
-    let mut events: Vec<Value> = page["items"].as_array().into_iter().flatten().filter(of_name).cloned().collect();
+    let of_name = |event: &&Value| event.at("instance") == name.as_str();
+    let mut events: Vec<Value> = page.at("items").as_array().into_iter().flatten().filter(of_name).cloned().collect();
     Ok(events.split_off(events.len().saturating_sub(EVENTS_SHOWN)))
 }
 
 fn text(instance: &Value, events: &[Value], now: Timestamp) -> String {
     let (on, off) = colour(words::state(instance));
-    let name = out::escape(&out::word(&instance["name"]));
-    let mut text = format!("{on}●{off} {name} - {}\n", out::escape(&words::command(&instance["spec"]["argv"])));
+    let name = out::escape(&out::word(instance.at("name")));
+    let mut text = format!("{on}●{off} {name} - {}\n", out::escape(&words::command(instance.at("spec").at("argv"))));
     let mut line = |key: &str, value: String| {
         let _always = writeln!(text, "{key:>13}: {}", out::escape(&value));
     };
     line("State", state(instance, now));
     if let Some(exit) = words::exit(instance) {
-        let source = out::word(&instance["exit"]["source"]);
-        line("Exit", format!("{exit} (told by {source}, {})", out::word(&instance["exit"]["at"])));
+        let source = out::word(instance.at("exit").at("source"));
+        line("Exit", format!("{exit} (told by {source}, {})", out::word(instance.at("exit").at("at"))));
     }
-    if instance["identity"].is_object() {
-        let identity = &instance["identity"];
-        line("Main process", format!("{} (identity: {})", identity["pid"], out::word(&identity["strength"])));
+    if instance.at("identity").is_object() {
+        let identity = instance.at("identity");
+        line("Main process", format!("{} (identity: {})", identity.at("pid"), out::word(identity.at("strength"))));
     }
-    for process in instance["stuck"].as_array().into_iter().flatten() {
-        let word = |key: &str| out::word(&process[key]);
+    for process in instance.at("stuck").as_array().into_iter().flatten() {
+        let word = |key: &str| out::word(process.at(key));
         line("Stuck", format!("process {} ({}) in {}", word("pid"), word("state"), word("wchan")));
     }
     line("Restarts", restarts(instance, now));
-    line("Kind", format!("{}, runtime {}", out::word(&instance["kind"]), out::word(&instance["runtime"])));
-    line("Labels", out::word(&instance["labels"]));
+    line("Kind", format!("{}, runtime {}", out::word(instance.at("kind")), out::word(instance.at("runtime"))));
+    line("Labels", out::word(instance.at("labels")));
     line(
         "Stop",
-        format!("{} after SIG{}", out::word(&instance["spec"]["grace"]), out::word(&instance["spec"]["stop_signal"])),
+        format!(
+            "{} after SIG{}",
+            out::word(instance.at("spec").at("grace")),
+            out::word(instance.at("spec").at("stop_signal"))
+        ),
     );
-    line("Limits", limits(&instance["spec"]["limits"]));
-    line("Incarnation", format!("{} on {}", out::word(&instance["incarnation"]), out::word(&instance["node"])));
-    line("Created", out::word(&instance["created_at"]));
-    for resource in instance["resources"].as_array().into_iter().flatten() {
-        let word = |key: &str| out::word(&resource[key]);
+    line("Limits", limits(instance.at("spec").at("limits")));
+    line("Incarnation", format!("{} on {}", out::word(instance.at("incarnation")), out::word(instance.at("node"))));
+    line("Created", out::word(instance.at("created_at")));
+    for resource in instance.at("resources").as_array().into_iter().flatten() {
+        let word = |key: &str| out::word(resource.at(key));
         line("Resource", format!("{} {} ({})", word("kind"), word("key"), word("state")));
     }
-    text.push_str(&cgroup(&instance["cgroup"]));
+    text.push_str(&cgroup(instance.at("cgroup")));
     if !events.is_empty() {
         text.push('\n');
     }
@@ -110,7 +115,7 @@ fn colour(state: &str) -> (&'static str, &'static str) {
 
 fn state(instance: &Value, now: Timestamp) -> String {
     let mut text = words::state(instance).to_owned();
-    if let Some(reason) = instance["reason"].as_str() {
+    if let Some(reason) = instance.at("reason").as_str() {
         text.push_str(&format!(" ({reason})"));
     }
     if let Some(at) = words::since(instance) {
@@ -119,16 +124,16 @@ fn state(instance: &Value, now: Timestamp) -> String {
             text.push_str(&format!("; {ago}"));
         }
     }
-    if instance["adopted"] == true {
+    if instance.at("adopted") == true {
         text.push_str("; adopted");
     }
     text
 }
 
 fn restarts(instance: &Value, now: Timestamp) -> String {
-    let policy = out::word(&instance["spec"]["restart"]);
-    let count = instance["restarts"]["count"].as_u64().unwrap_or(0);
-    let next = match instance["restarts"]["next_at"].as_str() {
+    let policy = out::word(instance.at("spec").at("restart"));
+    let count = instance.at("restarts").at("count").as_u64().unwrap_or(0);
+    let next = match instance.at("restarts").at("next_at").as_str() {
         Some(at) => format!(", next at {at} ({})", words::relative(at, now).unwrap_or_default()),
         None => String::new(),
     };
@@ -136,21 +141,22 @@ fn restarts(instance: &Value, now: Timestamp) -> String {
 }
 
 fn limits(limits: &Value) -> String {
-    let tasks = limits["pids"].as_u64().map(|tasks| format!("{tasks} tasks"));
-    let memory = limits["memory"].as_u64().map(|memory| format!("{} memory", words::bytes(memory)));
+    let tasks = limits.at("pids").as_u64().map(|tasks| format!("{tasks} tasks"));
+    let memory = limits.at("memory").as_u64().map(|memory| format!("{} memory", words::bytes(memory)));
     let told: Vec<String> = tasks.into_iter().chain(memory).collect();
     if told.is_empty() { "none".to_owned() } else { told.join(", ") }
 }
 
 /// The cgroup, and as a tree the processes in it, as far as this process may see them.
 fn cgroup(cgroup: &Value) -> String {
-    let Some(path) = cgroup["path"].as_str() else { return String::new() };
+    let Some(path) = cgroup.at("path").as_str() else { return String::new() };
     let mut text = format!("{:>13}: {}\n", "CGroup", out::escape(path));
     let indent = " ".repeat(15);
-    let processes = processes(path, cgroup["ino"].as_u64());
+    let processes = processes(path, cgroup.at("ino").as_u64());
     for (depth, pid) in tree(&processes).into_iter().take(PROCESSES_SHOWN) {
         let command = proc::command_line(pid).or_else(|| name_of(pid)).unwrap_or_else(|| "(unreadable)".to_owned());
-        let _always = writeln!(text, "{indent}{}├─{pid} {}", "  ".repeat(depth), out::escape(&command));
+        let branch = if depth == 0 { String::new() } else { format!("{}└─", "  ".repeat(depth - 1)) };
+        let _always = writeln!(text, "{indent}{branch}{pid} {}", out::escape(&command));
     }
     if processes.len() > PROCESSES_SHOWN {
         let _always = writeln!(text, "{indent}… and {} more", processes.len() - PROCESSES_SHOWN);
@@ -192,9 +198,9 @@ fn tree(processes: &BTreeMap<Pid, i32>) -> Vec<(usize, Pid)> {
 
 /// Bytes and ticks that the processes of an instance use now, for `top`.
 pub fn usage(cgroup: &Value) -> Value {
-    let Some(path) = cgroup["path"].as_str() else { return json!({"tasks": 0, "rss_pages": 0, "cpu_ticks": 0}) };
+    let Some(path) = cgroup.at("path").as_str() else { return json!({"tasks": 0, "rss_pages": 0, "cpu_ticks": 0}) };
     let stats: Vec<proc::Stat> =
-        processes(path, cgroup["ino"].as_u64()).into_keys().filter_map(|pid| proc::stat(pid).ok()).collect();
+        processes(path, cgroup.at("ino").as_u64()).into_keys().filter_map(|pid| proc::stat(pid).ok()).collect();
     json!({
         "tasks": stats.iter().map(|stat| stat.threads).sum::<u64>(),
         "rss_pages": stats.iter().map(|stat| stat.rss_pages).sum::<u64>(),

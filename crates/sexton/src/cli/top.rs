@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
 use super::failure::{Failure, exit};
+use super::member::Member as _;
 use super::{Context, args, out, show, words};
 
 /// `sexton top`.
@@ -56,9 +57,9 @@ pub async fn run(context: &Context, args: &TopArgs) -> Result<u8, Failure> {
 
 /// One instance, and what its processes used since the look before.
 fn row(instance: &Value, before: &BTreeMap<String, u64>, now: &mut BTreeMap<String, u64>, passed: f64) -> Value {
-    let usage = show::usage(&instance["cgroup"]);
-    let life = instance["incarnation"].as_str().unwrap_or_default().to_owned();
-    let ticks = usage["cpu_ticks"].as_u64().unwrap_or(0);
+    let usage = show::usage(instance.at("cgroup"));
+    let life = instance.at("incarnation").as_str().unwrap_or_default().to_owned();
+    let ticks = usage.at("cpu_ticks").as_u64().unwrap_or(0);
     let cpu = before.get(&life).filter(|_| passed > 0.0).map(|before| {
         // Ticks of one look fit a double many times over.
         #[allow(clippy::cast_precision_loss, reason = "a difference of ticks is far below 2^52")]
@@ -67,12 +68,12 @@ fn row(instance: &Value, before: &BTreeMap<String, u64>, now: &mut BTreeMap<Stri
     });
     now.insert(life, ticks);
     json!({
-        "name": instance["name"],
-        "state": instance["state"],
-        "kind": instance["kind"],
-        "pid": instance["identity"]["pid"],
+        "name": instance.at("name"),
+        "state": instance.at("state"),
+        "kind": instance.at("kind"),
+        "pid": instance.at("identity").at("pid"),
         "cpu%": cpu,
-        "rss": words::bytes(usage["rss_pages"].as_u64().unwrap_or(0) * PAGE),
-        "tasks": usage["tasks"],
+        "rss": words::bytes(usage.at("rss_pages").as_u64().unwrap_or(0) * PAGE),
+        "tasks": usage.at("tasks"),
     })
 }

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::client::{Ask, Client, Known};
 use super::failure::Failure;
+use super::member::Member as _;
 
 /// How long one request is held. A daemon that is replaced hangs up on those that wait, so a wait is many requests.
 const HOLD: Duration = Duration::from_secs(60);
@@ -91,5 +92,5 @@ pub fn never(_instance: &Value) -> bool {
 
 /// Whether something lives on that SIGKILL did not end: that may last for ever.
 pub fn is_stuck(instance: &Value) -> bool {
-    instance["state"] == "stuck"
+    instance.at("state") == "stuck"
 }

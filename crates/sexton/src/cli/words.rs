@@ -7,6 +7,7 @@ use serde_json::Value;
 use sexton_ledger::duration;
 use sexton_sys::signal::Signal;
 
+use super::member::Member as _;
 use super::out;
 
 /// States that nothing but `start` and `rm` leads on from.
@@ -16,12 +17,12 @@ pub fn is_terminal(state: &str) -> bool {
 
 /// The state of an instance.
 pub fn state(instance: &Value) -> &str {
-    instance["state"].as_str().unwrap_or("unknown")
+    instance.at("state").as_str().unwrap_or("unknown")
 }
 
 /// How the main process ended, in words: `exited with code 3`, `ended by SIGTERM`; `None` while that is not known.
 pub fn exit(instance: &Value) -> Option<String> {
-    let exit = instance["exit"].as_object()?;
+    let exit = instance.at("exit").as_object()?;
     let number = |key: &str| exit.get(key).and_then(Value::as_u64).and_then(|number| u8::try_from(number).ok());
     match (number("code"), number("signal").and_then(Signal::new)) {
         (Some(code), _) => Some(format!("exited with code {code}")),
@@ -32,7 +33,7 @@ pub fn exit(instance: &Value) -> Option<String> {
 
 /// The exit code of a shell for how the main process ended; `None` while that is not known.
 pub fn exit_code(instance: &Value) -> Option<u8> {
-    let exit = instance["exit"].as_object()?;
+    let exit = instance.at("exit").as_object()?;
     let number = |key: &str| exit.get(key).and_then(Value::as_u64).and_then(|number| u8::try_from(number).ok());
     number("code").or_else(|| number("signal").and_then(|signal| signal.checked_add(128)))
 }
@@ -45,7 +46,7 @@ pub fn summary(instance: &Value) -> String {
         Some(exit) => format!("{state}, {exit}"),
         None => state.to_owned(),
     };
-    if let Some(reason) = instance["reason"].as_str() {
+    if let Some(reason) = instance.at("reason").as_str() {
         text.push_str(&format!(" ({reason})"));
     }
     text
@@ -53,7 +54,7 @@ pub fn summary(instance: &Value) -> String {
 
 /// When an instance came to where it is, as far as it tells.
 pub fn since(instance: &Value) -> Option<&str> {
-    ["ended_at", "started_at", "created_at"].iter().find_map(|key| instance[*key].as_str())
+    ["ended_at", "started_at", "created_at"].iter().find_map(|key| instance.at(key).as_str())
 }
 
 /// How long ago `at` was, roughly, or how long it is until then.
@@ -112,13 +113,15 @@ fn quoted(word: &str) -> String {
 
 /// One event as a line.
 pub fn event(event: &Value) -> String {
-    let text = |key: &str| out::escape(event[key].as_str().unwrap_or("-"));
-    let data = match &event["data"] {
+    let text = |key: &str| out::escape(event.at(key).as_str().unwrap_or("-"));
+    let data = match event.at("data") {
         Value::Null => String::new(),
         Value::Object(members) if members.is_empty() => String::new(),
-        data => format!("  {}", out::escape(&out::word(data))),
+        data @ (Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) | Value::Object(_)) => {
+            format!("  {}", out::escape(&out::word(data)))
+        }
     };
-    format!("{:<6}  {}  {:<24}  {}{data}", out::word(&event["seq"]), text("at"), text("kind"), text("instance"))
+    format!("{:<6}  {}  {:<24}  {}{data}", out::word(event.at("seq")), text("at"), text("kind"), text("instance"))
 }
 
 #[cfg(test)]

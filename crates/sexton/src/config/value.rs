@@ -298,6 +298,6 @@ mod tests {
         assert!("state".parse::<AbsolutePath>().is_err());
         assert!("/var/../etc".parse::<AbsolutePath>().is_err());
         let path = AbsolutePath::new(Path::new("state"), Some(Path::new("/work"))).expect("joined");
-        assert_eq!(path.as_path(), Path::new("/base/state"));
+        assert_eq!(path.as_path(), Path::new("/work/state"));
     }
 }

@@ -1,0 +1,298 @@
+//! The command line as others meet it: exit codes, words, and what it does while daemons come and go.
+#![allow(clippy::disallowed_types, reason = "a test starts programs")]
+
+use std::ffi::OsStr;
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::os::unix::ffi::OsStrExt as _;
+use std::process::{Child, Command, Output, Stdio};
+
+use serde_json::Value;
+use sexton_testkit::{Ground, Held, SOON, eventually, skip};
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_sexton");
+const SIGTERM: i32 = 15;
+const SIGUSR1: i32 = 10;
+
+/// The program with nothing of this process's environment, and no configuration.
+fn bare(args: &[&str]) -> Command {
+    let mut command = Command::new(PROGRAM);
+    command.env_clear().env("SEXTON_CONFIG", "/dev/null").env("SEXTON_SOCKET", "/nonexistent/sexton.sock").args(args);
+    command
+}
+
+fn output(command: &mut Command) -> (Option<i32>, String, String) {
+    let Output { status, stdout, stderr } = command.stdin(Stdio::null()).output().expect("the program starts");
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8");
+    (status.code(), text(stdout), text(stderr))
+}
+
+#[test]
+fn usage_errors_are_2_and_64_for_serve() {
+    for args in [
+        &["frobnicate"][..],
+        &["ps", "--bogus"],
+        &["run", "a"],
+        &["stop"],
+        &["signal", "a", "term"],
+        &["ps", "-o", "xml"],
+    ] {
+        let (code, stdout, stderr) = output(&mut bare(args));
+        assert_eq!((code, stdout.as_str()), (Some(2), ""), "{args:?}: {stderr}");
+        assert!(stderr.starts_with("error: "), "{args:?}: {stderr}");
+    }
+    assert_eq!(output(&mut bare(&["serve", "--bogus"])).0, Some(64));
+    assert_eq!(output(&mut bare(&["serve", "--drain-timeout", "5"])).0, Some(64));
+    assert_eq!(output(&mut bare(&["ps", "--drain-timeout", "5"])).0, Some(2));
+}
+
+#[test]
+fn bad_names_are_refused_before_anybody_is_asked() {
+    let long = "a".repeat(64);
+    for name in ["", ".", "..", "a/b", "../etc", "A", "ä", "a b", "a\n", "_a", &long] {
+        for args in [
+            &["run", name, "--", "true"][..],
+            &["start", name],
+            &["stop", name],
+            &["stop", "good", name],
+            &["signal", name, "TERM"],
+            &["wait", name],
+            &["rm", name],
+            &["show", name],
+            &["logs", name],
+            &["adopt", name, "--pid", "2"],
+        ] {
+            let (code, _, stderr) = output(&mut bare(args));
+            assert_eq!(code, Some(2), "{args:?}: {stderr}");
+        }
+    }
+}
+
+#[test]
+fn without_a_daemon_everything_that_needs_one_is_6_with_a_hint() {
+    for args in [
+        &["ps"][..],
+        &["run", "a", "--", "true"],
+        &["run", "a", "--attach", "--", "true"],
+        &["start", "a"],
+        &["stop", "a", "b"],
+        &["signal", "a", "TERM"],
+        &["wait", "a"],
+        &["rm", "a"],
+        &["show", "a"],
+        &["logs", "a", "-f"],
+        &["events", "-f"],
+        &["node"],
+        &["drain", "--wait"],
+        &["nodes"],
+        &["slots"],
+        &["plan"],
+        &["apply"],
+        &["reconcile"],
+        &["top", "--once"],
+        &["doctor"],
+        &["ps", "--socket", "http+unix:///nonexistent/other.sock"],
+    ] {
+        let (code, _, stderr) = output(&mut bare(args));
+        assert_eq!(code, Some(6), "{args:?}: {stderr}");
+        assert!(stderr.contains("error: ") && stderr.contains("\nhint: "), "{args:?}: {stderr}");
+    }
+}
+
+#[test]
+fn control_characters_come_back_escaped() {
+    for args in [
+        &["show", "a\x1b[31m\nerror: b"][..],
+        &["\x1b]0;x\x07"],
+        &["ps", "--socket", "/nope\x1b[2J"],
+        &["ps", "--state-dir", "\x1b"],
+    ] {
+        let (_, stdout, stderr) = output(&mut bare(args));
+        let text = stdout + &stderr;
+        assert!(!text.contains(|c: char| c.is_control() && c != '\n'), "{text:?}");
+        assert!(!text.contains("\nerror: b"), "{text:?}");
+    }
+}
+
+#[test]
+fn arguments_that_are_no_text_are_named_and_refused() {
+    let bad = OsStr::from_bytes(b"a\xff\x1b");
+    let (code, _, stderr) = output(bare(&["show"]).arg(bad));
+    assert_eq!((code, stderr.contains(r"a\xff\x1b")), (Some(2), true), "{stderr}");
+    assert_eq!(output(bare(&["run", "a", "--", "echo"]).arg(bad)).0, Some(2));
+    assert_eq!(output(bare(&["serve", "--state-dir"]).arg(bad)).0, Some(64));
+}
+
+#[test]
+fn it_tells_of_itself() {
+    let (code, stdout, _) = output(&mut bare(&["completions", "bash"]));
+    assert!(code == Some(0) && stdout.contains("complete") && stdout.contains("boot-check"));
+    let (code, stdout, _) = output(&mut bare(&["man"]));
+    assert!(code == Some(0) && stdout.contains(".TH") && stdout.contains("\\-\\-on\\-shutdown"), "{stdout}");
+    let (code, stdout, _) = output(&mut bare(&["--help"]));
+    assert!(code == Some(0) && stdout.contains("Exit codes"));
+    assert_eq!(output(&mut bare(&["--version"])).1, format!("sexton {}\n", env!("CARGO_PKG_VERSION")));
+}
+
+#[test]
+fn the_settings_are_shown_and_checked() {
+    let (code, stdout, _) = output(&mut bare(&["config", "show", "-o", "json", "--cgroup", "a/b"]));
+    let shown: Value = serde_json::from_str(&stdout).expect("one document");
+    assert_eq!(
+        (code, &shown["cgroup"], &shown["socket"]),
+        (Some(0), &"a/b".into(), &"/nonexistent/sexton.sock".into())
+    );
+    assert_eq!(output(&mut bare(&["config", "check"])).0, Some(0));
+    assert_eq!(output(bare(&["config", "check"]).env("SEXTON_ON_SHUTDOWN", "explode")).0, Some(2));
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_error() {
+    let mut child = bare(&["man"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("starts");
+    drop(child.stdout.take());
+    let output = child.wait_with_output().expect("ends");
+    assert_eq!((output.status.code(), output.stderr.as_slice()), (Some(0), &b""[..]));
+}
+
+#[test]
+fn a_ledger_that_is_not_there_is_told_and_not_made() {
+    let Ok(ground) = Ground::new(PROGRAM) else { skip!("no cgroup2") };
+    assert_eq!(output(&mut ground.command(&["ledger", "verify"])).0, Some(3));
+    let (code, stdout, _) = output(&mut ground.command(&["boot-check", "-o", "json"]));
+    assert_eq!((code, stdout.parse::<Value>().expect("one document")["settled"].as_u64()), (Some(0), Some(0)));
+    assert!(!ground.state_dir().exists());
+}
+
+#[test]
+fn the_verbs_of_a_life_do_what_they_say() {
+    let Ok(ground) = Ground::new(PROGRAM) else { skip!("no cgroup2") };
+    let daemon = ground.serve().expect("serves");
+    let run = |args: &[&str]| output(&mut ground.command(args));
+    let json = |args: &[&str]| -> Value { run(args).1.parse().expect("one document") };
+
+    assert_eq!(run(&["run", "a", "--label", "x=y", "--", "sleep", "1000"]), (Some(0), "a\n".into(), String::new()));
+    let (code, _, stderr) = run(&["run", "a", "--", "true"]);
+    assert!(code == Some(4) && stderr.contains("hint: "), "{stderr}");
+    assert_eq!(run(&["run", "b", "--", "/no/such/program"]).0, Some(1));
+    assert_eq!(json(&["show", "b", "-o", "json"])["state"], "failed");
+    assert_eq!(run(&["rm", "b"]).0, Some(0));
+    assert_eq!(run(&["rm", "a"]).0, Some(4), "a live one is refused");
+    assert_eq!(run(&["wait", "a", "--timeout", "50ms"]).0, Some(7));
+    assert_eq!(run(&["ps", "-o", "json", "--label", "x=z"]).1.parse::<Value>().unwrap()["items"], Value::Array(vec![]));
+    assert_eq!(json(&["ps", "-o", "json", "--label", "x=y"])["items"][0]["name"], "a");
+    assert_eq!(run(&["signal", "a", "KILL"]).0, Some(0));
+    assert_eq!(run(&["wait", "a"]).1, "ended by SIGKILL\n");
+    assert_eq!(json(&["wait", "a", "-o", "json"])["exit"]["signal"], 9);
+    assert_eq!(run(&["start", "a"]).0, Some(0));
+    let (code, stdout, _) = run(&["show", "a"]);
+    assert!(code == Some(0) && stdout.contains("State: running since") && stdout.contains("sleep 1000"), "{stdout}");
+    assert_eq!(run(&["stop", "a"]), (Some(0), "a: ended by SIGTERM\n".into(), String::new()));
+    assert_eq!(run(&["stop", "a"]).0, Some(0), "stopping what is over succeeds");
+    assert_eq!(run(&["signal", "a", "TERM"]).0, Some(4));
+    assert_eq!(run(&["stop", "a", "nobody"]).0, Some(5), "partly done");
+    assert_eq!(run(&["stop", "nobody"]).0, Some(3));
+    assert_eq!(run(&["rm", "a"]), (Some(0), "a: removed\n".into(), String::new()));
+    assert_eq!(run(&["show", "a"]).0, Some(3));
+    assert_eq!(json(&["ps", "-a", "-o", "json"])["items"].as_array().map(Vec::len), Some(0));
+    drop(daemon);
+    assert_eq!(json(&["ledger", "verify", "-o", "json"])["sound"], true);
+}
+
+#[test]
+fn attached_output_is_whole_and_the_code_is_the_childs() {
+    let Ok(ground) = Ground::new(PROGRAM) else { skip!("no cgroup2") };
+    let _daemon = ground.serve().expect("serves");
+    let script = "seq 1 200000; echo end; echo of >&2; exit 7";
+    let result = ground.command(&["run", "a", "--attach", "--", "sh", "-c", script]).output().expect("runs");
+    let expected: String = (1..=200_000).map(|n| format!("{n}\n")).collect::<String>() + "end\n";
+    assert!(result.stdout == expected.as_bytes(), "{} of {} bytes", result.stdout.len(), expected.len());
+    assert_eq!((result.status.code(), result.stderr.as_slice()), (Some(7), &b"of\n"[..]));
+    let killed = ground.command(&["run", "b", "--attach", "--", "sh", "-c", "kill -9 $$"]).output().expect("runs");
+    assert_eq!(killed.status.code(), Some(137));
+}
+
+/// A child of this test, held so that it can be signalled.
+fn held(child: &Child) -> Held {
+    Held::child_of(std::process::id(), i32::try_from(child.id()).expect("fits")).expect("it lives")
+}
+
+#[test]
+fn signals_to_the_attached_go_to_the_child() {
+    let Ok(ground) = Ground::new(PROGRAM) else { skip!("no cgroup2") };
+    let _daemon = ground.serve().expect("serves");
+    let script = "trap 'echo usr' USR1; trap 'exit 9' TERM; echo ready; while :; do sleep 0.05; done";
+    let mut command = ground.command(&["run", "a", "--attach", "--", "sh", "-c", script]);
+    let mut child = command.stdout(Stdio::piped()).spawn().expect("starts");
+    let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+    assert_eq!(lines.next().expect("a line").expect("read"), "ready");
+    held(&child).signal(SIGUSR1).expect("sent");
+    assert_eq!(lines.next().expect("a line").expect("read"), "usr");
+    held(&child).signal(SIGTERM).expect("sent");
+    assert_eq!(child.wait().expect("ends").code(), Some(9));
+}
+
+#[test]
+fn what_is_attached_outlives_a_worker_without_loss_or_repetition() {
+    let Ok(ground) = Ground::new(PROGRAM) else { skip!("no cgroup2") };
+    let mut daemon = ground.serve().expect("serves");
+    let script = "i=0; while [ $i -lt 300 ]; do i=$((i+1)); echo $i; sleep 0.01; done; exit 3";
+    let mut command = ground.command(&["run", "a", "--attach", "--", "sh", "-c", script]);
+    let mut child = command.stdout(Stdio::piped()).spawn().expect("starts");
+    let mut lines = BufReader::new(child.stdout.take().expect("piped"));
+    let mut text = String::new();
+    lines.read_line(&mut text).expect("read");
+    daemon.replace_worker().expect("replaced");
+    lines.read_to_string(&mut text).expect("read");
+    assert_eq!(text, (1..=300).map(|n| format!("{n}\n")).collect::<String>());
+    assert_eq!(child.wait().expect("ends").code(), Some(3));
+}
+
+#[test]
+fn followed_events_outlive_the_daemon_and_repeat_nothing() {
+    let Ok(ground) = Ground::new(PROGRAM) else { skip!("no cgroup2") };
+    let daemon = ground.serve().expect("serves");
+    let mut command = ground.command(&["events", "-f", "-o", "json"]);
+    let mut child = command.stdout(Stdio::piped()).spawn().expect("starts");
+    let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+    let mut seqs = Vec::new();
+    let mut until = |kind: &str, name: &str| {
+        for line in lines.by_ref() {
+            let event: Value = line.expect("read").parse().expect("one object a line");
+            seqs.push(event["seq"].as_u64().expect("numbered"));
+            if event["kind"] == kind && event["instance"] == name {
+                return;
+            }
+        }
+        panic!("the stream ended");
+    };
+    assert_eq!(output(&mut ground.command(&["run", "a", "--", "true"])).0, Some(0));
+    until("instance.exited", "a");
+    daemon.kill9_both().expect("killed");
+    let _next = ground.serve().expect("serves again");
+    assert_eq!(output(&mut ground.command(&["run", "b", "--", "true"])).0, Some(0));
+    until("instance.exited", "b");
+    let expected: Vec<u64> = (1..=seqs.len() as u64).collect();
+    assert_eq!(seqs, expected);
+    child.kill().expect("killed");
+    child.wait().expect("reaped");
+}
+
+#[test]
+fn a_wait_outlives_the_worker() {
+    let Ok(ground) = Ground::new(PROGRAM) else { skip!("no cgroup2") };
+    let mut daemon = ground.serve().expect("serves");
+    let gate = ground.dir().join("gate");
+    let script = format!("while ! [ -e {} ]; do sleep 0.02; done; exit 4", gate.display());
+    assert_eq!(output(&mut ground.command(&["run", "a", "--", "sh", "-c", &script])).0, Some(0));
+    let waiting = ground.command(&["wait", "a"]).stdout(Stdio::piped()).spawn().expect("starts");
+    eventually("the wait is connected", SOON, || {
+        let fds = std::fs::read_dir(format!("/proc/{}/fd", waiting.id())).map_err(|error| error.to_string())?;
+        let is_socket = |fd: std::fs::DirEntry| {
+            std::fs::read_link(fd.path()).is_ok_and(|to| to.to_string_lossy().starts_with("socket:"))
+        };
+        if fds.flatten().any(is_socket) { Ok(()) } else { Err("no socket".to_owned()) }
+    });
+    daemon.replace_worker().expect("replaced");
+    std::fs::write(gate, "").expect("opened");
+    let output = waiting.wait_with_output().expect("ends");
+    assert_eq!((output.status.code(), output.stdout.as_slice()), (Some(0), &b"exited with code 4\n"[..]));
+}
