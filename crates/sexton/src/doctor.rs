@@ -36,6 +36,8 @@ pub enum Grade {
 pub struct Check {
     /// What, in a word.
     pub name: String,
+    /// Whether it is not wrong.
+    pub ok: bool,
     /// How good or bad it is.
     pub grade: Grade,
     /// What was found.
@@ -56,20 +58,20 @@ pub struct Report {
 impl Report {
     /// A report of `checks`.
     pub fn new(checks: Vec<Check>) -> Report {
-        Report { ok: checks.iter().all(|check| check.grade != Grade::Fail), checks }
+        Report { ok: checks.iter().all(|check| check.ok), checks }
     }
 }
 
 fn ok(name: &str, detail: impl Into<String>) -> Check {
-    Check { name: name.to_owned(), grade: Grade::Ok, detail: detail.into(), hint: None }
+    Check { name: name.to_owned(), ok: true, grade: Grade::Ok, detail: detail.into(), hint: None }
 }
 
 fn warn(name: &str, detail: impl Into<String>, hint: &str) -> Check {
-    Check { name: name.to_owned(), grade: Grade::Warn, detail: detail.into(), hint: Some(hint.to_owned()) }
+    Check { name: name.to_owned(), ok: true, grade: Grade::Warn, detail: detail.into(), hint: Some(hint.to_owned()) }
 }
 
 fn fail(name: &str, detail: impl Into<String>, hint: &str) -> Check {
-    Check { name: name.to_owned(), grade: Grade::Fail, detail: detail.into(), hint: Some(hint.to_owned()) }
+    Check { name: name.to_owned(), ok: false, grade: Grade::Fail, detail: detail.into(), hint: Some(hint.to_owned()) }
 }
 
 /// Looks at kernel and host, with or without a daemon.

@@ -312,7 +312,7 @@ fn rest() -> Value {
             "path": string(), "bytes": integer(), "first_seq": { "type": ["integer", "null"] }, "last_seq": integer(),
         })),
         "Check": object(json!({
-            "name": string(), "grade": words(&["ok", "warn", "fail"]), "detail": string(),
+            "name": string(), "ok": { "type": "boolean" }, "grade": words(&["ok", "warn", "fail"]), "detail": string(),
             "hint": { "type": ["string", "null"] },
         })),
         "Doctor": object(json!({
