@@ -4,23 +4,26 @@ use std::fmt;
 
 use tracing::field::{Field, Visit};
 use tracing::{Event, Subscriber};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{Layer as _, Registry};
 
-/// The variable that says what is logged: a level, or directives as `tracing_subscriber::EnvFilter` reads them.
+/// The variable that says what is logged: a level, or a list such as `info,sexton::api=debug`.
 const VARIABLE: &str = "SEXTON_LOG";
 
 /// Starts the log of this process. A second call changes nothing.
 pub fn start() {
     let wanted = std::env::var(VARIABLE).ok().filter(|text| !text.is_empty());
-    let filter = wanted.as_deref().map(str::parse::<EnvFilter>);
+    let filter = wanted.as_deref().map(str::parse::<Targets>);
     let is_bad = matches!(filter, Some(Err(_)));
-    let filter = filter.and_then(Result::ok).unwrap_or_else(|| EnvFilter::new("info"));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).event_format(Plain);
+    let filter = filter.and_then(Result::ok).unwrap_or_else(|| Targets::new().with_default(LevelFilter::INFO));
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).event_format(Plain);
     // A process has one log; whoever began it keeps it.
-    let _is_first = log.try_init();
+    let _is_first = Registry::default().with(lines.with_filter(filter)).try_init();
     if is_bad {
         tracing::warn!("{VARIABLE} is not understood; the level is info");
     }
