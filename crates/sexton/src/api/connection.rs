@@ -121,8 +121,6 @@ pub(super) struct Meter {
     since: AtomicU64,
     /// Milliseconds since `begin` when a write began to wait for its reader; `u64::MAX` while none waits.
     stalled: AtomicU64,
-    /// The peer sends nothing more.
-    ended: AtomicBool,
     /// The request line of the head that is being read is complete.
     has_line: AtomicBool,
     /// The request was answered before its body was read.
@@ -139,7 +137,6 @@ impl Meter {
             phase: AtomicU8::new(Phase::Idle as u8),
             since: AtomicU64::new(0),
             stalled: AtomicU64::new(u64::MAX),
-            ended: AtomicBool::new(false),
             has_line: AtomicBool::new(false),
             is_unread: AtomicBool::new(false),
             gone: Notify::new(),
@@ -181,15 +178,11 @@ impl Meter {
 
     /// Whether nobody is there any more to read an answer.
     pub(super) fn is_abandoned(&self) -> bool {
-        self.ended.load(Ordering::Relaxed) && self.socket.is_abandoned()
+        self.socket.is_abandoned()
     }
 
     fn note_read(&self, bytes: &[u8]) {
-        if bytes.is_empty() {
-            self.ended.store(true, Ordering::Relaxed);
-            return;
-        }
-        if self.phase() == Phase::Idle {
+        if !bytes.is_empty() && self.phase() == Phase::Idle {
             self.enter(Phase::Head);
         }
         if self.phase() == Phase::Head && bytes.contains(&b'\n') {
@@ -318,12 +311,16 @@ impl Write for Io {
 
 /// Serves one connection until it ends or is told to.
 pub(super) async fn serve(meter: Arc<Meter>, peer: Peer, context: Arc<super::Context>) {
-    // BOUND: who has sent nothing yet costs no buffer.
     tokio::select! {
         biased;
         () = meter.gone.notified() => return,
         ready = meter.socket.readable() => if ready.is_err() { return },
     }
+    // BOUND: who has sent nothing yet costs neither a buffer nor the room for what follows.
+    Box::pin(speak(meter, peer, context)).await;
+}
+
+async fn speak(meter: Arc<Meter>, peer: Peer, context: Arc<super::Context>) {
     let is_substituted = Arc::new(AtomicBool::new(false));
     let io = Io { meter: meter.clone(), substitute: Vec::new(), is_substituted: is_substituted.clone() };
     let service = Service { context, peer, meter: meter.clone() };
@@ -337,6 +334,7 @@ pub(super) async fn serve(meter: Arc<Meter>, peer: Peer, context: Arc<super::Con
         ended = std::future::poll_fn(|cx| connection.poll_without_shutdown(cx)) => Some(ended),
     };
     drop(connection);
+    let is_substituted = is_substituted.load(Ordering::Relaxed);
     match ended {
         None if meter.phase() == Phase::Head => {
             say(&meter.socket, &Refusal::new(Kind::RequestTimeout, "the request's head did not arrive in time"));
@@ -344,13 +342,13 @@ pub(super) async fn serve(meter: Arc<Meter>, peer: Peer, context: Arc<super::Con
         None | Some(Ok(())) => {}
         Some(Err(error)) => {
             tracing::debug!(%error, "connection ended");
-            if error.is_parse() && !is_substituted.load(Ordering::Relaxed) {
+            if error.is_parse() && !is_substituted {
                 say(&meter.socket, &Refusal::new(Kind::BadArgument, "this is no HTTP/1.1 request"));
             }
         }
     }
-    if meter.is_unread.load(Ordering::Relaxed) || is_substituted.load(Ordering::Relaxed) {
-        linger(&meter.socket).await;
+    if meter.is_unread.load(Ordering::Relaxed) || is_substituted {
+        Box::pin(linger(&meter.socket)).await;
     }
 }
 

@@ -4,13 +4,10 @@
 //! RACE: a hole may be punched while a piece is read. It always begins at the head, so a piece whose first byte is
 //! still there after it was read is whole.
 
-use std::ffi::CString;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd as _, OwnedFd};
-use std::os::unix::ffi::OsStrExt as _;
+use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::FileExt as _;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,8 +15,7 @@ use hyper::body::Bytes;
 use sexton_ledger::entry::Entry;
 use sexton_plan::id::{Incarnation, Name};
 use sexton_sys::file::seek_data;
-use sexton_sys::inotify::{Inotify, Interest};
-use tokio::io::unix::AsyncFd;
+use tokio::sync::futures::Notified;
 use tokio::sync::mpsc;
 
 use super::Context;
@@ -28,7 +24,7 @@ use crate::node::request::Watch;
 /// Bytes read at once.
 const PIECE: usize = 64 * 1_024;
 
-/// How often a log is looked at where the kernel gives no notices (`fs.inotify.max_user_instances`).
+/// How often a log is looked at where the kernel gives no notices of it.
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Even with notices a log is looked at so often; nothing is lost if one is.
@@ -109,10 +105,11 @@ impl Follow {
     async fn follow(&self, entry: Arc<Entry>) -> Result<(), Ended> {
         let Ok(Some(mut watch)) = self.context.node.watch(self.name.clone()).await else { return Ok(()) };
         let mut incarnation = self.life.as_ref().unwrap_or(&entry.incarnation).to_string();
-        let mut notices = self.notices(&incarnation);
         let mut log = self.open(&incarnation, self.tail).await?;
         loop {
             let newest = watch.borrow_and_update().clone();
+            let notice = self.context.writes.next(&self.path(&incarnation));
+            let written = notice.as_ref().map(|notice| notice.notified());
             if log.is_none() {
                 log = self.open(&incarnation, None).await?;
             }
@@ -127,11 +124,10 @@ impl Follow {
             }
             if newest.incarnation.as_str() != incarnation {
                 incarnation = self.next_life(&incarnation, newest.incarnation.as_str());
-                notices = self.notices(&incarnation);
                 log = None;
                 continue;
             }
-            if !self.changed(&mut watch, &mut notices, log.is_some()).await? {
+            if !self.changed(&mut watch, written, log.is_some()).await? {
                 return Ok(());
             }
         }
@@ -150,12 +146,12 @@ impl Follow {
     }
 
     /// Waits for something new; false when the daemon is ending.
-    async fn changed(&self, watch: &mut Watch, notices: &mut Option<Notices>, is_open: bool) -> Result<bool, Ended> {
-        let pause = if notices.is_some() || !is_open { BACKSTOP } else { POLL_INTERVAL };
+    async fn changed(&self, watch: &mut Watch, written: Option<Notified<'_>>, is_open: bool) -> Result<bool, Ended> {
+        let pause = if written.is_some() || !is_open { BACKSTOP } else { POLL_INTERVAL };
         tokio::select! {
             () = self.sender.closed() => Err(Ended::Unheard),
             changed = watch.changed() => Ok(changed.is_ok()),
-            () = Notices::next(notices) => Ok(true),
+            () = heard(written) => Ok(true),
             () = tokio::time::sleep(pause) => Ok(true),
         }
     }
@@ -164,14 +160,10 @@ impl Follow {
         self.context.settings.log_path(self.name.as_str(), incarnation, self.stream.as_str())
     }
 
-    fn notices(&self, incarnation: &str) -> Option<Notices> {
-        Notices::of(&self.path(incarnation)).ok()
-    }
-
     /// The log of one life, at the first byte to send; `None` where it has none.
     async fn open(&self, incarnation: &str, tail: Option<u64>) -> Result<Option<Log>, Ended> {
         let path = self.path(incarnation);
-        let opened = blocking(move || {
+        let opened = self.blocking(move || {
             let file = match File::open(&path) {
                 Ok(file) => file,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -183,12 +175,22 @@ impl Follow {
         Ok(opened.await?)
     }
 
+    /// Runs `work` on a thread where it may block.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> io::Result<T> + Send + 'static,
+    ) -> io::Result<T> {
+        // Never closed; and if it were, more threads would do no harm.
+        let _turn = self.context.disk.acquire().await;
+        tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
+    }
+
     /// Sends what there is, up to `end` or to where the log ends now.
     async fn pump(&self, log: &mut Log, end: u64) -> Result<(), Ended> {
         while log.at < end {
             let (file, at) = (log.file.clone(), log.at);
             let room = usize::try_from(end - at).unwrap_or(PIECE).min(PIECE);
-            let (piece, next) = blocking(move || read_piece(&file, at, room)).await?;
+            let (piece, next) = self.blocking(move || read_piece(&file, at, room)).await?;
             let is_over = next == log.at;
             log.at = next;
             if is_over {
@@ -202,9 +204,12 @@ impl Follow {
     }
 }
 
-/// Runs `work` on a thread where it may block.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
-    tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
+/// Waits for a notice; for ever where there is none to come.
+async fn heard(written: Option<Notified<'_>>) {
+    match written {
+        Some(written) => written.await,
+        None => std::future::pending().await,
+    }
 }
 
 /// Reads at most `room` bytes at `at`, and tells where to go on: at `at` itself where nothing is there yet.
@@ -288,40 +293,6 @@ fn lines_before(file: &File, first: u64, end: u64, lines: u64) -> io::Result<u64
         at = begin;
     }
     Ok(first)
-}
-
-/// Notices of writes to one file.
-struct Notices {
-    queue: Inotify,
-    ready: AsyncFd<OwnedFd>,
-}
-
-impl Notices {
-    #[allow(
-        deprecated,
-        reason = "its successor is unsafe code, for descriptors that may be closed meanwhile; this one is owned"
-    )]
-    fn of(path: &Path) -> io::Result<Notices> {
-        let path = CString::new(path.as_os_str().as_bytes())?;
-        let told = |error: sexton_sys::SysError| io::Error::from_raw_os_error(error.errno.0);
-        let queue = Inotify::new().map_err(told)?;
-        queue.watch(&path, Interest::Writes).map_err(told)?;
-        let ready = AsyncFd::with_interest(super::owned(queue.raw())?, tokio::io::Interest::READABLE)?;
-        Ok(Notices { queue, ready })
-    }
-
-    /// Waits for a notice; for ever where there are none.
-    async fn next(notices: &mut Option<Notices>) {
-        let Some(Notices { queue, ready }) = notices else { return std::future::pending().await };
-        match ready.readable().await {
-            Ok(mut guard) => {
-                // Whatever the notices tell, the log is looked at; and an empty queue is what readiness is cleared for.
-                while queue.take(|_, _| {}).is_ok() {}
-                guard.clear_ready();
-            }
-            Err(_) => std::future::pending().await,
-        }
-    }
 }
 
 #[cfg(test)]

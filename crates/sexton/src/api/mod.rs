@@ -19,6 +19,7 @@ mod tally;
 #[cfg(test)]
 mod tests;
 pub mod types;
+mod writes;
 
 use std::fs::File;
 use std::io;
@@ -29,13 +30,14 @@ use std::sync::Arc;
 
 use sexton_ledger::Reader;
 use sexton_sys::file;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use crate::config::{Role, Settings};
 use crate::metrics::Metrics;
 use crate::node::host::Host;
 use crate::node::request::Node;
 use serve::{Listener, serve_all};
+use writes::Writes;
 
 /// What routes work with.
 #[derive(Debug)]
@@ -50,6 +52,10 @@ pub struct Context {
     pub last_seq: watch::Receiver<u64>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
+    /// Notices of writes to followed logs.
+    writes: Writes,
+    /// Turns at reading from the disk.
+    disk: Semaphore,
     /// Whether the ledger can be written, where there is a host to ask.
     host: Option<Arc<Host>>,
     /// This process's user.
@@ -57,6 +63,9 @@ pub struct Context {
     /// Whether root is let in as the daemon's own user is; tests that run as root say no.
     is_root_let_in: bool,
 }
+
+/// Threads that read for callers at once: enough to keep a disk busy; each costs memory.
+const DISK_READERS: usize = 4;
 
 /// The reader of events, with nothing to show of itself.
 #[derive(Clone)]
@@ -87,7 +96,18 @@ impl Context {
         // Without `/proc` nobody is the daemon's own user; root is let in all the same.
         let own_uid = serve::own_uid().unwrap_or(0);
         let events = Events(reader);
-        Context { node, settings, events, last_seq, metrics: Arc::default(), host: None, own_uid, is_root_let_in: true }
+        Context {
+            node,
+            settings,
+            events,
+            last_seq,
+            metrics: Arc::default(),
+            writes: Writes::new(),
+            disk: Semaphore::new(DISK_READERS),
+            host: None,
+            own_uid,
+            is_root_let_in: true,
+        }
     }
 
     /// Whether `uid` is root or the daemon's own user.

@@ -138,12 +138,14 @@ impl Registry {
 /// Needs a tokio runtime with I/O and time.
 pub async fn serve_all(listeners: Vec<Listener>, context: Arc<Context>) {
     let registry = Arc::new(Registry::default());
+    let notices = context.clone();
     let mut tasks = JoinSet::new();
     for listener in listeners {
         tasks.spawn(accept_all(listener, context.clone(), registry.clone()));
     }
     tokio::select! {
         () = registry.watch() => {}
+        () = notices.writes.run() => {}
         () = async { while tasks.join_next().await.is_some() {} } => {}
     }
 }

@@ -67,6 +67,8 @@ fn accepts_stream(value: &[u8]) -> bool {
 /// Reads a page on a thread of its own: the event log may be on a slow disk.
 pub(in crate::api) async fn page(context: &Arc<Context>, after: u64, limit: usize) -> Result<Vec<Event>, Refusal> {
     let reader = context.events.0.clone();
+    // Never closed; and if it were, more threads would do no harm.
+    let _turn = context.disk.acquire().await;
     let read = tokio::task::spawn_blocking(move || reader.events_after(after, limit)).await;
     let told = |why: String| Refusal::new(Kind::Internal, format!("could not read the event log: {why}"));
     read.map_err(|_| Refusal::ending())?.map_err(|error| told(error.to_string()))

@@ -127,3 +127,22 @@ async fn a_thousand_callers_that_wait_are_all_served() {
         assert_eq!(client.reply().await.status, 200);
     }
 }
+
+#[tokio::test]
+async fn callers_that_wait_and_leave_make_room() {
+    let api = Api::start("leavers");
+    api.create("slow-1").await;
+    let mut waiting = Vec::new();
+    for _ in 0..1_536 {
+        let mut client = api.connect().await;
+        client.send(&request("GET", "/v1/instances/slow-1?wait=1h&until=removed", &[], None)).await;
+        waiting.push(client);
+    }
+    api.ask("GET", "/livez", None).await.refused(503, "too_many_connections");
+    drop(waiting);
+    let begin = Instant::now();
+    while api.ask("GET", "/livez", None).await.status != 200 {
+        assert!(begin.elapsed() < Duration::from_secs(20), "their places are still taken");
+        tokio::task::yield_now().await;
+    }
+}
