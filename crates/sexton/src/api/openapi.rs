@@ -303,6 +303,15 @@ fn rest() -> Value {
             "left": { "type": "array", "items": reference("Left") },
         })),
         "NodeList": page_of("Node"),
+        "Plan": object(json!({
+            "generation": integer(), "actions": { "type": "array", "items": reference("Action") },
+            "left": { "type": "array", "items": reference("LetAlone") },
+        })),
+        "Action": object(json!({
+            "action": words(&["write_back", "terminate"]), "watch": string(), "id": string(),
+            "identity": reference("Identity"), "file": string(), "reason": string(),
+        })),
+        "LetAlone": object(json!({ "what": string(), "pid": { "type": ["integer", "null"] }, "reason": string() })),
         "Generation": object(json!({ "generation": integer() })),
         "Self": object(json!({
             "worker_pid": integer(), "keeper_pid": integer(), "fds": integer(), "threads": integer(),

@@ -3,7 +3,7 @@
 use hyper::Method;
 
 use super::dispatch::{BODY_MAX, Call, Handling};
-use super::routes::{custody, events, health, instances, logs, node};
+use super::routes::{custody, events, health, instances, logs, node, plan};
 use crate::config::Role;
 
 /// One thing that can be asked.
@@ -140,6 +140,10 @@ routes! {
         query [WAIT], body Required { schema: "NodeChange", limit: BODY_MAX }, gives [200 Json("Node"), 202 Json("Node")];
     POST "/v1/reconcile" Admin reconcile (node::reconcile) "Run a reconcile pass now",
         query [], body Empty, gives [200 Json("Generation")];
+    GET "/v1/plan" Read showPlan (plan::show) "Show what the next reconcile pass would do", query [], body Ignored,
+        gives [200 Json("Plan")];
+    POST "/v1/apply" Admin applyPlan (plan::apply) "Do exactly what a plan says, or nothing",
+        query [], body Required { schema: "Plan", limit: BODY_MAX }, gives [200 Json("Plan")];
     GET "/v1/self" Read showSelf (node::own) "Show the daemon itself", query [], body Ignored, gives [200 Json("Self")];
     GET "/v1/ledger" Read showLedger (node::ledger) "Show the ledger", query [], body Ignored,
         gives [200 Json("Ledger")];

@@ -2,6 +2,7 @@
 //! worker, which is this program again.
 
 mod preflight;
+mod watches;
 mod work;
 
 use std::ffi::{CString, OsString};

@@ -101,7 +101,7 @@ pub fn take(wanted: Wanted, host: &Host, keeper_pid: u32, permit: Permit) -> Res
 }
 
 /// Whether it lives in a cgroup that some Sexton tagged as its own, at whatever depth.
-fn in_custody(pid: Pid, host: &Host) -> bool {
+pub(super) fn in_custody(pid: Pid, host: &Host) -> bool {
     let (Some(subtree), Ok(path)) = (&host.subtree, proc::cgroup_path(pid)) else { return false };
     std::path::Path::new(&path)
         .ancestors()

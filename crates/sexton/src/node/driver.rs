@@ -3,7 +3,7 @@
 //! It owns the list of names; each life owns its row. Nothing here waits for a life: what takes time is a task of its
 //! own that answers when it is done.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use sexton_keeper::link::{FromKeeper, LinkError};
 use sexton_keeper::wire::{ExitRecord, Swept, ToWorker};
 use sexton_ledger::entry::{Entry, Restarts};
 use sexton_ledger::{Batch, EventKind, NewEvent, RequestRecord};
-use sexton_plan::id::{Name, Pid};
+use sexton_plan::id::Name;
 use sexton_plan::state::State;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval};
@@ -23,6 +23,7 @@ use super::adopt::{self, Wanted};
 use super::drain::{Drain, DrainNews};
 use super::host::SharedHost;
 use super::life::{Answer, Command, Life, LifeHandle, Next};
+use super::reconcile::Reconciler;
 use super::recover;
 use super::request::{Caller, Facts, Filter, IdempotencyKey, InFlight, NewInstance, Node, Page, Request};
 use crate::refusal::{Kind, Refusal};
@@ -51,8 +52,7 @@ pub struct Driver {
     requests: mpsc::Receiver<Request>,
     removed: (mpsc::UnboundedSender<Name>, mpsc::UnboundedReceiver<Name>),
     keys: BTreeMap<String, (u64, Name)>,
-    orphans: BTreeSet<(Pid, Option<u64>)>,
-    generation: watch::Sender<u64>,
+    reconciler: Reconciler,
     drain: Drain,
     drain_news: mpsc::UnboundedReceiver<DrainNews>,
     shutdown: Shutdown,
@@ -66,7 +66,7 @@ impl Driver {
     pub fn new(
         host: SharedHost,
         (drain, drain_news): (Drain, mpsc::UnboundedReceiver<DrainNews>),
-        reconcile_every: Duration,
+        (reconciler, reconcile_every): (Reconciler, Duration),
         drain_at_shutdown: Option<Option<Duration>>,
     ) -> (Driver, Node) {
         let (node, requests) = Node::channel();
@@ -76,8 +76,7 @@ impl Driver {
             requests,
             removed: mpsc::unbounded_channel(),
             keys: BTreeMap::new(),
-            orphans: BTreeSet::new(),
-            generation: watch::Sender::new(0),
+            reconciler,
             drain,
             drain_news,
             shutdown: Shutdown { drains: drain_at_shutdown, level: 0 },
@@ -92,11 +91,13 @@ impl Driver {
     pub fn welcomed(&mut self, keeper_pid: u32, worker_restarts: u64) {
         self.keeper_pid = keeper_pid;
         self.worker_restarts = worker_restarts;
+        self.reconciler.welcomed(keeper_pid);
     }
 
     /// Finds every recorded instance again: look, judge, go on.
     pub async fn recover(&mut self, entries: Vec<Entry>, meta: &BTreeMap<String, String>) {
         let mut owed = Batch::default();
+        self.reconciler.resume(meta);
         for entry in entries {
             let seen = recover::look(&entry, &self.host);
             let name = entry.name.clone();
@@ -137,7 +138,8 @@ impl Driver {
                     }
                 }
                 Some(request) = self.requests.recv() => self.serve(request).await,
-                _ = ticks.tick() => self.reconcile().await,
+                () = self.reconciler.passed() => self.reconciler.finish(&self.lives).await,
+                _ = ticks.tick() => self.reconciler.ask(None, &self.lives).await,
             }
         }
     }
@@ -173,10 +175,9 @@ impl Driver {
             Request::Facts { reply } => {
                 let _heard = reply.send(self.facts());
             }
-            Request::Reconcile { reply } => {
-                self.reconcile().await;
-                let _heard = reply.send(*self.generation.borrow());
-            }
+            Request::Reconcile { reply } => self.reconciler.ask(Some(reply), &self.lives).await,
+            Request::Plan { reply } => self.reconciler.plan(&self.lives, reply).await,
+            Request::Apply { plan, caller, reply } => self.reconciler.apply(plan, caller, reply),
             Request::Adopt { new, wanted, caller, reply } => self.adopt(*new, wanted, caller, reply),
             Request::Drain { force, timeout, caller, reply } => {
                 let data = json!({ "call": "drain", "by": caller.by, "uid": caller.uid, "force": force });
@@ -320,7 +321,7 @@ impl Driver {
         Facts {
             node: self.host.node.to_string(),
             keeper_pid: self.keeper_pid,
-            generation: *self.generation.borrow(),
+            generation: self.reconciler.generation(),
             state: self.drain.state(),
             inflight: self.lives.values().filter_map(|life| in_flight(life.entry.borrow().as_deref()?)).collect(),
             instances: instances.into_iter().map(|((state, kind), count)| (state, kind, count)).collect(),
@@ -328,32 +329,9 @@ impl Driver {
         }
     }
 
-    /// One pass: what is unverified is judged again, strays are cleared away, orphans in our cgroups are told once.
+    /// The pass that a worker begins with.
     pub async fn reconcile(&mut self) {
-        // The kernel first, the claims after: what was seen was claimed before it was made.
-        let strays = recover::Strays::look(&self.host).await;
-        let entries: Vec<_> = self.lives.values().filter_map(|life| life.entry.borrow().clone()).collect();
-        for life in self.lives.values() {
-            let unverified = life.entry.borrow().as_ref().is_some_and(|entry| entry.state == State::Unverified);
-            if unverified {
-                // A full mailbox means that it is busy anyway.
-                let _told = life.mailbox.try_send(Command::Rejudge);
-            }
-        }
-        let orphans = strays.clear(&self.host, &entries).await;
-        self.tell_orphans(orphans).await;
-        self.generation.send_modify(|generation| *generation += 1);
-    }
-
-    async fn tell_orphans(&mut self, found: Vec<recover::Orphan>) {
-        let seen: BTreeSet<_> = found.iter().map(|orphan| (orphan.pid, orphan.start_ticks)).collect();
-        for orphan in found.into_iter().filter(|orphan| !self.orphans.contains(&(orphan.pid, orphan.start_ticks))) {
-            tracing::warn!(pid = %orphan.pid, cgroup = orphan.cgroup, "a live process in our cgroup is in no row");
-            let data = json!({ "pid": orphan.pid, "id": null, "cgroup": orphan.cgroup });
-            let events = vec![NewEvent::of_node(EventKind::OrphanSeen, data)];
-            self.host.owe(Batch { events, ..Batch::default() }).await;
-        }
-        self.orphans = seen;
+        self.reconciler.first(&self.lives).await;
     }
 
     /// Heeds one message of the keeper.

@@ -12,12 +12,14 @@ mod limits;
 mod logs;
 mod process;
 pub(crate) mod readiness;
+mod reconcile;
 mod recover;
 pub mod request;
 mod rest;
 mod start;
 mod stop;
 mod user;
+pub mod watch;
 pub mod worker;
 
 pub use start::chain;

@@ -5,6 +5,7 @@ use std::fs;
 use std::sync::Arc;
 
 use serde_json::json;
+use sexton_core::domain::Domain;
 use sexton_core::handle::{Handle, Life as ProcessLife, OpenHandleError};
 use sexton_core::pin::Pins;
 use sexton_core::proc;
@@ -255,25 +256,43 @@ impl Strays {
     /// Removes what belongs to no row of `entries`, which were read after the look: marks and pins of lives that are
     /// over, empty cgroups. Tells of live processes in cgroups that no row claims, and leaves them alone.
     pub async fn clear(self, host: &Host, entries: &[Arc<Entry>]) -> Vec<Orphan> {
-        let live = |entry: &&Arc<Entry>| !entry.state.is_terminal() || !entry.resources.is_empty();
-        let lives: BTreeSet<&str> = entries.iter().filter(live).map(|entry| entry.incarnation.as_str()).collect();
+        let lives = lives(entries);
         for mark in self.marks.iter().filter(|mark| !lives.contains(mark.as_str())) {
             let _gone = fs::remove_file(host.paths.marks().join(mark));
         }
-        let stray: Vec<String> = self.pins.into_iter().filter(|key| !lives.contains(key.as_str())).collect();
+        let stray: Vec<String> = self.pins.iter().filter(|key| !lives.contains(key.as_str())).cloned().collect();
         if !stray.is_empty() {
             host.with_pins(move |pins| unpin_all(pins, &stray)).await;
         }
-        let is_claimed = |name: &String| name.rsplit_once('.').is_some_and(|(_, life)| lives.contains(life));
-        let unclaimed = self.cgroups.iter().filter(|name| !is_claimed(name));
-        let mut orphans: Vec<Orphan> = unclaimed.flat_map(|name| clear_cgroup(host, name)).collect();
+        for name in self.unclaimed(entries) {
+            clear_cgroup(host, name);
+        }
+        self.orphans(host, entries)
+    }
+
+    /// Live processes in our cgroups that no row of `entries` claims.
+    pub fn orphans(&self, host: &Host, entries: &[Arc<Entry>]) -> Vec<Orphan> {
+        let mut orphans: Vec<Orphan> = self.unclaimed(entries).flat_map(|name| living(host, name)).collect();
         let path = host.subtree.as_ref().map_or("", |subtree| subtree.path());
         // Under systemd the keeper and this worker live there.
         let own = [std::process::id(), sexton_sys::process::parent_pid()];
-        let foreign = self.at_root.into_iter().filter(|pid| !own.contains(&pid.as_raw().cast_unsigned()));
-        orphans.extend(foreign.map(|pid| orphan(pid, path)));
+        let foreign = self.at_root.iter().filter(|pid| !own.contains(&pid.as_raw().cast_unsigned()));
+        orphans.extend(foreign.map(|pid| orphan(*pid, path)));
         orphans
     }
+
+    /// Cgroups of no life in `entries`.
+    fn unclaimed<'a>(&'a self, entries: &'a [Arc<Entry>]) -> impl Iterator<Item = &'a String> {
+        let lives = lives(entries);
+        let is_claimed = move |name: &&String| name.rsplit_once('.').is_some_and(|(_, life)| lives.contains(life));
+        self.cgroups.iter().filter(move |name| !is_claimed(name))
+    }
+}
+
+/// The lives that hold something.
+fn lives(entries: &[Arc<Entry>]) -> BTreeSet<&str> {
+    let live = |entry: &&Arc<Entry>| !entry.state.is_terminal() || !entry.resources.is_empty();
+    entries.iter().filter(live).map(|entry| entry.incarnation.as_str()).collect()
 }
 
 fn orphan(pid: Pid, cgroup: &str) -> Orphan {
@@ -289,21 +308,30 @@ fn unpin_all(pins: &Pins, keys: &[String]) {
     }
 }
 
-/// Removes the cgroup `name` if nothing lives in it; tells what does.
-fn clear_cgroup(host: &Host, name: &str) -> Vec<Orphan> {
-    let Some(subtree) = &host.subtree else { return Vec::new() };
-    let Ok(domain) = subtree.open_path(&format!("{}/{name}", subtree.path())) else { return Vec::new() };
-    match (domain.is_populated(), domain.processes()) {
-        (Ok(false), Ok(found)) if found.is_empty() => {
-            if let Err(error) = domain.remove() {
-                tracing::warn!(error = chain(&error), "stray cgroup not removed");
-            }
-            Vec::new()
-        }
-        (_, Ok(found)) => found.into_iter().map(|(pid, _)| orphan(pid, domain.path())).collect(),
-        (_, Err(error)) => {
+/// Removes the cgroup `name` if nothing lives in it.
+fn clear_cgroup(host: &Host, name: &str) {
+    let Some(domain) = open_cgroup(host, name) else { return };
+    if let (Ok(false), Ok(found)) = (domain.is_populated(), domain.processes())
+        && found.is_empty()
+        && let Err(error) = domain.remove()
+    {
+        tracing::warn!(error = chain(&error), "stray cgroup not removed");
+    }
+}
+
+/// What lives in the cgroup `name`.
+fn living(host: &Host, name: &str) -> Vec<Orphan> {
+    let Some(domain) = open_cgroup(host, name) else { return Vec::new() };
+    match domain.processes() {
+        Ok(found) => found.into_iter().map(|(pid, _)| orphan(pid, domain.path())).collect(),
+        Err(error) => {
             tracing::warn!(error = chain(&error), "stray cgroup not read");
             Vec::new()
         }
     }
+}
+
+fn open_cgroup(host: &Host, name: &str) -> Option<Domain> {
+    let subtree = host.subtree.as_ref()?;
+    subtree.open_path(&format!("{}/{name}", subtree.path())).ok()
 }

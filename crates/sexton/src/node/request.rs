@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 use sexton_ledger::entry::{Entry, Spec};
 use sexton_plan::id::{Name, Word};
+use sexton_plan::plan::Plan;
 use sexton_plan::state::State;
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -111,6 +112,8 @@ pub enum Request {
     Watch { name: Name, reply: Reply<Option<Watch>> },
     Facts { reply: Reply<Facts> },
     Reconcile { reply: Reply<u64> },
+    Plan { reply: Reply<Plan> },
+    Apply { plan: Plan, caller: Caller, reply: Reply<Result<(), Refusal>> },
     Adopt { new: Box<NewInstance>, wanted: Wanted, caller: Caller, reply: Answer },
     Drain { force: bool, timeout: Option<Duration>, caller: Caller, reply: Reply<()> },
     Status { reply: Reply<watch::Receiver<NodeState>> },
@@ -259,6 +262,22 @@ impl Node {
     /// The daemon is ending.
     pub async fn reconcile(&self) -> Result<u64, Refusal> {
         self.ask(|reply| Request::Reconcile { reply }).await
+    }
+
+    /// What the next reconcile pass would do, and what it lets alone; changes nothing.
+    ///
+    /// # Errors
+    /// The daemon is ending.
+    pub async fn plan(&self) -> Result<Plan, Refusal> {
+        self.ask(|reply| Request::Plan { reply }).await
+    }
+
+    /// Does exactly what `plan` says, and answers when it is done.
+    ///
+    /// # Errors
+    /// An action of it is not in the present plan, and nothing is done; or the facts changed at the act itself.
+    pub async fn apply(&self, plan: Plan, caller: Caller) -> Result<(), Refusal> {
+        self.ask(|reply| Request::Apply { plan, caller, reply }).await?
     }
 
     /// Takes custody of a process that something else started.

@@ -9,6 +9,7 @@ use sexton_core::handle::{Handle, Life, OpenHandleError};
 use sexton_core::proc::{self, Here};
 use sexton_ledger::entry::StuckProcess;
 use sexton_plan::id::Pid;
+use sexton_plan::ladder::STUCK_AFTER;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::time::{sleep, timeout};
@@ -40,6 +41,36 @@ pub struct Target<'a> {
 /// The kernel refused.
 pub fn signal(process: &Process, signal: u8) -> Result<bool, sexton_sys::SysError> {
     process.handle().signal(signal)
+}
+
+/// How the ending of an orphan went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OrphanEnd {
+    /// It is over.
+    Ended,
+    /// What made it an orphan is not so any more: it was let go.
+    Spared,
+    /// SIGKILL was delivered, and it lives.
+    Stuck,
+}
+
+/// Ends a process that is in no custody: asks, waits for `grace`, kills. Before each signal `still_is_one` looks again
+/// whether everything holds that makes it an orphan to be ended.
+pub async fn end_orphan<F>(process: &Process, grace: Duration, still_is_one: impl Fn() -> F) -> OrphanEnd
+where
+    F: Future<Output = bool> + Send,
+{
+    const SIGTERM: u8 = 15;
+    for (signal, limit) in [(SIGTERM, grace), (SIGKILL, STUCK_AFTER)] {
+        if !still_is_one().await {
+            return OrphanEnd::Spared;
+        }
+        tell(process.handle(), &[signal, SIGCONT]);
+        if timeout(limit, process.over()).await.is_ok() {
+            return OrphanEnd::Ended;
+        }
+    }
+    OrphanEnd::Stuck
 }
 
 impl Target<'_> {

@@ -21,8 +21,11 @@ use super::driver::Driver;
 use super::host::{Host, Paths};
 use super::keeper::Keeper;
 use super::logs::LogKeeper;
+use super::reconcile::Reconciler;
 use super::request::Node;
 use super::start::chain;
+use super::watch::Watcher;
+use super::watch::rule::Watch;
 
 /// Laid out for the ledger's log beforehand: a commit need not grow a file, and stops are recorded on a full disk.
 const WAL_RESERVE: u64 = 1 << 20;
@@ -44,6 +47,8 @@ pub struct Options {
     pub log_incarnations: usize,
     /// The pause between two reconciles.
     pub reconcile_every: Duration,
+    /// Somebody else's processes and metadata.
+    pub watches: Vec<Watch>,
     /// What a drain does with instances.
     pub drain: DrainRules,
     /// Whether a shutdown drains, and how long it may.
@@ -131,7 +136,10 @@ pub async fn begin(options: &Options, keeper: Keeper, new_keeper: bool) -> Resul
         gate: Gate::default(),
     });
     let drain = Drain::resume(&contents.meta, options.drain.clone(), new_keeper);
-    let (mut driver, node) = Driver::new(Arc::clone(&host), drain, options.reconcile_every, options.drain_at_shutdown);
+    let (watcher, watching) = Watcher::new(Arc::clone(&host), options.watches.clone(), &contents.meta);
+    tokio::spawn(watcher.run());
+    let reconciler = (Reconciler::new(Arc::clone(&host), watching), options.reconcile_every);
+    let (mut driver, node) = Driver::new(Arc::clone(&host), drain, reconciler, options.drain_at_shutdown);
     driver.recover(contents.entries, &contents.meta).await;
     Ok(Begun { driver, node, host, reader, last_seq })
 }

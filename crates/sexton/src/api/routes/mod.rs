@@ -6,6 +6,7 @@ pub(super) mod health;
 pub(super) mod instances;
 pub(super) mod logs;
 pub(super) mod node;
+pub(super) mod plan;
 
 use std::sync::Arc;
 use std::time::Duration;

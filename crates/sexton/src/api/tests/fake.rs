@@ -6,6 +6,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use sexton_ledger::entry::{Entry, Restarts};
 use sexton_plan::id::Name;
+use sexton_plan::plan::Plan;
 use sexton_plan::state::State;
 use tokio::sync::{mpsc, watch};
 
@@ -145,6 +146,13 @@ fn answer(lives: &mut Lives, state: &watch::Sender<NodeState>, request: Request)
         }
         Request::Facts { reply } => {
             let _heard = reply.send(facts(lives, state.borrow().clone()));
+        }
+        Request::Plan { reply } => {
+            let _heard = reply.send(Plan { generation: 3, ..Plan::default() });
+        }
+        Request::Apply { plan, reply, .. } => {
+            let answer = if plan.actions.is_empty() { Ok(()) } else { Err(Refusal::new(Kind::WrongState, "it moved")) };
+            let _heard = reply.send(answer);
         }
         Request::Reconcile { reply } => {
             let _heard = reply.send(2);

@@ -1,0 +1,43 @@
+//! From `[[watch]]` and `[[runtime]]` to what the node watches.
+
+use crate::config::{self, OnOrphan, Settings};
+use crate::node::watch::rule::{Executables, IdFrom, Runtime, Template, Watch};
+
+/// The watches of `settings`, which were checked when they were read.
+pub fn of(settings: &Settings) -> Vec<Watch> {
+    settings.watch.iter().filter_map(|watch| watch_of(watch, settings)).collect()
+}
+
+fn watch_of(watch: &config::Watch, settings: &Settings) -> Option<Watch> {
+    Some(Watch {
+        name: watch.name.0.clone(),
+        runtimes: watch.runtimes.iter().filter_map(|name| runtime_of(&name.0, settings)).collect(),
+        metadata: Template::parse(&watch.metadata.0)?,
+        pid_field: watch.pid_field.0.clone(),
+        start_ticks_field: watch.start_ticks_field.as_ref().map(|name| name.0.clone()),
+        grace: watch.orphan_grace.unwrap_or(settings.reconcile.orphan_grace).0,
+        on_orphan: match watch.on_orphan {
+            OnOrphan::Report => sexton_plan::plan::OnOrphan::Report,
+            OnOrphan::Terminate => sexton_plan::plan::OnOrphan::Terminate,
+        },
+    })
+}
+
+fn runtime_of(name: &str, settings: &Settings) -> Option<Runtime> {
+    let built_in = |executables| Some(Runtime { executables, id_from: None });
+    match name {
+        "qemu" => built_in(Executables::Qemu),
+        "firecracker" => built_in(Executables::Firecracker),
+        "cloud-hypervisor" => built_in(Executables::CloudHypervisor),
+        name => {
+            let declared = settings.runtime.iter().find(|runtime| runtime.name.0 == name)?;
+            let files = declared.executables.iter().map(|file| file.as_path().to_owned()).collect();
+            let id_from = declared.id_from.as_ref().map(|from| match from {
+                config::IdFrom::Env(name) => IdFrom::Env(name.clone()),
+                config::IdFrom::Flag(flag) => IdFrom::Flag(flag.clone()),
+                config::IdFrom::PathUnder(tree) => IdFrom::PathUnder(tree.as_path().display().to_string()),
+            });
+            Some(Runtime { executables: Executables::Files(files), id_from })
+        }
+    }
+}

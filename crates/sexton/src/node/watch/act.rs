@@ -1,0 +1,81 @@
+//! The two effects on what is watched. Each looks again, through a fresh pidfd, and is done only if the one planner
+//! still plans it.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sexton_core::handle::Handle;
+use sexton_plan::claim::Field;
+use sexton_plan::plan::{Action, plan};
+use tokio::task::spawn_blocking;
+
+use super::look::{Looker, who};
+use super::metadata::{self, Found};
+use super::object::Object;
+use crate::node::chain;
+use crate::node::process::Process;
+use crate::node::stop::{self, OrphanEnd};
+
+/// How long an orphan has between SIGTERM and SIGKILL.
+const ORPHAN_STOP_GRACE: Duration = Duration::from_secs(10);
+
+impl Looker {
+    /// A hold on the process of `action`, if that is still planned, word for word.
+    pub fn hold(&self, action: &Action) -> Option<Handle> {
+        let (_, _, identity) = action.subject();
+        let (world, handle) = self.look_again(identity.pid, &BTreeSet::from([who(identity)]));
+        let still = plan(&world, &self.policies(), 0).actions.contains(action);
+        handle.filter(|_| still)
+    }
+
+    /// Writes the live PID back.
+    ///
+    /// # Errors
+    /// The facts changed, or the file could not be written; it is then as it was.
+    ///
+    /// # Blocking
+    /// For two syncs.
+    pub fn write_back(&self, action: &Action) -> Result<(), String> {
+        let (watch, id, identity) = action.subject();
+        let watch = self.watches.iter().find(|known| known.name == watch).ok_or("the watch is gone")?;
+        let _held = self.hold(action).ok_or("the facts changed")?;
+        let Found::File(metadata) = metadata::read(&watch.metadata, id) else {
+            return Err("the facts changed".to_owned());
+        };
+        let parse =
+            |text: &[u8]| Object::parse(text, &watch.fields()).map_err(|error| format!("the file {error}")).map(drop);
+        parse(&metadata.text)?;
+        let pid = u64::from(identity.pid.as_raw().unsigned_abs());
+        let wanted = std::iter::once((watch.pid_field.as_str(), pid));
+        let wanted = wanted.chain(watch.start_ticks_field.as_deref().zip(identity.start_ticks));
+        let mut text = metadata.text.clone();
+        for (name, number) in wanted {
+            let object = Object::parse(&text, &[name]).map_err(|error| format!("the file {error}"))?;
+            if object.field(name) != Field::Number(number) {
+                text = object.with(name, number).into_bytes();
+            }
+        }
+        // The edit is ours, and so is the proof that it left an object behind.
+        parse(&text)?;
+        metadata.replace(&text).map_err(|error| format!("could not write the metadata: {error}"))
+    }
+}
+
+/// Ends the orphan of `action`.
+///
+/// # Errors
+/// It could not be watched.
+pub async fn terminate(looker: Arc<Looker>, action: Action) -> Result<OrphanEnd, String> {
+    let hold = || {
+        let (looker, action) = (Arc::clone(&looker), action.clone());
+        async move { spawn_blocking(move || looker.hold(&action)).await.ok().flatten() }
+    };
+    let Some(handle) = hold().await else { return Ok(OrphanEnd::Spared) };
+    let process = Process::watch(Arc::new(handle)).map_err(|error| chain(&error))?;
+    let still_is_one = || {
+        let held = hold();
+        async move { held.await.is_some() }
+    };
+    Ok(stop::end_orphan(&process, ORPHAN_STOP_GRACE, still_is_one).await)
+}

@@ -1,0 +1,167 @@
+//! One look at watched processes and their metadata: the kernel and the files become a `World`. Blocking.
+
+use std::collections::BTreeSet;
+
+use sexton_core::handle::Handle;
+use sexton_core::look::{self, Adopter, Seen, Unread};
+use sexton_core::proc;
+use sexton_plan::claim::{Claim, Field, Recorded};
+use sexton_plan::id::Pid;
+use sexton_plan::identity::Identity;
+use sexton_plan::plan::{Policies, Policy};
+use sexton_plan::world::{Before, Custody, Left, Parent, Sighting, World};
+
+use super::metadata::{self, Found};
+use super::object::Object;
+use super::rule::{Id, Watch};
+use crate::node::adopt;
+use crate::node::host::SharedHost;
+
+/// A process, as it is recognised from pass to pass: number, inode of its pidfd, start tick.
+pub type Who = (Pid, Option<u64>, Option<u64>);
+
+/// Who it is.
+pub fn who(identity: &Identity) -> Who {
+    (identity.pid, identity.pidfs_ino, identity.start_ticks)
+}
+
+/// The eyes of the watches.
+#[derive(Clone, Debug)]
+pub struct Looker {
+    /// The host.
+    pub host: SharedHost,
+    /// What is watched.
+    pub watches: Vec<Watch>,
+    /// The keeper, where there is one.
+    pub keeper: Option<Pid>,
+}
+
+impl Looker {
+    /// What the watches allow.
+    pub fn policies(&self) -> Policies {
+        let policy = |watch: &Watch| Policy { grace: watch.grace, on_orphan: watch.on_orphan };
+        self.watches.iter().map(|watch| (watch.name.clone(), policy(watch))).collect()
+    }
+
+    /// Looks at every process that may be watched. `before`: what the pass before saw.
+    ///
+    /// # Blocking
+    /// For a few files of each child of PID 1 and of our subreapers.
+    pub fn look(&self, before: &BTreeSet<Who>) -> World {
+        let mut world = World { now: sexton_sys::time::boottime(), ..World::default() };
+        if self.watches.is_empty() {
+            return world;
+        }
+        let adopters = look::look_adopters(self.keeper);
+        let adopted = look::look_adopted(&adopters);
+        world.left.extend(adopted.unread.iter().map(unread));
+        for pid in adopted.pids {
+            self.look_at(pid, &adopters, before, &mut world);
+        }
+        world
+    }
+
+    /// Looks at one process, which is held while its watches are.
+    pub fn look_again(&self, pid: Pid, before: &BTreeSet<Who>) -> (World, Option<Handle>) {
+        let mut world = World { now: sexton_sys::time::boottime(), ..World::default() };
+        let handle = self.look_at(pid, &look::look_adopters(self.keeper), before, &mut world);
+        (world, handle)
+    }
+
+    fn look_at(&self, pid: Pid, adopters: &[Adopter], before: &BTreeSet<Who>, world: &mut World) -> Option<Handle> {
+        // One link is read of the many that are nobody's.
+        match proc::executable(pid) {
+            Ok(file) if self.watches.iter().any(|watch| watch.runtime_of(&file).is_some()) => {}
+            Ok(_) | Err(proc::ReadProcError::Gone(_)) => return None,
+            Err(error @ (proc::ReadProcError::Unreadable { .. } | proc::ReadProcError::Malformed { .. })) => {
+                world.left.push(left("process", Some(pid), error.to_string()));
+                return None;
+            }
+        }
+        let seen = match look::look_at(pid, &self.host.here) {
+            Ok(seen) => seen?,
+            Err(error) => {
+                world.left.push(unread(&error));
+                return None;
+            }
+        };
+        for watch in &self.watches {
+            match watch.id_of(&seen) {
+                Id::Absent => {}
+                Id::Is(id) => world.sightings.push(self.sighting(watch, id, &seen, adopters, before)),
+                Id::Unsure(why) => world.left.push(left(&watch.name, Some(pid), why)),
+            }
+        }
+        Some(seen.handle)
+    }
+
+    fn sighting(
+        &self,
+        watch: &Watch,
+        id: String,
+        seen: &Seen,
+        adopters: &[Adopter],
+        before: &BTreeSet<Who>,
+    ) -> Sighting {
+        let identity = seen.handle.identity().clone();
+        let is_adopted = adopters.iter().any(|adopter| adopter.as_raw() == seen.parent);
+        let is_held = seen.handle.tagged().is_some() || adopt::in_custody(identity.pid, &self.host);
+        let was_seen = before.contains(&who(&identity));
+        Sighting {
+            parent: if is_adopted { Parent::Adopter } else { Parent::Other },
+            custody: if is_held { Custody::Held } else { Custody::None },
+            before: if was_seen { Before::Seen } else { Before::Unseen },
+            file: watch.metadata.file(&id),
+            claim: self.claim(watch, &id, identity.pid),
+            watch: watch.name.clone(),
+            id,
+            identity,
+        }
+    }
+
+    fn claim(&self, watch: &Watch, id: &str, pid: Pid) -> Claim {
+        let metadata = match metadata::read(&watch.metadata, id) {
+            Found::Missing => return Claim::Missing,
+            Found::Odd(why) => return Claim::Odd(why),
+            Found::File(metadata) => metadata,
+        };
+        let object = match Object::parse(&metadata.text, &watch.fields()) {
+            Ok(object) => object,
+            Err(error) => return Claim::Odd(error.to_string()),
+        };
+        let start_ticks = watch.start_ticks_field.as_deref().map(|name| object.field(name));
+        let recorded = object.field(&watch.pid_field);
+        Claim::Read { pid: recorded, start_ticks, recorded: self.who_has(recorded, watch, id, pid) }
+    }
+
+    /// Who has the number that metadata records, where it is not `pid`.
+    fn who_has(&self, recorded: Field, watch: &Watch, id: &str, pid: Pid) -> Recorded {
+        let Field::Number(number) = recorded else { return Recorded::Nobody };
+        let other = i32::try_from(number).ok().and_then(Pid::new).filter(|other| *other != pid);
+        let Some(other) = other else { return Recorded::Nobody };
+        match look::look_at(other, &self.host.here) {
+            Ok(None) => Recorded::Nobody,
+            Ok(Some(seen)) => match watch.id_of(&seen) {
+                Id::Is(theirs) if theirs == id => Recorded::Rival(other),
+                Id::Is(_) | Id::Absent => Recorded::Nobody,
+                Id::Unsure(_) => Recorded::Unread(other),
+            },
+            Err(_) => Recorded::Unread(other),
+        }
+    }
+}
+
+impl Watch {
+    /// The members of its metadata that are written.
+    pub fn fields(&self) -> Vec<&str> {
+        std::iter::once(self.pid_field.as_str()).chain(self.start_ticks_field.as_deref()).collect()
+    }
+}
+
+fn left(what: &str, pid: Option<Pid>, reason: String) -> Left {
+    Left { what: what.to_owned(), pid, reason }
+}
+
+fn unread(unread: &Unread) -> Left {
+    left("process", unread.pid, format!("could not be read: {}", unread.why))
+}

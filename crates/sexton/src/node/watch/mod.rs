@@ -1,0 +1,312 @@
+//! Watches: processes and metadata that belong to somebody else, who may have died.
+//!
+//! ```text
+//!   look ──► World ──► plan ──► check ──► act (looks again) ──► event
+//! ```
+//!
+//! One task does all of it, pass by pass, so that the driver never waits for a file. It signals nothing itself: that
+//! is `stop::end_orphan`'s.
+
+mod act;
+mod look;
+mod metadata;
+mod object;
+pub mod rule;
+mod told;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use sexton_ledger::{Batch, EventKind, NewEvent};
+use sexton_plan::check::check;
+use sexton_plan::claim::Claim;
+use sexton_plan::id::Pid;
+use sexton_plan::plan::{Action, Plan, plan};
+use sexton_plan::world::{Custody, Left, Parent, Sighting, World};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::{JoinSet, spawn_blocking};
+use tokio::time::{Instant, timeout_at};
+
+use self::look::{Looker, Who, who};
+use self::rule::Watch;
+use self::told::Told;
+use super::host::SharedHost;
+use super::stop::OrphanEnd;
+use crate::refusal::{Kind, Refusal};
+
+/// BOUND: the driver has one pass under way at most; the rest are plans that callers wait for.
+const QUEUE: usize = 64;
+/// How long a pass waits for the ends of what it asked to end; what takes longer tells by its event.
+const PASS_WAITS: Duration = Duration::from_millis(500);
+
+/// What the task of the watches may be asked.
+#[derive(Debug)]
+pub enum Ask {
+    /// The keeper's number, once it is known.
+    Keeper(Option<Pid>),
+    /// One pass.
+    Pass(PassKind, oneshot::Sender<()>),
+    /// What the next pass would do.
+    Plan(oneshot::Sender<Plan>),
+    /// Exactly these actions.
+    Apply(Plan, oneshot::Sender<Result<(), Refusal>>),
+}
+
+/// Whether a pass counts as one of the two that must see an orphan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PassKind {
+    /// The one that a worker begins with: whoever starts as it does may not be up yet.
+    First,
+    /// By interval, or asked for.
+    Counted,
+}
+
+/// How a termination went.
+type Ending = (Action, Result<OrphanEnd, String>);
+
+/// The task of the watches.
+#[derive(Debug)]
+pub struct Watcher {
+    looker: Arc<Looker>,
+    asks: mpsc::Receiver<Ask>,
+    /// Orphans without metadata that the last counted pass saw.
+    before: BTreeSet<Who>,
+    told: Told,
+    endings: JoinSet<Ending>,
+    ending: BTreeMap<Who, Vec<oneshot::Sender<()>>>,
+    /// What could not be done, and why, since the last pass.
+    failed: BTreeMap<Who, Left>,
+}
+
+impl Watcher {
+    /// The task, and the way to it.
+    pub fn new(host: SharedHost, watches: Vec<Watch>, meta: &BTreeMap<String, String>) -> (Watcher, mpsc::Sender<Ask>) {
+        let (sender, asks) = mpsc::channel(QUEUE);
+        let watcher = Watcher {
+            looker: Arc::new(Looker { host, watches, keeper: None }),
+            asks,
+            before: BTreeSet::new(),
+            told: Told::resume(meta),
+            endings: JoinSet::new(),
+            ending: BTreeMap::new(),
+            failed: BTreeMap::new(),
+        };
+        (watcher, sender)
+    }
+
+    /// Serves until the driver is gone.
+    pub async fn run(mut self) {
+        loop {
+            tokio::select! {
+                ask = self.asks.recv() => match ask {
+                    Some(ask) => self.serve(ask).await,
+                    None => return,
+                },
+                Some(ended) = self.endings.join_next() => self.heed(ended.ok()).await,
+            }
+        }
+    }
+
+    async fn serve(&mut self, ask: Ask) {
+        match ask {
+            Ask::Keeper(keeper) => {
+                let Looker { host, watches, .. } = (*self.looker).clone();
+                self.looker = Arc::new(Looker { host, watches, keeper });
+            }
+            Ask::Pass(kind, reply) => {
+                self.pass(kind).await;
+                let _heard = reply.send(());
+            }
+            Ask::Plan(reply) => {
+                let world = self.look().await;
+                let mut planned = plan(&world, &self.looker.policies(), 0);
+                planned.left.extend(self.failed.values().cloned());
+                let _heard = reply.send(planned);
+            }
+            Ask::Apply(wanted, reply) => self.apply(wanted, reply).await,
+        }
+    }
+
+    /// One pass: look, tell, decide, act.
+    async fn pass(&mut self, kind: PassKind) {
+        let world = self.look().await;
+        self.tell(&world).await;
+        let planned = plan(&world, &self.looker.policies(), 0);
+        self.failed.clear();
+        self.carry_out(&planned, &world).await;
+        self.before = match kind {
+            PassKind::First => BTreeSet::new(),
+            PassKind::Counted => orphans(&world).map(|seen| who(&seen.identity)).collect(),
+        };
+        self.prune().await;
+        let until = Instant::now() + PASS_WAITS;
+        while let Ok(Some(ended)) = timeout_at(until, self.endings.join_next()).await {
+            self.heed(ended.ok()).await;
+        }
+    }
+
+    /// Carries out exactly `wanted`, or nothing.
+    async fn apply(&mut self, wanted: Plan, reply: oneshot::Sender<Result<(), Refusal>>) {
+        let world = self.look().await;
+        let present = plan(&world, &self.looker.policies(), 0);
+        let moved = wanted.actions.iter().find(|action| !present.actions.contains(action));
+        if let Some(action) = moved {
+            let (watch, id, identity) = action.subject();
+            let why = format!(
+                "the facts changed: the plan for `{watch}/{id}`, process {}, is not the present one",
+                identity.pid
+            );
+            let _heard = reply.send(Err(Refusal::new(Kind::WrongState, why)));
+            return;
+        }
+        let actions = present.actions.into_iter().filter(|action| wanted.actions.contains(action)).collect();
+        let exactly = Plan { actions, ..Plan::default() };
+        self.tell(&world).await;
+        self.failed.clear();
+        self.carry_out(&exactly, &world).await;
+        let mut ends = Vec::new();
+        for action in &exactly.actions {
+            if let Some(waiting) = self.ending.get_mut(&who(action.subject().2)) {
+                let (told, news) = oneshot::channel();
+                waiting.push(told);
+                ends.push(news);
+            }
+        }
+        let failed = self
+            .failed
+            .values()
+            .next()
+            .map(|left| Refusal::new(Kind::WrongState, format!("{}: {}", left.what, left.reason)));
+        tokio::spawn(async move {
+            for end in ends {
+                let _ended = end.await;
+            }
+            let _heard = reply.send(failed.map_or(Ok(()), Err));
+        });
+    }
+
+    /// Looks, without what is being ended.
+    async fn look(&self) -> World {
+        let (looker, before) = (Arc::clone(&self.looker), self.before.clone());
+        let mut world = spawn_blocking(move || looker.look(&before)).await.unwrap_or_default();
+        let is_ending = |seen: &Sighting| self.ending.contains_key(&who(&seen.identity));
+        let ending = world.sightings.iter().filter(|seen| is_ending(seen)).map(|seen| Left {
+            what: format!("{}/{}", seen.watch, seen.id),
+            pid: Some(seen.identity.pid),
+            reason: "it is being ended".to_owned(),
+        });
+        world.left.extend(ending.collect::<Vec<_>>());
+        world.sightings.retain(|seen| !is_ending(seen));
+        world
+    }
+
+    /// Tells of each orphan once.
+    async fn tell(&mut self, world: &World) {
+        let told = &mut self.told;
+        let new = orphans(world).filter_map(|seen| told.see(&seen.watch, &seen.id, &seen.identity));
+        let events: Vec<NewEvent> = new.collect();
+        if !events.is_empty() {
+            self.owe(events).await;
+        }
+    }
+
+    async fn prune(&mut self) {
+        let pruned = self.told.prune(&self.looker.host.here, |who| self.ending.contains_key(who));
+        if pruned.changed {
+            self.owe(pruned.events).await;
+        }
+    }
+
+    /// Records what has happened, with which orphans were told of.
+    async fn owe(&self, events: Vec<NewEvent>) {
+        self.looker.host.owe(Batch { events, meta: self.told.meta(), ..Batch::default() }).await;
+    }
+
+    async fn carry_out(&mut self, planned: &Plan, world: &World) {
+        if let Err(error) = check(planned, world, &self.looker.policies()) {
+            tracing::error!(%error, "a plan broke a rule, and nothing of it is done");
+            return;
+        }
+        for action in &planned.actions {
+            match action {
+                Action::WriteBack { .. } => self.write_back(action).await,
+                Action::Terminate { .. } => self.terminate(action).await,
+            }
+        }
+    }
+
+    async fn write_back(&mut self, action: &Action) {
+        let (looker, wanted) = (Arc::clone(&self.looker), action.clone());
+        let written = spawn_blocking(move || looker.write_back(&wanted)).await;
+        match written.unwrap_or_else(|error| Err(error.to_string())) {
+            Ok(()) => {
+                let (watch, id, identity) = action.subject();
+                tracing::info!(watch, id, pid = %identity.pid, "PID written back");
+                self.owe(vec![told::fact(EventKind::OrphanAdopted, watch, id, identity)]).await;
+            }
+            Err(why) => self.failed(action, why),
+        }
+    }
+
+    /// Begins to end an orphan: that it is being ended is durable before anything is sent.
+    async fn terminate(&mut self, action: &Action) {
+        let (watch, id, identity) = action.subject();
+        self.told.note_ending(identity, true);
+        let recorded = self.looker.host.record(Batch { meta: self.told.meta(), ..Batch::default() }).await;
+        if let Err(refusal) = recorded {
+            self.told.note_ending(identity, false);
+            return self.failed(action, refusal.to_string());
+        }
+        tracing::warn!(watch, id, pid = %identity.pid, "an orphan is ended");
+        self.ending.insert(who(identity), Vec::new());
+        let (looker, action) = (Arc::clone(&self.looker), action.clone());
+        self.endings.spawn(async move {
+            let ended = act::terminate(looker, action.clone()).await;
+            (action, ended)
+        });
+    }
+
+    /// Heeds how a termination went.
+    async fn heed(&mut self, ending: Option<Ending>) {
+        let Some((action, ended)) = ending else { return };
+        let (watch, id, identity) = action.subject();
+        let waiting = self.ending.remove(&who(identity));
+        let events = match ended {
+            Ok(OrphanEnd::Ended) => vec![self.told.ended(watch, id, identity)],
+            Ok(OrphanEnd::Spared) => {
+                self.told.note_ending(identity, false);
+                self.failed(&action, "the facts changed, and it was let alone".to_owned());
+                Vec::new()
+            }
+            Ok(OrphanEnd::Stuck) => {
+                self.failed(&action, "SIGKILL was delivered, and it lives".to_owned());
+                Vec::new()
+            }
+            Err(why) => {
+                self.told.note_ending(identity, false);
+                self.failed(&action, why);
+                Vec::new()
+            }
+        };
+        self.owe(events).await;
+        for told in waiting.into_iter().flatten() {
+            let _heard = told.send(());
+        }
+    }
+
+    fn failed(&mut self, action: &Action, reason: String) {
+        let (watch, id, identity) = action.subject();
+        tracing::warn!(watch, id, pid = %identity.pid, reason, "not done");
+        let left = Left { what: format!("{watch}/{id}"), pid: Some(identity.pid), reason };
+        self.failed.insert(who(identity), left);
+    }
+}
+
+/// Processes without parent, owner and metadata.
+fn orphans(world: &World) -> impl Iterator<Item = &Sighting> {
+    world
+        .sightings
+        .iter()
+        .filter(|seen| seen.claim == Claim::Missing && seen.parent == Parent::Adopter && seen.custody == Custody::None)
+}

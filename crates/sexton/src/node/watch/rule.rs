@@ -1,0 +1,317 @@
+//! What is watched: whose processes, by which executable files, under which ids. Pure.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use sexton_core::look::Seen;
+use sexton_plan::plan::OnOrphan;
+
+/// One watch: somebody else's processes and metadata.
+#[derive(Clone, Debug)]
+pub struct Watch {
+    /// Its name.
+    pub name: String,
+    /// The runtimes whose processes are looked for.
+    pub runtimes: Vec<Runtime>,
+    /// Where each id's metadata is.
+    pub metadata: Template,
+    /// The member that holds the PID.
+    pub pid_field: String,
+    /// The member that takes the start tick, where one is wanted.
+    pub start_ticks_field: Option<String>,
+    /// How old an orphan must be to be ended.
+    pub grace: Duration,
+    /// What is done with one.
+    pub on_orphan: OnOrphan,
+}
+
+/// A path that holds `{id}` as one whole component.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Template {
+    /// What is before the id, without a slash at its end.
+    pub tree: String,
+    /// The components behind the id.
+    pub below: Vec<String>,
+}
+
+/// A runtime, known by its executable files.
+#[derive(Clone, Debug)]
+pub struct Runtime {
+    /// The files.
+    pub executables: Executables,
+    /// Where its processes carry their id, if not below the tree on the command line.
+    pub id_from: Option<IdFrom>,
+}
+
+/// Executable files.
+#[derive(Clone, Debug)]
+pub enum Executables {
+    /// `qemu-system-*`.
+    Qemu,
+    /// `firecracker`, or `firecracker-VERSION`.
+    Firecracker,
+    /// `cloud-hypervisor`, or `cloud-hypervisor-VERSION`.
+    CloudHypervisor,
+    /// Exactly these.
+    Files(Vec<PathBuf>),
+}
+
+/// Where a process carries its id.
+#[derive(Clone, Debug)]
+pub enum IdFrom {
+    /// In this variable of its environment.
+    Env(String),
+    /// In the argument behind this flag.
+    Flag(String),
+    /// In the component below this directory of any path on its command line.
+    PathUnder(String),
+}
+
+/// The id that a process carries.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Id {
+    /// None: it is not of this watch.
+    Absent,
+    /// This one.
+    Is(String),
+    /// It cannot be told; why.
+    Unsure(String),
+}
+
+impl Template {
+    /// Parses `/tree/{id}/below`; `None` where that is not its form.
+    pub fn parse(text: &str) -> Option<Template> {
+        let (tree, below) = text.split_once("/{id}")?;
+        let below = match below.strip_prefix('/') {
+            Some(below) => below.split('/').map(str::to_owned).collect(),
+            None if below.is_empty() => Vec::new(),
+            None => return None,
+        };
+        (tree.starts_with('/') && below.iter().all(|part| !part.is_empty()))
+            .then(|| Template { tree: tree.to_owned(), below })
+    }
+
+    /// The file of `id`.
+    pub fn file(&self, id: &str) -> String {
+        let mut file = format!("{}/{id}", self.tree);
+        for part in &self.below {
+            file.push('/');
+            file.push_str(part);
+        }
+        file
+    }
+}
+
+impl Executables {
+    /// Whether `file` is one of them.
+    pub fn hold(&self, file: &Path) -> bool {
+        let name = file.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let is =
+            |program: &str| name.strip_prefix(program).is_some_and(|rest| rest.is_empty() || rest.starts_with("-v"));
+        match self {
+            Executables::Qemu => name.starts_with("qemu-system-"),
+            Executables::Firecracker => is("firecracker"),
+            Executables::CloudHypervisor => is("cloud-hypervisor"),
+            Executables::Files(files) => {
+                files.iter().any(|known| known == file || known.canonicalize().is_ok_and(|known| known == file))
+            }
+        }
+    }
+}
+
+impl Watch {
+    /// The runtime that executes `file`, if it is one of this watch's.
+    pub fn runtime_of(&self, file: &Path) -> Option<&Runtime> {
+        self.runtimes.iter().find(|runtime| runtime.executables.hold(file))
+    }
+
+    /// The id that `seen` carries.
+    pub fn id_of(&self, seen: &Seen) -> Id {
+        let Some(runtime) = self.runtime_of(&seen.executable) else { return Id::Absent };
+        match &runtime.id_from {
+            None => id_below(&self.metadata.tree, &seen.arguments),
+            Some(IdFrom::PathUnder(tree)) => id_below(tree.trim_end_matches('/'), &seen.arguments),
+            Some(IdFrom::Env(name)) => {
+                let prefix = format!("{name}=");
+                one(seen.environment.iter().filter_map(|text| text.strip_prefix(prefix.as_bytes())))
+            }
+            Some(IdFrom::Flag(flag)) => one(behind_flag(flag, &seen.arguments).into_iter()),
+        }
+    }
+}
+
+/// The values given to `flag`: the next argument, or what is behind its `=`.
+fn behind_flag<'a>(flag: &str, arguments: &'a [Vec<u8>]) -> Vec<&'a [u8]> {
+    let assigned = format!("{flag}=");
+    let next = arguments.windows(2).filter_map(|pair| match pair {
+        [name, value] if name == flag.as_bytes() => Some(value.as_slice()),
+        _ => None,
+    });
+    next.chain(arguments.iter().filter_map(|text| text.strip_prefix(assigned.as_bytes()))).collect()
+}
+
+/// The one id among `found`.
+fn one<'a>(found: impl Iterator<Item = &'a [u8]>) -> Id {
+    let found: BTreeSet<&[u8]> = found.collect();
+    let mut found = found.into_iter();
+    match (found.next(), found.next()) {
+        (None, _) => Id::Absent,
+        (Some(id), None) => checked(id),
+        (Some(_), Some(_)) => Id::Unsure("it carries several ids".to_owned()),
+    }
+}
+
+/// `id`, if it is one path component.
+fn checked(id: &[u8]) -> Id {
+    match std::str::from_utf8(id) {
+        Ok("" | "." | "..") => Id::Absent,
+        Ok(id) if id.contains('/') || id.len() > 255 => Id::Unsure("its id is no path component".to_owned()),
+        Ok(id) => Id::Is(id.to_owned()),
+        Err(_) => Id::Unsure("its id is no text".to_owned()),
+    }
+}
+
+/// The component below `tree` of any path in `arguments`.
+fn id_below(tree: &str, arguments: &[Vec<u8>]) -> Id {
+    let mut ids = BTreeSet::new();
+    for argument in arguments {
+        let Ok(text) = std::str::from_utf8(argument) else {
+            if argument.windows(tree.len()).any(|part| part == tree.as_bytes()) {
+                return Id::Unsure("its command line is no text".to_owned());
+            }
+            continue;
+        };
+        for (at, _) in text.match_indices(tree) {
+            let (before, path) = text.split_at(at);
+            let Some(rest) = path.strip_prefix(tree).and_then(|rest| rest.strip_prefix('/')) else { continue };
+            if begins_path(before) {
+                match component(rest) {
+                    Ok(Some(id)) => drop(ids.insert(id)),
+                    Ok(None) => {}
+                    Err(why) => return Id::Unsure(why.to_owned()),
+                }
+            }
+        }
+    }
+    one(ids.iter().map(|id| id.as_bytes()))
+}
+
+/// Whether an absolute path may begin behind `before`: not in the midst of another path.
+fn begins_path(before: &str) -> bool {
+    let inside = |c: char| c.is_alphanumeric() || "/._-+~".contains(c);
+    before.ends_with("://") || !before.chars().next_back().is_some_and(inside)
+}
+
+/// The first component of `rest`. A path on a command line ends where its argument does, or, as QEMU and others write
+/// it, before a `,`; a component that could be read in two ways is not guessed at.
+fn component(rest: &str) -> Result<Option<&str>, &'static str> {
+    let rest = rest.trim_start_matches('/');
+    let (whole, below) = rest.split_once('/').unwrap_or((rest, ""));
+    let id = match whole.split_once(',') {
+        // What is behind the comma is another option, not a part of the name.
+        Some((id, option)) if option.is_empty() || option.contains('=') => return plain(id),
+        Some(_) => return Err("a path on its command line holds a comma in its id"),
+        None => whole,
+    };
+    let path_end = below.split(',').next().unwrap_or_default();
+    if path_end.split('/').any(|part| part == "..") {
+        return Err("a path on its command line leads upwards");
+    }
+    plain(id)
+}
+
+fn plain(id: &str) -> Result<Option<&str>, &'static str> {
+    let is_odd = |c: char| c.is_whitespace() || c.is_control() || ":;=\"'`&?*$|<>()[]{}\\".contains(c);
+    match id {
+        "" | "." | ".." => Ok(None),
+        id if id.contains(is_odd) => Err("the id on its command line cannot be told from what is around it"),
+        id => Ok(Some(id)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(arguments: &[&str]) -> Id {
+        id_below("/var/lib/guests", &arguments.iter().map(|text| text.as_bytes().to_vec()).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn the_id_is_the_component_below_the_tree() {
+        for arguments in [
+            &["qemu", "-qmp", "unix:/var/lib/guests/vm-1/q.sock,server=on,wait=off"][..],
+            &["qemu", "-drive", "file=/var/lib/guests/vm-1/disk.img,if=virtio,x=/y"],
+            &["fc", "--api-sock", "/var/lib/guests/vm-1/fc.sock", "--log", "/var/lib/guests/vm-1/log"],
+            &["fc", "--chroot=/var/lib/guests/vm-1"],
+            &["fc", "-fsdev", "local,path=/var/lib/guests/vm-1,security_model=none"],
+            &["fc", "file:///var/lib/guests//vm-1/x"],
+        ] {
+            assert_eq!(id(arguments), Id::Is("vm-1".to_owned()), "{arguments:?}");
+        }
+    }
+
+    #[test]
+    fn other_paths_carry_no_id() {
+        for argument in [
+            "/var/lib/guests",
+            "/var/lib/guests/",
+            "/var/lib/guests/.",
+            "/var/lib/guests/../x",
+            "/mnt/var/lib/guests/vm-1/x",
+            "/var/lib/guests2/vm-1/x",
+            "guests/vm-1/x",
+            "vm-1",
+        ] {
+            assert_eq!(id(&["qemu", argument]), Id::Absent, "{argument}");
+        }
+    }
+
+    #[test]
+    fn what_can_be_read_in_two_ways_is_not_guessed_at() {
+        for arguments in [
+            &["/var/lib/guests/vm-1/x", "/var/lib/guests/vm-2/x"][..],
+            &["/var/lib/guests/vm-1/../vm-2/x"],
+            &["/var/lib/guests/vm,1/x"],
+            &["/var/lib/guests/vm-1:rw"],
+            &["exec /var/lib/guests/vm 1/x"],
+        ] {
+            assert!(matches!(id(arguments), Id::Unsure(_)), "{arguments:?}: {:?}", id(arguments));
+        }
+    }
+
+    #[test]
+    fn runtimes_are_known_by_their_file_alone() {
+        for (executables, file, known) in [
+            (Executables::Qemu, "/usr/bin/qemu-system-x86_64", true),
+            (Executables::Qemu, "/usr/bin/qemu-img", false),
+            (Executables::Firecracker, "/opt/firecracker-v1.7.0-x86_64", true),
+            (Executables::Firecracker, "/opt/firecracker-shim", false),
+            (Executables::CloudHypervisor, "/usr/bin/cloud-hypervisor", true),
+            (Executables::CloudHypervisor, "/usr/bin/sleep", false),
+            (Executables::Files(vec!["/opt/x/shim".into()]), "/opt/x/shim", true),
+            (Executables::Files(vec!["/opt/x/shim".into()]), "/opt/y/shim", false),
+        ] {
+            assert_eq!(executables.hold(Path::new(file)), known, "{file}");
+        }
+    }
+
+    #[test]
+    fn ids_from_flags_and_variables_are_components() {
+        let arguments: Vec<Vec<u8>> = ["x", "--id", "a", "--id=b"].map(|text| text.as_bytes().to_vec()).into();
+        assert_eq!(behind_flag("--id", &arguments), [b"a", b"b"]);
+        assert_eq!(one([b"a".as_slice(), b"a"].into_iter()), Id::Is("a".to_owned()));
+        assert!(matches!(one([b"a".as_slice(), b"b"].into_iter()), Id::Unsure(_)));
+        assert!(matches!(one([b"a/b".as_slice()].into_iter()), Id::Unsure(_)));
+        assert_eq!(one([b"..".as_slice()].into_iter()), Id::Absent);
+    }
+
+    #[test]
+    fn a_template_names_the_file_of_an_id() {
+        let template = Template::parse("/var/lib/guests/{id}/metadata.json").expect("a template");
+        assert_eq!(template.file("a"), "/var/lib/guests/a/metadata.json");
+        assert_eq!(Template::parse("/x/{id}").map(|template| template.file("a")).as_deref(), Some("/x/a"));
+        assert_eq!(Template::parse("/x/{id}.json"), None);
+    }
+}

@@ -1,0 +1,106 @@
+//! Which orphans were told of, and which are being ended: kept in the ledger, so that each is told once whoever dies.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use sexton_core::handle::{Handle, OpenHandleError};
+use sexton_core::proc::Here;
+use sexton_ledger::{EventKind, NewEvent};
+use sexton_plan::identity::Identity;
+
+use super::look::{Who, who};
+
+/// The ledger's key.
+const KEY: &str = "watch.orphans";
+
+/// Every orphan that was told of and is not known to be gone.
+#[derive(Debug, Default)]
+pub struct Told {
+    rows: BTreeMap<Who, Row>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Row {
+    watch: String,
+    id: String,
+    identity: Identity,
+    /// Whether a signal to it was about to be sent.
+    ending: bool,
+}
+
+impl Told {
+    /// As the ledger has it.
+    pub fn resume(meta: &BTreeMap<String, String>) -> Told {
+        let rows: Vec<Row> = meta.get(KEY).and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
+        Told { rows: rows.into_iter().map(|row| (who(&row.identity), row)).collect() }
+    }
+
+    /// Notes an orphan; `None` where it is noted already.
+    pub fn see(&mut self, watch: &str, id: &str, identity: &Identity) -> Option<NewEvent> {
+        if self.rows.contains_key(&who(identity)) {
+            return None;
+        }
+        let (watch, id, identity) = (watch.to_owned(), id.to_owned(), identity.clone());
+        let row = Row { watch, id, identity, ending: false };
+        let event = fact(EventKind::OrphanSeen, &row.watch, &row.id, &row.identity);
+        self.rows.insert(who(&row.identity), row);
+        Some(event)
+    }
+
+    /// Notes whether an orphan is being ended.
+    pub fn note_ending(&mut self, identity: &Identity, ending: bool) {
+        if let Some(row) = self.rows.get_mut(&who(identity)) {
+            row.ending = ending;
+        }
+    }
+
+    /// Forgets an orphan that is over, and tells so.
+    pub fn ended(&mut self, watch: &str, id: &str, identity: &Identity) -> NewEvent {
+        self.rows.remove(&who(identity));
+        fact(EventKind::OrphanTerminated, watch, id, identity)
+    }
+
+    /// Forgets those that are proven gone; tells of those that a worker before this one was ending. `is_held`: some
+    /// task of this worker is ending it, and tells itself.
+    pub fn prune(&mut self, here: &Here, is_held: impl Fn(&Who) -> bool) -> Pruned {
+        let mut pruned = Pruned::default();
+        self.rows.retain(|who, row| {
+            if is_held(who) {
+                return true;
+            }
+            match Handle::reopen(&row.identity, &[], None, here) {
+                Err(OpenHandleError::Gone) => {
+                    if row.ending {
+                        pruned.events.push(fact(EventKind::OrphanTerminated, &row.watch, &row.id, &row.identity));
+                    }
+                    pruned.changed = true;
+                    false
+                }
+                Ok(_) | Err(OpenHandleError::Unproven | OpenHandleError::Sys(_) | OpenHandleError::Proc(_)) => true,
+            }
+        });
+        pruned
+    }
+
+    /// What the ledger is to keep.
+    pub fn meta(&self) -> Vec<(String, Option<String>)> {
+        let rows: Vec<&Row> = self.rows.values().collect();
+        let text = if rows.is_empty() { None } else { serde_json::to_string(&rows).ok() };
+        vec![(KEY.to_owned(), text)]
+    }
+}
+
+/// What a pruning found.
+#[derive(Debug, Default)]
+pub struct Pruned {
+    /// Facts that nobody has told.
+    pub events: Vec<NewEvent>,
+    /// Whether the ledger's rows are not these any more.
+    pub changed: bool,
+}
+
+/// A fact about a watched process.
+pub fn fact(kind: EventKind, watch: &str, id: &str, identity: &Identity) -> NewEvent {
+    NewEvent::of_node(kind, json!({ "pid": identity.pid, "id": id, "watch": watch, "identity": identity }))
+}

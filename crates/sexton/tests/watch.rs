@@ -1,0 +1,388 @@
+//! Watches on the real kernel: orphans with and without metadata, look-alikes, and files that nobody may touch.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sexton::node::host::Host;
+use sexton::node::keeper::Keeper;
+use sexton::node::request::{Caller, Node};
+use sexton::node::watch::rule::{Executables, Runtime, Template, Watch};
+use sexton::node::worker::{self, Begun, Options};
+use sexton_core::handle::{Handle, Life};
+use sexton_ledger::{Event, EventKind};
+use sexton_plan::id::Pid;
+use sexton_plan::plan::{Action, OnOrphan};
+
+/// A node that watches `guests/{id}/metadata.json`, and processes that nothing here is the parent of.
+struct Ground {
+    dir: PathBuf,
+    options: Options,
+    started: Vec<Handle>,
+}
+
+impl Ground {
+    fn new(name: &str, on_orphan: OnOrphan, grace: Duration) -> Ground {
+        let run = format!("sexton-watch-{}-{name}", std::process::id());
+        let dir = std::env::temp_dir().join(&run);
+        let watch = Watch {
+            name: "hypeman".to_owned(),
+            runtimes: vec![Runtime { executables: Executables::Qemu, id_from: None }],
+            metadata: Template::parse(&format!("{}/guests/{{id}}/metadata.json", dir.display())).expect("a template"),
+            pid_field: "HypervisorPID".to_owned(),
+            start_ticks_field: None,
+            grace,
+            on_orphan,
+        };
+        let options = Options {
+            state_dir: dir.join("state"),
+            run_dir: dir.join("run"),
+            cgroup: run,
+            node: None,
+            log_keep: 1 << 20,
+            log_incarnations: 3,
+            reconcile_every: Duration::from_secs(3_600),
+            watches: vec![watch],
+            drain: sexton::node::drain::DrainRules { cancel: Vec::new() },
+            drain_at_shutdown: None,
+        };
+        fs::create_dir_all(dir.join("guests")).expect("made");
+        fs::create_dir_all(dir.join("bin")).expect("made");
+        // A program that stays, takes paths, and is called as the runtime is.
+        fs::copy("/usr/bin/tail", dir.join("bin/qemu-system-fake")).expect("copied");
+        Ground { dir, options, started: Vec::new() }
+    }
+
+    fn file(&self, id: &str) -> PathBuf {
+        self.dir.join(format!("guests/{id}/metadata.json"))
+    }
+
+    /// Makes the directory of a guest, with its metadata.
+    fn guest(&self, id: &str, metadata: Option<&str>) {
+        fs::create_dir_all(self.dir.join("guests").join(id)).expect("made");
+        fs::write(self.dir.join(format!("guests/{id}/disk")), "").expect("written");
+        if let Some(text) = metadata {
+            fs::write(self.file(id), text).expect("written");
+            fs::set_permissions(self.file(id), fs::Permissions::from_mode(0o640)).expect("mode");
+        }
+    }
+
+    /// Runs a line of shell in the background of a shell that ends at once: what it starts is an orphan.
+    fn orphan(&mut self, line: &str) -> Pid {
+        let script = format!("{line} </dev/null >/dev/null 2>&1 & echo $!");
+        let told = Command::new("sh").arg("-c").arg(script).output().expect("sh");
+        let pid = String::from_utf8(told.stdout).expect("text").trim().parse().expect("a PID");
+        let pid = Pid::new(pid).expect("greater than 1");
+        self.started.push(Handle::open(pid, &sexton_core::proc::here().expect("here")).expect("alive"));
+        pid
+    }
+
+    /// An orphan of the stand-in for the runtime.
+    fn fake(&mut self, id: &str) -> Pid {
+        let dir = self.dir.display();
+        let pid = self.orphan(&format!("exec {dir}/bin/qemu-system-fake -f {dir}/guests/{id}/disk"));
+        eventually(|| sexton_core::proc::executable(pid).is_ok_and(|file| file.ends_with("qemu-system-fake")));
+        pid
+    }
+
+    fn lives(&self, pid: Pid) -> bool {
+        let handle = self.started.iter().find(|handle| handle.identity().pid == pid).expect("started here");
+        matches!(handle.life(), Ok(Life::Alive))
+    }
+}
+
+impl Drop for Ground {
+    fn drop(&mut self) {
+        for handle in &self.started {
+            let _gone = handle.signal(9);
+            eventually(|| !matches!(handle.life(), Ok(Life::Alive)));
+        }
+        sexton_core::pin::PinBoard::open(&self.options.run_dir).expect("pins").remove().expect("pins removed");
+        for controller in ["pids", "memory"] {
+            let _gone = fs::remove_dir(format!("/sys/fs/cgroup/{controller}/{}", self.options.cgroup));
+        }
+        let subtree = sexton_core::domain::Subtree::find(&self.options.cgroup).expect("cgroup2");
+        subtree.remove().expect("nothing left in the subtree");
+        fs::remove_dir_all(&self.dir).expect("removed");
+    }
+}
+
+fn eventually(mut holds: impl FnMut() -> bool) {
+    for _ in 0..2_000 {
+        if holds() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    panic!("it did not come true in 20 s");
+}
+
+/// As [`eventually`], while the node goes on.
+async fn soon(mut holds: impl FnMut() -> bool) {
+    for _ in 0..2_000 {
+        if holds() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("it did not come true in 20 s");
+}
+
+fn run<T>(work: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime").block_on(work)
+}
+
+async fn begin(options: &Options) -> (Node, Arc<Host>, sexton_ledger::Reader) {
+    let begun = worker::begin(options, Keeper::none(), true).await.expect("begun");
+    let Begun { mut driver, node, host, reader, .. } = begun;
+    driver.reconcile().await;
+    tokio::spawn(async move { driver.run().await });
+    (node, host, reader)
+}
+
+fn me() -> Caller {
+    Caller { uid: Some(0), by: "unix".to_owned() }
+}
+
+/// The ids that events of `kind` tell of, in their order.
+fn told(reader: &sexton_ledger::Reader, kind: EventKind) -> Vec<(String, i32)> {
+    let events: Vec<Event> = reader.events_after(0, 1_000).expect("readable");
+    let of_kind = events.into_iter().filter(|event| event.kind == kind);
+    let fact = |event: &Event, key: &str| event.data.get(key).cloned().expect("a fact");
+    let pid = |event: &Event| i32::try_from(fact(event, "pid").as_i64().expect("pid")).expect("fits");
+    of_kind.map(|event| (fact(&event, "id").as_str().expect("id").to_owned(), pid(&event))).collect()
+}
+
+fn inode(path: &Path) -> (u64, i64) {
+    let about = fs::metadata(path).expect("there");
+    (about.ino(), about.mtime_nsec())
+}
+
+const SHAPES: [(&str, &str); 5] = [
+    (
+        "{\n  \"Id\": \"x\",\n  \"HypervisorPID\": 1,\n  \"State\": \"Running\"\n}\n",
+        "{\n  \"Id\": \"x\",\n  \"HypervisorPID\": @,\n  \"State\": \"Running\"\n}\n",
+    ),
+    ("{\"HypervisorPID\":null,\"n\":{\"HypervisorPID\":7}}", "{\"HypervisorPID\":@,\"n\":{\"HypervisorPID\":7}}"),
+    ("{\n  \"Id\": \"x\"\n}", "{\n  \"Id\": \"x\",\n  \"HypervisorPID\": @\n}"),
+    ("{}", "{\"HypervisorPID\":@}"),
+    ("{ \"HypervisorPID\" : 4194304 }  ", "{ \"HypervisorPID\" : @ }  "),
+];
+
+#[test]
+fn live_numbers_are_written_back_and_nothing_else_is_touched() {
+    let mut ground = Ground::new("write", OnOrphan::Terminate, Duration::ZERO);
+    let mut expected = Vec::new();
+    for (number, (before, after)) in SHAPES.iter().enumerate() {
+        let id = format!("vm-{number}");
+        ground.guest(&id, Some(before));
+        let pid = ground.fake(&id);
+        expected.push((id, pid, after.replace('@', &pid.to_string())));
+    }
+    // Somebody else's number by now: a stranger that is no runtime.
+    ground.guest("stale", None);
+    let stranger = ground.orphan("exec sleep 1000");
+    fs::write(ground.file("stale"), format!("{{\"HypervisorPID\":{stranger}}}")).expect("written");
+    let pid = ground.fake("stale");
+    expected.push(("stale".to_owned(), pid, format!("{{\"HypervisorPID\":{pid}}}")));
+    // Right already.
+    ground.guest("right", None);
+    let right = ground.fake("right");
+    fs::write(ground.file("right"), format!("{{\"HypervisorPID\":{right}}}")).expect("written");
+    let untouched = inode(&ground.file("right"));
+    // Odd: a list, a link out of the tree, a member twice.
+    ground.guest("list", Some("[1]"));
+    ground.guest("twice", Some("{\"HypervisorPID\":1,\"HypervisorPID\":2}"));
+    ground.guest("link", None);
+    fs::write(ground.dir.join("outside.json"), "{\"HypervisorPID\":1}").expect("written");
+    std::os::unix::fs::symlink(ground.dir.join("outside.json"), ground.file("link")).expect("linked");
+    let odd: Vec<Pid> = ["list", "twice", "link"].into_iter().map(|id| ground.fake(id)).collect();
+    run(async {
+        let (node, _host, reader) = begin(&ground.options).await;
+        assert_eq!(node.plan().await.expect("plan").actions, [], "the first pass has written already");
+        for _ in 0..3 {
+            node.reconcile().await.expect("reconciled");
+        }
+        for (id, pid, text) in &expected {
+            assert_eq!(fs::read_to_string(ground.file(id)).expect("readable"), *text, "{id}");
+            let mode = fs::metadata(ground.file(id)).expect("there").mode() & 0o7777;
+            assert!(*id == "stale" || mode == 0o640, "{id}: {mode:o}");
+            assert!(ground.lives(*pid), "{id}");
+        }
+        let mut adopted: Vec<_> = expected.iter().map(|(id, pid, _)| (id.clone(), pid.as_raw())).collect();
+        adopted.sort();
+        assert_eq!(told(&reader, EventKind::OrphanAdopted), adopted, "once each");
+        assert_eq!(inode(&ground.file("right")), untouched, "a file that is right is not written");
+        assert_eq!(fs::read_to_string(ground.dir.join("outside.json")).expect("there"), "{\"HypervisorPID\":1}");
+        let left = node.plan().await.expect("plan").left;
+        for pid in &odd {
+            assert!(ground.lives(*pid) && left.iter().any(|left| left.pid == Some(*pid)), "{left:?}");
+        }
+        assert!(ground.lives(stranger) && ground.lives(right));
+        assert_eq!(told(&reader, EventKind::OrphanTerminated), []);
+        let items =
+            node.list(sexton::node::request::Filter { limit: 10, ..Default::default() }).await.expect("list").items;
+        assert!(items.is_empty(), "a watched process is no instance");
+    });
+}
+
+#[test]
+fn an_orphan_without_metadata_is_ended_when_two_passes_saw_it_and_its_look_alikes_are_not() {
+    let mut ground = Ground::new("end", OnOrphan::Terminate, Duration::ZERO);
+    for id in ["gone", "shown", "later"] {
+        ground.guest(id, None);
+    }
+    let orphan = ground.fake("gone");
+    // The same name, arguments and environment, and another program.
+    let dir = ground.dir.display().to_string();
+    let alike =
+        ground.orphan(&format!("exec bash -c 'exec -a {dir}/bin/qemu-system-fake tail -f {dir}/guests/gone/disk'"));
+    // The same program, and a parent that cares.
+    let mut child = Command::new(format!("{dir}/bin/qemu-system-fake"))
+        .arg("-f")
+        .arg(format!("{dir}/guests/shown/disk"))
+        .spawn()
+        .expect("tail");
+    run(async {
+        let (node, _host, reader) = begin(&ground.options).await;
+        for _ in 0..3 {
+            let plan = node.plan().await.expect("plan");
+            assert_eq!(plan.actions, [], "it was seen by no pass that counts: {plan:?}");
+        }
+        node.reconcile().await.expect("reconciled");
+        assert!(ground.lives(orphan), "one pass is not two");
+        assert_eq!(told(&reader, EventKind::OrphanSeen), [("gone".to_owned(), orphan.as_raw())]);
+        let plan = node.plan().await.expect("plan");
+        assert!(matches!(plan.actions.as_slice(), [Action::Terminate { id, .. }] if id == "gone"), "{plan:?}");
+        assert!(ground.lives(orphan), "a plan is no pass");
+        node.reconcile().await.expect("reconciled");
+        soon(|| !ground.lives(orphan)).await;
+        soon(|| !told(&reader, EventKind::OrphanTerminated).is_empty()).await;
+        node.reconcile().await.expect("reconciled");
+        assert_eq!(told(&reader, EventKind::OrphanTerminated), [("gone".to_owned(), orphan.as_raw())]);
+        assert_eq!(told(&reader, EventKind::OrphanSeen).len(), 1);
+        assert!(ground.lives(alike) && child.try_wait().expect("a child").is_none());
+        assert_eq!(node.plan().await.expect("plan").actions, [], "at rest");
+    });
+    child.kill().expect("killed");
+    child.wait().expect("reaped");
+}
+
+#[test]
+fn an_orphan_is_not_ended_before_its_grace_and_not_when_its_metadata_comes_back() {
+    let grace = Duration::from_secs(2);
+    let mut ground = Ground::new("grace", OnOrphan::Terminate, grace);
+    for id in ["young", "back"] {
+        ground.guest(id, None);
+    }
+    let (young, back) = (ground.fake("young"), ground.fake("back"));
+    run(async {
+        let (node, _host, _reader) = begin(&ground.options).await;
+        node.reconcile().await.expect("reconciled");
+        fs::write(ground.file("back"), format!("{{\"HypervisorPID\":{back}}}")).expect("written");
+        let ticks = sexton_core::proc::stat(young).expect("alive").start_ticks;
+        let age = || sexton_sys::time::boottime().saturating_sub(Duration::from_millis(ticks * 10));
+        while ground.lives(young) {
+            node.reconcile().await.expect("reconciled");
+            assert!(age() < grace * 10, "never ended");
+        }
+        assert!(age() > grace, "{:?}", age());
+        assert!(ground.lives(back));
+    });
+}
+
+#[test]
+fn a_watch_that_reports_tells_once_whoever_dies() {
+    let mut ground = Ground::new("report", OnOrphan::Report, Duration::ZERO);
+    ground.guest("a", None);
+    let orphan = ground.fake("a");
+    for _ in 0..2 {
+        run(async {
+            let (node, host, reader) = begin(&ground.options).await;
+            for _ in 0..3 {
+                node.reconcile().await.expect("reconciled");
+            }
+            let plan = node.plan().await.expect("plan");
+            assert!(plan.actions.is_empty() && plan.left.iter().any(|left| left.pid == Some(orphan)), "{plan:?}");
+            assert_eq!(told(&reader, EventKind::OrphanSeen), [("a".to_owned(), orphan.as_raw())]);
+            drop(host);
+        });
+    }
+    assert!(ground.lives(orphan));
+}
+
+#[test]
+fn a_plan_is_applied_exactly_or_refused_whole() {
+    let mut ground = Ground::new("apply", OnOrphan::Terminate, Duration::ZERO);
+    for id in ["a", "b"] {
+        ground.guest(id, None);
+    }
+    let (a, b) = (ground.fake("a"), ground.fake("b"));
+    run(async {
+        let (node, _host, _reader) = begin(&ground.options).await;
+        node.reconcile().await.expect("reconciled");
+        let plan = node.plan().await.expect("plan");
+        assert_eq!(plan.actions.len(), 2, "{plan:?}");
+        let mut forged = plan.clone();
+        let Some(Action::Terminate { identity, .. }) = forged.actions.last_mut() else { panic!("{forged:?}") };
+        identity.pidfs_ino = identity.pidfs_ino.map(|ino| ino + 1);
+        let refused = node.apply(forged, me()).await.expect_err("another process");
+        assert_eq!(refused.kind.status(), 409);
+        assert!(ground.lives(a) && ground.lives(b), "nothing was done");
+        let text = serde_json::to_string(&plan).expect("text");
+        let mut half: sexton_plan::plan::Plan = serde_json::from_str(&text).expect("as it was given");
+        half.actions.truncate(1);
+        node.apply(half, me()).await.expect("applied");
+        assert!(!ground.lives(a) && ground.lives(b), "exactly those");
+        node.apply(plan, me()).await.expect_err("one of them is done");
+        assert!(ground.lives(b), "and nothing else was");
+    });
+}
+
+#[test]
+fn real_guests_are_found_again_and_the_one_nobody_knows_is_ended() {
+    if !Path::new("/usr/bin/qemu-system-x86_64").exists() {
+        assert!(std::env::var_os("CI").is_none(), "qemu-system-x86 is needed");
+        eprintln!("SKIPPED: no qemu-system-x86_64");
+        return;
+    }
+    let mut ground = Ground::new("qemu", OnOrphan::Terminate, Duration::ZERO);
+    let mut guests = Vec::new();
+    for number in 0..11 {
+        let id = format!("vm-{number}");
+        let shape = SHAPES.get(number % SHAPES.len()).expect("a shape");
+        ground.guest(&id, (number < 10).then_some(shape.0));
+        let dir = ground.dir.join("guests").join(&id);
+        let line = format!(
+            "exec qemu-system-x86_64 -accel tcg -S -nodefaults -display none -name {id} \
+             -qmp unix:{}/q.sock,server=on,wait=off",
+            dir.display()
+        );
+        let pid = ground.orphan(&line);
+        eventually(|| std::os::unix::net::UnixStream::connect(dir.join("q.sock")).is_ok());
+        guests.push((id, pid, shape.1));
+    }
+    run(async {
+        let (node, _host, reader) = begin(&ground.options).await;
+        node.reconcile().await.expect("reconciled");
+        for (id, pid, after) in guests.iter().take(10) {
+            let text = after.replace('@', &pid.to_string());
+            assert_eq!(fs::read_to_string(ground.file(id)).expect("readable"), text, "{id}");
+        }
+        let (_, unknown, _) = guests.last().expect("eleven");
+        assert!(ground.lives(*unknown));
+        node.reconcile().await.expect("reconciled");
+        soon(|| !ground.lives(*unknown)).await;
+        soon(|| told(&reader, EventKind::OrphanTerminated).len() == 1).await;
+        node.reconcile().await.expect("reconciled");
+        assert_eq!(told(&reader, EventKind::OrphanAdopted).len(), 10);
+        for (id, pid, _) in guests.iter().take(10) {
+            let socket = ground.dir.join("guests").join(id).join("q.sock");
+            assert!(ground.lives(*pid), "{id}");
+            assert!(std::os::unix::net::UnixStream::connect(socket).is_ok(), "{id} answers");
+        }
+    });
+}
