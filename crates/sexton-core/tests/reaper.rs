@@ -1,5 +1,7 @@
 //! The reaper among other owners of children, with real processes.
 
+#![allow(clippy::zombie_processes, reason = "the reaper waits for them, or is shown not to")]
+
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -144,6 +146,7 @@ fn a_child_that_another_owner_reaped_has_vanished_and_its_code_is_known_all_the_
 }
 
 /// Whether this kernel keeps the status of reaped processes (6.15).
+#[allow(clippy::print_stderr, reason = "a skipped check must not go unnoticed")]
 fn keeps_codes() -> bool {
     let mut own = child(5);
     let handle = Handle::open(pid(&own), &proc::here().expect("proc")).expect("handle");
