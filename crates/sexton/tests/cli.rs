@@ -89,7 +89,6 @@ fn without_a_daemon_everything_that_needs_one_is_6_with_a_hint() {
         &["apply"],
         &["reconcile"],
         &["top", "--once"],
-        &["doctor"],
         &["ps", "--socket", "http+unix:///nonexistent/other.sock"],
     ] {
         let (code, _, stderr) = output(&mut bare(args));
@@ -143,6 +142,15 @@ fn the_settings_are_shown_and_checked() {
     );
     assert_eq!(output(&mut bare(&["config", "check"])).0, Some(0));
     assert_eq!(output(bare(&["config", "check"]).env("SEXTON_ON_SHUTDOWN", "explode")).0, Some(2));
+}
+
+#[test]
+fn the_host_is_looked_at_without_a_daemon_too() {
+    let (code, stdout, _) = output(bare(&["doctor", "-o", "json"]).env("SEXTON_CGROUP", "sexton-test-absent"));
+    let report: Value = stdout.parse().expect("one document");
+    assert_eq!(code, Some(if report["ok"] == true { 0 } else { 1 }), "{stdout}");
+    let daemon = report["checks"].as_array().expect("checks").iter().find(|check| check["name"] == "daemon");
+    assert_eq!(daemon.expect("told")["grade"], "warn");
 }
 
 #[test]

@@ -232,7 +232,7 @@ impl Client {
         self.ask(&Ask::get(path)).await
     }
 
-    /// All pages of a list; `query` begins with `?` or is empty.
+    /// All pages of a list.
     ///
     /// # Errors
     /// The daemon refused, or is not there.
@@ -241,7 +241,6 @@ impl Client {
         let mut after: Option<String> = None;
         loop {
             let mut pairs = query.to_vec();
-            pairs.push(("limit", "1000"));
             if let Some(after) = &after {
                 pairs.push(("after", after));
             }

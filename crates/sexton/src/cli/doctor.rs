@@ -1,79 +1,61 @@
-//! `doctor`: what this kernel and host allow, and what is wrong.
+//! `doctor`: what this kernel and host allow, and what is wrong; told by the daemon, or looked for here without one.
 
-use serde_json::{Value, json};
-use sexton_core::domain::Subtree;
-use sexton_core::{features, proc};
+use serde_json::Value;
 
 use super::failure::{Failure, exit};
 use super::member::Member as _;
 use super::{Context, out};
-use crate::node::chain;
+use crate::doctor::{self, Check, Grade, Report};
 
-/// Asks the daemon; where there is none, looks for itself.
+/// Asks the daemon; where there is none, looks at the host.
 pub async fn run(context: &Context) -> Result<u8, Failure> {
-    let answer = match context.client() {
-        Ok(client) => client.get("/v1/doctor").await,
-        Err(failure) => Err(failure),
+    let report = match context.client()?.get("/v1/doctor").await {
+        Err(failure) if failure.exit == exit::UNREACHABLE => local(context, &failure)?,
+        told => told?,
     };
-    match answer {
-        Ok(told) => {
-            let bad = problems(&told);
-            context.out.document(&told, text)?;
-            Ok(if bad == 0 { exit::DONE } else { exit::FAILED })
-        }
-        Err(failure) if failure.exit == exit::UNREACHABLE || failure.exit == exit::NOT_FOUND => {
-            context.out.document(&local(context), text)?;
-            Err(failure)
-        }
-        Err(failure) => Err(failure),
-    }
+    context.out.document(&report, text)?;
+    Ok(if report.at("ok") == false { exit::FAILED } else { exit::DONE })
 }
 
-/// What can be seen without a daemon.
-fn local(context: &Context) -> Value {
-    let check = |name: &str, ok: bool, told: String| json!({"name": name, "ok": ok, "detail": told});
-    let here = proc::here();
-    let cgroup = Subtree::find(&context.settings.cgroup);
-    let ledger = match &here {
-        Ok(here) => sexton_ledger::check(&context.settings.state_dir, &here.boot_id).map_err(|error| chain(&error)),
-        Err(_) => Err("not looked at without a boot id".to_owned()),
-    };
-    let pidfs = features::pidfs();
-    let told = |result: Result<String, String>| result.unwrap_or_else(|error| error);
-    let checks = vec![
-        check("proc", here.is_ok(), told(here.map(|here| format!("boot {}", here.boot_id)).map_err(|e| e.to_string()))),
-        check(
-            "pidfs",
-            pidfs,
-            if pidfs { "64-bit identities" } else { "identities are weak: Linux 6.9 has pidfs" }.to_owned(),
-        ),
-        check(
-            "cgroup2",
-            cgroup.is_ok(),
-            told(cgroup.map(|subtree| subtree.path().to_owned()).map_err(|e| e.to_string())),
-        ),
-        check("ledger", ledger.is_ok(), told(ledger.map(|()| "sound, or absent".to_owned()))),
-    ];
-    json!({"daemon": false, "checks": checks})
+/// What can be seen without a daemon. That there is none is no fault of the host.
+fn local(context: &Context, absence: &Failure) -> Result<Value, Failure> {
+    let mut checks = doctor::examine(&context.settings);
+    checks.push(Check {
+        name: "daemon".to_owned(),
+        grade: Grade::Warn,
+        detail: absence.message.clone().unwrap_or_default(),
+        hint: absence.hint.clone(),
+    });
+    serde_json::to_value(Report::new(checks))
+        .map_err(|error| Failure::new(exit::FAILED, format!("could not write the report: {error}")))
 }
 
-/// How many things are wrong.
-fn problems(told: &Value) -> usize {
-    let wrong = told.at("problems").as_array().map_or(0, Vec::len);
-    let checks = told.at("checks").as_array().into_iter().flatten();
-    wrong + checks.filter(|check| check.at("ok") == false && check.at("required") != false).count()
-}
-
-fn text(told: &Value) -> String {
-    let mut text = String::new();
-    let Some(members) = told.as_object() else { return out::members(told) };
-    for (key, value) in members {
-        match value.as_array() {
-            Some(items) if items.iter().any(Value::is_object) => {
-                text.push_str(&format!("{}:\n{}", out::escape(key), out::objects(items)));
-            }
-            Some(_) | None => text.push_str(&out::members(&json!({ key.as_str(): value }))),
-        }
+/// The checks, and then what to do about those that are not as they should be.
+fn text(report: &Value) -> String {
+    let checks = report.at("checks").as_array().map(Vec::as_slice).unwrap_or_default();
+    let rows = checks.iter().map(|check| ["name", "grade", "detail"].map(|key| out::word(check.at(key))).to_vec());
+    let mut text = out::table(&["CHECK", "GRADE", "FOUND"], rows.collect());
+    for check in checks.iter().filter(|check| check.at("hint").is_string()) {
+        text.push_str(&out::escape(&format!("hint: {}: {}", out::word(check.at("name")), out::word(check.at("hint")))));
+        text.push('\n');
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn hints_stand_behind_the_checks() {
+        let report = json!({"ok": false, "checks": [
+            {"name": "kernel", "grade": "ok", "detail": "Linux 6.18", "hint": null},
+            {"name": "ledger", "grade": "fail", "detail": "full\x1b", "hint": "make room"},
+        ]});
+        let expected =
+            "CHECK   GRADE  FOUND\nkernel  ok     Linux 6.18\nledger  fail   full\\x1b\nhint: ledger: make room\n";
+        assert_eq!(text(&report), expected);
+    }
 }

@@ -95,9 +95,8 @@ async fn look(client: &Client, name: Option<&Name>, known: Known) -> Result<Valu
     let Some(name) = name.filter(|name| name.as_str() != "self") else {
         return client.send_again(&Ask::get("/v1/node"), known).await?.into_body();
     };
-    let page = client.send_again(&Ask::get("/v1/nodes?limit=1000"), known).await?.into_body()?;
-    let nodes = page.at("items").as_array().into_iter().flatten();
-    let found = nodes.into_iter().find(|node| node.at("id") == name.as_str()).cloned();
+    let nodes = client.list("/v1/nodes", &[]).await?;
+    let found = nodes.into_iter().find(|node| node.at("id") == name.as_str());
     found.ok_or_else(|| {
         Failure::new(exit::NOT_FOUND, format!("there is no node `{name}`")).hint("`sexton nodes` lists them")
     })

@@ -25,7 +25,8 @@ pub struct PsArgs {
 
 /// Lists instances.
 pub async fn run(context: &Context, args: &PsArgs) -> Result<u8, Failure> {
-    let mut query: Vec<(&str, &str)> = args.label.iter().map(|label| ("label", label.as_str())).collect();
+    let mut query = vec![("limit", "1000")];
+    query.extend(args.label.iter().map(|label| ("label", label.as_str())));
     query.extend(args.kind.as_ref().map(|kind| ("kind", kind.as_str())));
     let mut items = context.client()?.list("/v1/instances", &query).await?;
     if !args.all {

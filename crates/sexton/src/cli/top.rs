@@ -36,7 +36,7 @@ pub async fn run(context: &Context, args: &TopArgs) -> Result<u8, Failure> {
     let mut before: BTreeMap<String, u64> = BTreeMap::new();
     let mut looked = Instant::now();
     loop {
-        let mut items = client.list("/v1/instances", &[]).await?;
+        let mut items = client.list("/v1/instances", &[("limit", "1000")]).await?;
         items.retain(|instance| !words::is_terminal(words::state(instance)));
         let passed = looked.elapsed().as_secs_f64();
         looked = Instant::now();
