@@ -12,6 +12,7 @@ use sexton_testkit::{Ground, Held, SOON, eventually, skip};
 const PROGRAM: &str = env!("CARGO_BIN_EXE_sexton");
 const SIGTERM: i32 = 15;
 const SIGUSR1: i32 = 10;
+const SIGSTOP: i32 = 19;
 
 /// The program with nothing of this process's environment, and no configuration.
 fn bare(args: &[&str]) -> Command {
@@ -255,6 +256,43 @@ fn what_is_attached_outlives_a_worker_without_loss_or_repetition() {
 }
 
 #[test]
+fn what_is_attached_ends_with_its_own_life_though_another_follows() {
+    let Ok(ground) = Ground::new(PROGRAM) else { skip!("no cgroup2") };
+    let _daemon = ground.serve().expect("serves");
+    let script = "echo life; exit 5";
+    let output = ground.command(&["run", "a", "--restart", "always", "--attach", "--", "sh", "-c", script]).output();
+    let output = output.expect("runs");
+    assert_eq!((output.status.code(), output.stdout.as_slice()), (Some(5), &b"life\n"[..]));
+}
+
+#[test]
+fn a_run_whose_worker_dies_meanwhile_makes_one_instance() {
+    let Ok(ground) = Ground::new(PROGRAM) else { skip!("no cgroup2") };
+    let mut daemon = ground.serve().expect("serves");
+    let worker = daemon.worker().expect("there");
+    worker.signal(SIGSTOP).expect("stopped");
+    let running = ground.command(&["run", "a", "--", "sleep", "1000"]).stdout(Stdio::piped()).spawn().expect("starts");
+    connected(&running);
+    worker.kill9().expect("killed");
+    daemon.wait_ready().expect("another one");
+    let output = running.wait_with_output().expect("ends");
+    assert_eq!((output.status.code(), output.stdout.as_slice()), (Some(0), &b"a\n"[..]));
+    let lives = daemon.client().list("/v1/events").expect("read").into_iter();
+    assert_eq!(lives.filter(|event| event["kind"] == "instance.starting").count(), 1);
+}
+
+/// Waits until a child has a socket open.
+fn connected(child: &Child) {
+    eventually("it is connected", SOON, || {
+        let fds = std::fs::read_dir(format!("/proc/{}/fd", child.id())).map_err(|error| error.to_string())?;
+        let is_socket = |fd: std::fs::DirEntry| {
+            std::fs::read_link(fd.path()).is_ok_and(|to| to.to_string_lossy().starts_with("socket:"))
+        };
+        if fds.flatten().any(is_socket) { Ok(()) } else { Err("no socket".to_owned()) }
+    });
+}
+
+#[test]
 fn followed_events_outlive_the_daemon_and_repeat_nothing() {
     let Ok(ground) = Ground::new(PROGRAM) else { skip!("no cgroup2") };
     let daemon = ground.serve().expect("serves");
@@ -292,13 +330,7 @@ fn a_wait_outlives_the_worker() {
     let script = format!("while ! [ -e {} ]; do sleep 0.02; done; exit 4", gate.display());
     assert_eq!(output(&mut ground.command(&["run", "a", "--", "sh", "-c", &script])).0, Some(0));
     let waiting = ground.command(&["wait", "a"]).stdout(Stdio::piped()).spawn().expect("starts");
-    eventually("the wait is connected", SOON, || {
-        let fds = std::fs::read_dir(format!("/proc/{}/fd", waiting.id())).map_err(|error| error.to_string())?;
-        let is_socket = |fd: std::fs::DirEntry| {
-            std::fs::read_link(fd.path()).is_ok_and(|to| to.to_string_lossy().starts_with("socket:"))
-        };
-        if fds.flatten().any(is_socket) { Ok(()) } else { Err("no socket".to_owned()) }
-    });
+    connected(&waiting);
     daemon.replace_worker().expect("replaced");
     std::fs::write(gate, "").expect("opened");
     let output = waiting.wait_with_output().expect("ends");

@@ -14,8 +14,8 @@ use super::client::{Ask, Client, Known, PATIENCE};
 use super::failure::{Failure, exit};
 use super::logs::{Copy, Ended, Sink, Stream};
 use super::member::Member as _;
-use super::watch::{self, Until};
-use super::{out, run, words};
+use super::watch::{self, GiveUp, Until};
+use super::{events, out, run, words};
 use crate::node::readiness;
 
 /// What is passed on to the instance.
@@ -27,6 +27,8 @@ const FORWARDED: SignalSet = SignalSet::EMPTY
     .with(Signal::USR1)
     .with(Signal::USR2);
 
+/// How often a wait looks whether there is another life meanwhile.
+const LOOK: Duration = Duration::from_secs(5);
 /// Pause before a stream that was cut off is taken up again.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -43,11 +45,7 @@ pub async fn run(client: &Client, name: &Name, body: Value) -> Result<u8, Failur
         );
         stdout.and(stderr)
     };
-    let end = async {
-        let (ended, _) = watch::until(client, name, Until::Exit, None, watch::never).await?;
-        Ok::<Value, Failure>(ended)
-    };
-    let both = async { tokio::join!(streams, end) };
+    let both = async { tokio::join!(streams, end(client, name, &life)) };
     let forwarding = signals.forward(client, name);
     let (copied, ended) = tokio::select! {
         both = both => both,
@@ -55,10 +53,24 @@ pub async fn run(client: &Client, name: &Name, body: Value) -> Result<u8, Failur
         failure = forwarding => return Err(failure),
     };
     match copied {
-        Ok(()) => code(&ended?, &life),
+        Ok(()) => code(&ended?),
         // The reader of the output went away, as that of any program may.
         Err(failure) if failure.message.is_none() => Ok(exit::BROKEN_PIPE),
         Err(failure) => Err(failure),
+    }
+}
+
+/// Waits for the end of one life, and gives the instance as it then was.
+async fn end(client: &Client, name: &Name, life: &str) -> Result<Value, Failure> {
+    loop {
+        let look = watch::deadline(Some(LOOK));
+        let (instance, known) = watch::until(client, name, Until::Exit, look, GiveUp::Never).await?;
+        if instance.at("incarnation") != life {
+            return events::end_of(client, name, life).await;
+        }
+        if known {
+            return Ok(instance);
+        }
     }
 }
 
@@ -84,7 +96,7 @@ async fn stream(client: &Client, name: &Name, life: &str, which: Stream, sink: S
 /// open for ever.
 async fn stays_stuck(client: &Client, name: &Name) -> Result<Value, Failure> {
     loop {
-        let (instance, settled) = watch::until(client, name, Until::Settled, None, watch::is_stuck).await?;
+        let (instance, settled) = watch::until(client, name, Until::Settled, None, GiveUp::WhenStuck).await?;
         if settled {
             return std::future::pending().await;
         }
@@ -96,11 +108,7 @@ async fn stays_stuck(client: &Client, name: &Name) -> Result<Value, Failure> {
 }
 
 /// The exit code of `sexton` for how that life ended.
-fn code(instance: &Value, life: &str) -> Result<u8, Failure> {
-    if instance.at("incarnation") != life {
-        let told = "it was started anew before its end was read; `sexton events` tells how it ended";
-        return Err(Failure::new(exit::FAILED, told));
-    }
+fn code(instance: &Value) -> Result<u8, Failure> {
     words::exit_code(instance).ok_or_else(|| {
         Failure::new(exit::FAILED, format!("nobody knows how it ended: {}", words::summary(instance)))
             .hint("`sexton show NAME` tells more")
@@ -166,10 +174,9 @@ mod tests {
 
     #[test]
     fn the_code_is_the_childs_own_or_none() {
-        let ended = json!({"incarnation": "A", "state": "exited", "exit": {"code": 7, "signal": null}});
-        assert_eq!(code(&ended, "A"), Ok(7));
-        assert!(code(&ended, "B").is_err(), "another life's code is not this one's");
-        let lost = json!({"incarnation": "A", "state": "lost", "reason": "reboot", "exit": null});
-        assert_eq!(code(&lost, "A").unwrap_err().exit, exit::FAILED);
+        let ended = json!({"state": "exited", "exit": {"code": 7, "signal": null}});
+        assert_eq!(code(&ended), Ok(7));
+        let lost = json!({"state": "lost", "reason": "reboot", "exit": null});
+        assert_eq!(code(&lost).unwrap_err().exit, exit::FAILED);
     }
 }

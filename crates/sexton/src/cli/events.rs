@@ -6,6 +6,7 @@ use clap::Args;
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use serde_json::Value;
+use sexton_plan::id::Name;
 use tokio::time::{Instant, sleep};
 
 use super::client::{Ask, AskError, Client, Known, with_query};
@@ -114,6 +115,41 @@ impl Feed<'_> {
         self.last = seq;
         Ok(())
     }
+}
+
+/// How far back the newest events are looked for. BOUND: one page, so that it is fast beside a long log.
+const READ_BACK: u64 = 1_000;
+
+/// The newest events of one instance, `count` at most, as far as they are not far back.
+///
+/// # Errors
+/// The daemon refused, or is not there.
+pub async fn newest(client: &Client, name: &Name, count: usize) -> Result<Vec<Value>, Failure> {
+    let last = client.get("/v1/ledger").await?.at("last_seq").as_u64().unwrap_or(0);
+    let after = last.saturating_sub(READ_BACK).to_string();
+    let page = client.get(with_query("/v1/events", &[("after", &after), ("limit", "1000")])).await?;
+    let of_name = |event: &&Value| event.at("instance") == name.as_str();
+    let mut events: Vec<Value> = page.at("items").as_array().into_iter().flatten().filter(of_name).cloned().collect();
+    Ok(events.split_off(events.len().saturating_sub(count)))
+}
+
+/// How a life ended that another one has followed: the data of its last event, with its state.
+///
+/// # Errors
+/// The daemon is not there, or the event is too far back.
+pub async fn end_of(client: &Client, name: &Name, life: &str) -> Result<Value, Failure> {
+    let events = newest(client, name, usize::MAX).await?;
+    let told = events.iter().rev().filter(|event| event.at("incarnation") == life).find_map(|event| {
+        let state = event.at("kind").as_str()?.strip_prefix("instance.")?;
+        let mut data = event.at("data").as_object()?.clone();
+        data.insert("state".to_owned(), state.into());
+        words::is_terminal(state).then(|| data.into())
+    });
+    let told: Option<Value> = told;
+    told.ok_or_else(|| {
+        Failure::new(exit::FAILED, format!("`{name}` was started anew, and the end of its life {life} is not found"))
+            .hint("`sexton events` tells how it ended")
+    })
 }
 
 /// Lines that come in pieces.

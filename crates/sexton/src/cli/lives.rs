@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::client::{Ask, AskError, Client, Known};
 use super::failure::{Failure, exit};
 use super::member::Member as _;
-use super::watch::{self, Until};
+use super::watch::{self, GiveUp, Until};
 use super::{Context, args, out, words};
 
 /// `sexton start`.
@@ -79,7 +79,7 @@ pub async fn start(context: &Context, args: &StartArgs) -> Result<u8, Failure> {
     let before = client.get(watch::path(&args.name)).await?;
     let begun = begin(&client, &args.name, &before).await?;
     let instance = match words::state(&begun) {
-        "starting" => watch::until(&client, &args.name, Until::Running, None, watch::is_stuck).await?.0,
+        "starting" => watch::until(&client, &args.name, Until::Running, None, GiveUp::WhenStuck).await?.0,
         _ => begun,
     };
     context.out.document(&instance, |_| format!("{}\n", args.name))?;
@@ -127,7 +127,7 @@ async fn stop_one(client: Client, name: Name, body: Value, deadline: Option<Inst
     let instance = answer.into_body()?;
     let (instance, finished) = match finished {
         true => (instance, true),
-        false => watch::until(&client, &name, Until::Settled, deadline, watch::is_stuck).await?,
+        false => watch::until(&client, &name, Until::Settled, deadline, GiveUp::WhenStuck).await?,
     };
     if finished { Ok(instance) } else { Err(unfinished(&instance)) }
 }
@@ -166,7 +166,7 @@ pub async fn signal(context: &Context, args: &SignalArgs) -> Result<u8, Failure>
 /// Waits for the end of the main process.
 pub async fn wait(context: &Context, args: &WaitArgs) -> Result<u8, Failure> {
     let deadline = watch::deadline(args.timeout);
-    let (instance, known) = watch::until(&context.client()?, &args.name, Until::Exit, deadline, watch::never).await?;
+    let (instance, known) = watch::until(&context.client()?, &args.name, Until::Exit, deadline, GiveUp::Never).await?;
     if !known {
         return Err(unfinished(&instance));
     }

@@ -10,10 +10,9 @@ use sexton_core::domain::Subtree;
 use sexton_core::proc;
 use sexton_plan::id::{Name, Pid};
 
-use super::client::{Client, with_query};
 use super::failure::{Failure, exit};
 use super::member::Member as _;
-use super::{Context, args, out, watch, words};
+use super::{Context, args, events, out, watch, words};
 
 /// `sexton show`.
 #[derive(Debug, Args)]
@@ -25,8 +24,6 @@ pub struct ShowArgs {
 
 /// Events that are shown.
 const EVENTS_SHOWN: usize = 10;
-/// How far back events are looked for. BOUND: one page, so that `show` stays fast beside a long log.
-const EVENTS_READ: u64 = 1_000;
 /// Processes that are shown.
 const PROCESSES_SHOWN: usize = 64;
 
@@ -37,19 +34,10 @@ pub async fn run(context: &Context, args: &ShowArgs) -> Result<u8, Failure> {
     // What is only for people's eyes may be missing.
     let events = match context.out.is_json() {
         true => Vec::new(),
-        false => last_events(&client, &args.name).await.unwrap_or_default(),
+        false => events::newest(&client, &args.name, EVENTS_SHOWN).await.unwrap_or_default(),
     };
     context.out.document(&instance, |instance| text(instance, &events, Timestamp::now()))?;
     Ok(exit::DONE)
-}
-
-async fn last_events(client: &Client, name: &Name) -> Result<Vec<Value>, Failure> {
-    let last = client.get("/v1/ledger").await?.at("last_seq").as_u64().unwrap_or(0);
-    let after = last.saturating_sub(EVENTS_READ).to_string();
-    let page = client.get(with_query("/v1/events", &[("after", &after), ("limit", "1000")])).await?;
-    let of_name = |event: &&Value| event.at("instance") == name.as_str();
-    let mut events: Vec<Value> = page.at("items").as_array().into_iter().flatten().filter(of_name).cloned().collect();
-    Ok(events.split_off(events.len().saturating_sub(EVENTS_SHOWN)))
 }
 
 fn text(instance: &Value, events: &[Value], now: Timestamp) -> String {

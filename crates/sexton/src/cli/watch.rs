@@ -55,8 +55,26 @@ pub fn is_over(deadline: Option<Instant>) -> bool {
     deadline.is_some_and(|deadline| Instant::now() >= deadline)
 }
 
-/// Waits until `until` holds, `deadline` passes, or `give_up` says so of what was seen; tells the newest view, and
-/// whether it holds.
+/// What ends a wait early.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GiveUp {
+    /// Nothing.
+    Never,
+    /// Something lives on that SIGKILL did not end: that may last for ever.
+    WhenStuck,
+}
+
+impl GiveUp {
+    /// How long one request is held: only a change makes a look that gives up see something new.
+    const fn hold(self) -> Duration {
+        match self {
+            GiveUp::Never => HOLD,
+            GiveUp::WhenStuck => Duration::from_secs(1),
+        }
+    }
+}
+
+/// Waits until `until` holds, `deadline` passes, or it is to give up; tells the newest view, and whether it holds.
 ///
 /// # Errors
 /// Unknown, removed meanwhile, or the daemon is not there.
@@ -65,32 +83,23 @@ pub async fn until(
     name: &Name,
     until: Until,
     deadline: Option<Instant>,
-    give_up: fn(&Value) -> bool,
+    give_up: GiveUp,
 ) -> Result<(Value, bool), Failure> {
     let mut known = Known::No;
-    // Only a change makes a look that gives up see something new, so such a wait looks more often.
     loop {
-        let wait = duration::format(hold(deadline).min(LOOK));
+        let wait = duration::format(hold(deadline).min(give_up.hold()));
         let path = format!("{}?until={}&wait={wait}", path(name), until.as_str());
         let answer = client.send_again(&Ask::get(path), known).await?;
         known = Known::Yes;
         let holds = answer.status == 200;
         let body = answer.into_body()?;
-        if holds || is_over(deadline) || give_up(&body) {
+        if holds || is_over(deadline) || (give_up == GiveUp::WhenStuck && is_stuck(&body)) {
             return Ok((body, holds));
         }
     }
 }
 
-/// How often a wait looks at what it may give up for.
-const LOOK: Duration = Duration::from_secs(1);
-
-/// For waits that never give up.
-pub fn never(_instance: &Value) -> bool {
-    false
-}
-
-/// Whether something lives on that SIGKILL did not end: that may last for ever.
+/// Whether something lives on that SIGKILL did not end.
 pub fn is_stuck(instance: &Value) -> bool {
     instance.at("state") == "stuck"
 }
