@@ -2,7 +2,7 @@ use super::*;
 
 fn around(variables: &[(&str, &str)]) -> Surroundings {
     let variables = variables.iter().map(|(key, value)| ((*key).to_owned(), OsString::from(value))).collect();
-    Surroundings { variables, directory: Some(PathBuf::from("/work")), uid: 0 }
+    Surroundings { variables, directory: Some(PathBuf::from("/base")), uid: 0 }
 }
 
 struct Scratch(PathBuf);
@@ -36,10 +36,10 @@ fn a_flag_beats_the_environment_which_beats_the_file_which_beats_the_default() {
     let variables = around(&[("SEXTON_STATE_DIR", "/env"), ("SEXTON_RUN_DIR", "env-run"), ("SEXTON_CGROUP", "")]);
     let flags = Flags { state_dir: Some("flag".into()), ..file.flags() };
     let settings = resolve_in(&flags, &variables).expect("resolved");
-    assert_eq!(settings.state_dir, Path::new("/work/flag"));
-    assert_eq!(settings.run_dir, Path::new("/work/env-run"));
+    assert_eq!(settings.state_dir, Path::new("/base/flag"));
+    assert_eq!(settings.run_dir, Path::new("/base/env-run"));
     assert_eq!(settings.cgroup, "file", "an empty variable is an unset one");
-    assert_eq!(settings.socket, Target::Unix("/work/env-run/sexton.sock".into()));
+    assert_eq!(settings.socket, Target::Unix("/base/env-run/sexton.sock".into()));
     assert_eq!(settings.on_shutdown, OnShutdown::Detach);
 }
 
@@ -122,11 +122,11 @@ fn a_named_file_must_be_there() {
 
 #[test]
 fn targets_are_paths_or_urls() {
-    let base = Some(Path::new("/work"));
+    let base = Some(Path::new("/base"));
     for text in ["/run/s.sock", "http+unix:///run/s.sock", "http+unix://%2Frun%2Fs.sock"] {
         assert_eq!(parse_target(text, base), Ok(Target::Unix("/run/s.sock".into())), "{text}");
     }
-    assert_eq!(parse_target("s.sock", base), Ok(Target::Unix("/work/s.sock".into())));
+    assert_eq!(parse_target("s.sock", base), Ok(Target::Unix("/base/s.sock".into())));
     assert_eq!(parse_target("https://n1:7070", base), Ok(Target::Url("https://n1:7070".into())));
     assert!(parse_target("http+unix://", base).is_err());
 }

@@ -297,7 +297,7 @@ mod tests {
     fn paths_of_the_file_are_absolute_and_those_of_flags_are_from_where_the_caller_is() {
         assert!("state".parse::<AbsolutePath>().is_err());
         assert!("/var/../etc".parse::<AbsolutePath>().is_err());
-        let path = AbsolutePath::new(Path::new("state"), Some(Path::new("/work"))).expect("joined");
-        assert_eq!(path.as_path(), Path::new("/work/state"));
+        let path = AbsolutePath::new(Path::new("state"), Some(Path::new("/base"))).expect("joined");
+        assert_eq!(path.as_path(), Path::new("/base/state"));
     }
 }

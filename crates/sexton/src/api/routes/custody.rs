@@ -64,7 +64,7 @@ mod tests {
         assert_eq!((wanted.pid.as_raw(), wanted.proof), (4711, Proof::PidfsIno(9)));
         assert_eq!(body["name"], "a");
         for bad in [
-            r#"{"pid":1,"pidfs_ino":9}"#,
+            r#"{"pid":0,"pidfs_ino":9}"#,
             r#"{"pid":-1,"pidfs_ino":9}"#,
             r#"{"pid":4711}"#,
             r#"{"pid":"4711","start_ticks":1}"#,
@@ -74,6 +74,8 @@ mod tests {
         ] {
             assert_eq!(read(bad).expect_err(bad).kind, Kind::BadArgument);
         }
+        let init = r#"{"pid":1,"pidfs_ino":9}"#;
+        assert_eq!(read(init).expect_err(init).kind, Kind::WrongState, "well said, and never taken");
     }
 
     #[test]

@@ -285,10 +285,12 @@ async fn a_drain_tells_what_is_left_and_is_not_left() {
 #[tokio::test]
 async fn adoption_is_refused_by_what_is_wrong_with_it() {
     let api = Api::start("adopt");
-    let body = r#"{"name":"a","pid":2147483647,"pidfs_ino":1}"#;
-    api.ask("POST", "/v1/adopt", Some(body)).await.refused(409, "wrong_state");
+    for pid in [1, i32::MAX] {
+        let body = format!(r#"{{"name":"a","pid":{pid},"pidfs_ino":1}}"#);
+        api.ask("POST", "/v1/adopt", Some(&body)).await.refused(409, "wrong_state");
+    }
     for bad in [
-        r#"{"name":"a","pid":1,"pidfs_ino":1}"#,
+        r#"{"name":"a","pid":0,"pidfs_ino":1}"#,
         r#"{"name":"A","pid":5,"pidfs_ino":1}"#,
         r#"{"name":"a","pid":5}"#,
         r#"{"name":"a","pid":5,"pidfs_ino":1,"x":1}"#,
