@@ -343,6 +343,48 @@ fn a_plan_is_applied_exactly_or_refused_whole() {
 }
 
 #[test]
+fn the_start_tick_is_written_beside_the_number_where_it_is_wanted() {
+    let mut ground = Ground::new("ticks", OnOrphan::Report, Duration::ZERO);
+    ground.options.watches.iter_mut().for_each(|watch| watch.start_ticks_field = Some("Ticks".to_owned()));
+    ground.guest("a", Some("{\"HypervisorPID\":1}"));
+    let pid = ground.fake("a");
+    let ticks = sexton_core::proc::stat(pid).expect("alive").start_ticks;
+    let right = format!("{{\"HypervisorPID\":{pid},\"Ticks\":{ticks}}}");
+    run(async {
+        let (node, _host, reader) = begin(&ground.options).await;
+        assert_eq!(fs::read_to_string(ground.file("a")).expect("readable"), right);
+        // The number is right, and the tick is that of another life.
+        fs::write(ground.file("a"), format!("{{\"HypervisorPID\":{pid},\"Ticks\":7}}")).expect("written");
+        node.reconcile().await.expect("reconciled");
+        assert_eq!(fs::read_to_string(ground.file("a")).expect("readable"), right);
+        assert_eq!(told(&reader, EventKind::OrphanAdopted).len(), 2, "once a writing");
+    });
+}
+
+#[test]
+fn the_owners_own_new_guest_is_not_written_over_by_the_survivor_of_the_old_one() {
+    let mut ground = Ground::new("rival", OnOrphan::Terminate, Duration::ZERO);
+    ground.guest("a", None);
+    let survivor = ground.fake("a");
+    let dir = ground.dir.display().to_string();
+    let mut guest = Command::new(format!("{dir}/bin/qemu-system-fake"));
+    let mut guest = guest.arg("-f").arg(format!("{dir}/guests/a/disk")).spawn().expect("tail");
+    let text = format!("{{\"HypervisorPID\":{}}}", guest.id());
+    fs::write(ground.file("a"), &text).expect("written");
+    run(async {
+        let (node, _host, _reader) = begin(&ground.options).await;
+        for _ in 0..3 {
+            node.reconcile().await.expect("reconciled");
+        }
+        assert_eq!(fs::read_to_string(ground.file("a")).expect("readable"), text);
+        let left = node.plan().await.expect("plan").left;
+        assert!(ground.lives(survivor) && left.iter().any(|left| left.pid == Some(survivor)), "{left:?}");
+    });
+    guest.kill().expect("killed");
+    guest.wait().expect("reaped");
+}
+
+#[test]
 fn real_guests_are_found_again_and_the_one_nobody_knows_is_ended() {
     if !Path::new("/usr/bin/qemu-system-x86_64").exists() {
         assert!(std::env::var_os("CI").is_none(), "qemu-system-x86 is needed");

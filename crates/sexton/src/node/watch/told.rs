@@ -104,3 +104,33 @@ pub struct Pruned {
 pub fn fact(kind: EventKind, watch: &str, id: &str, identity: &Identity) -> NewEvent {
     NewEvent::of_node(kind, json!({ "pid": identity.pid, "id": id, "watch": watch, "identity": identity }))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sexton_core::proc;
+    use sexton_plan::id::Pid;
+
+    #[test]
+    fn an_orphan_that_a_dead_worker_was_ending_is_told_once_it_is_gone() {
+        let here = proc::here().expect("here");
+        let mut child = std::process::Command::new("sleep").arg("1000").spawn().expect("sleep");
+        let pid = Pid::new(i32::try_from(child.id()).expect("fits")).expect("pid");
+        let identity = Handle::open(pid, &here).expect("alive").identity().clone();
+        let mut told = Told::default();
+        assert!(told.see("w", "a", &identity).is_some());
+        assert!(told.see("w", "a", &identity).is_none(), "once a process");
+        told.note_ending(&identity, true);
+        let kept = told.meta().into_iter().filter_map(|(key, value)| Some((key, value?))).collect();
+        let mut resumed = Told::resume(&kept);
+        assert!(resumed.see("w", "a", &identity).is_none(), "whoever dies");
+        assert!(resumed.prune(&here, |_| false).events.is_empty(), "it lives");
+        child.kill().expect("killed");
+        child.wait().expect("reaped");
+        assert!(resumed.prune(&here, |_| true).events.is_empty(), "somebody else tells");
+        let pruned = resumed.prune(&here, |_| false);
+        assert_eq!(pruned.events.iter().map(|event| event.kind).collect::<Vec<_>>(), [EventKind::OrphanTerminated]);
+        assert!(resumed.prune(&here, |_| false).events.is_empty(), "once");
+        assert_eq!(resumed.meta(), [(KEY.to_owned(), None)]);
+    }
+}
