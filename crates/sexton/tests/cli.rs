@@ -219,6 +219,23 @@ fn attached_output_is_whole_and_the_code_is_the_childs() {
     assert_eq!(killed.status.code(), Some(137));
 }
 
+#[test]
+fn an_attached_run_ends_when_nobody_reads_any_more() {
+    let Ok(ground) = Ground::new(PROGRAM) else { skip!("no cgroup2") };
+    let _daemon = ground.serve().expect("serves");
+    let mut command = ground.command(&["run", "a", "--attach", "--", "yes"]);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("starts");
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().expect("piped")).read_line(&mut line).expect("read");
+    let output = child.wait_with_output().expect("ends");
+    assert_eq!((line.as_str(), output.status.code(), output.stderr.as_slice()), ("y\n", Some(141), &b""[..]));
+    assert_eq!(output_of(&ground, &["ps", "-o", "json"])["items"][0]["state"], "running", "it is not ended by that");
+}
+
+fn output_of(ground: &Ground, args: &[&str]) -> Value {
+    output(&mut ground.command(args)).1.parse().expect("one document")
+}
+
 /// A child of this test, held so that it can be signalled.
 fn held(child: &Child) -> Held {
     Held::child_of(std::process::id(), i32::try_from(child.id()).expect("fits")).expect("it lives")

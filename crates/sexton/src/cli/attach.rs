@@ -38,22 +38,19 @@ pub async fn run(client: &Client, name: &Name, body: Value) -> Result<u8, Failur
     let signals = Signals::block()?;
     let instance = run::create(client, body).await?;
     let life = instance.at("incarnation").as_str().unwrap_or_default().to_owned();
-    let streams = async {
-        let (stdout, stderr) = tokio::join!(
-            stream(client, name, &life, Stream::Stdout, Sink::Stdout),
-            stream(client, name, &life, Stream::Stderr, Sink::Stderr),
-        );
-        stdout.and(stderr)
+    // The first that cannot go on ends all: a reader that is gone, an instance that was removed.
+    let whole = async {
+        let stdout = stream(client, name, &life, Stream::Stdout, Sink::Stdout);
+        let stderr = stream(client, name, &life, Stream::Stderr, Sink::Stderr);
+        tokio::try_join!(end(client, name, &life), stdout, stderr).map(|(ended, (), ())| ended)
     };
-    let both = async { tokio::join!(streams, end(client, name, &life)) };
-    let forwarding = signals.forward(client, name);
-    let (copied, ended) = tokio::select! {
-        both = both => both,
-        stuck = stays_stuck(client, name) => (Ok(()), stuck),
-        failure = forwarding => return Err(failure),
+    let ended = tokio::select! {
+        ended = whole => ended,
+        stuck = stays_stuck(client, name) => Ok(stuck),
+        failure = signals.forward(client, name) => Err(failure),
     };
-    match copied {
-        Ok(()) => code(&ended?),
+    match ended {
+        Ok(ended) => code(&ended),
         // The reader of the output went away, as that of any program may.
         Err(failure) if failure.message.is_none() => Ok(exit::BROKEN_PIPE),
         Err(failure) => Err(failure),
@@ -94,14 +91,13 @@ async fn stream(client: &Client, name: &Name, life: &str, which: Stream, sink: S
 
 /// Ends when the main process has ended and something else lives on that SIGKILL does not end: its output may stay
 /// open for ever.
-async fn stays_stuck(client: &Client, name: &Name) -> Result<Value, Failure> {
+async fn stays_stuck(client: &Client, name: &Name) -> Value {
     loop {
-        let (instance, settled) = watch::until(client, name, Until::Settled, None, GiveUp::WhenStuck).await?;
-        if settled {
-            return std::future::pending().await;
-        }
+        let looked = watch::until(client, name, Until::Settled, None, GiveUp::WhenStuck).await;
+        // Over, removed, or out of reach: that is for the others to tell.
+        let Ok((instance, false)) = looked else { return std::future::pending().await };
         if instance.at("exit").is_object() {
-            return Ok(instance);
+            return instance;
         }
         sleep(Duration::from_secs(1)).await;
     }
