@@ -1,6 +1,9 @@
 //! Custody of processes as a library: which process it is, how it is made, how it ends, and what it left.
 //!
 //! Synchronous, without a runtime of its own. Every process is held by a [`handle::Handle`], never by a number.
+//!
+//! Elsewhere than on Linux, and in a build with `--cfg sexton_stub`, it compiles all the same and each call answers that
+//! it is unsupported, so that a program for several systems can embed it.
 
 #![forbid(unsafe_code)]
 

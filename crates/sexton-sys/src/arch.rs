@@ -124,7 +124,7 @@ pub(crate) unsafe fn clone3(
 /// Does nothing.
 #[cfg(any(sexton_stub, not(target_os = "linux")))]
 pub(crate) unsafe fn syscall(_number: usize, _args: Args) -> Result<usize, Errno> {
-    Err(Errno::ENOSYS)
+    Errno::check(-(Errno::ENOSYS.0 as isize))
 }
 
 /// Answers as a kernel that has no such call.

@@ -13,7 +13,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("sexton-ledger", &["jiff", "rusqlite", "serde", "serde_json", "sexton-plan", "thiserror", "tracing", "ulid"]),
     ("sexton-core", &["sexton-plan", "sexton-sys", "thiserror", "tracing"]),
     ("sexton-keeper", &["sexton-sys"]),
-    ("sexton-ffi", &["sexton-core", "sexton-plan", "sexton-sys"]),
+    ("sexton-ffi", &["sexton-core", "sexton-plan", "tracing"]),
     ("sexton-testkit", &["anyhow", "serde_json", "sexton-sys"]),
     ("xtask", &["anyhow", "serde_json", "sexton-core", "sexton-plan", "sexton-testkit"]),
 ];
