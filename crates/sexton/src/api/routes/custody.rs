@@ -28,9 +28,8 @@ pub(in crate::api) async fn adopt(mut call: Call) -> Result<Answer, Refusal> {
 
 /// Which process is meant, and the rest of the body with an `argv` in it.
 fn wanted(mut fields: Fields) -> Result<(Wanted, serde_json::Value), Refusal> {
-    let told = || bad_field("pid", "must be a process ID greater than 1");
-    let number = fields.number("pid", 2)?.ok_or_else(told)?;
-    let pid = i32::try_from(number).ok().and_then(Pid::new).ok_or_else(told)?;
+    let told = || bad_field("pid", "must be a process ID");
+    let number = fields.number("pid", 1)?.and_then(|number| i32::try_from(number).ok()).ok_or_else(told)?;
     let proof = match (fields.number("pidfs_ino", 1)?, fields.number("start_ticks", 0)?) {
         (Some(ino), None) => Proof::PidfsIno(ino),
         (None, Some(ticks)) => Proof::StartTicks(ticks),
@@ -38,6 +37,9 @@ fn wanted(mut fields: Fields) -> Result<(Wanted, serde_json::Value), Refusal> {
             return Err(bad_field("pidfs_ino", "exactly one of `pidfs_ino` and `start_ticks` is needed"));
         }
     };
+    // PID 1 is a process ID like any other, and nobody may take it.
+    let init = || Refusal::new(Kind::WrongState, "process 1 is never taken into custody");
+    let pid = Pid::new(number).ok_or_else(init)?;
     let mut body = fields.rest();
     if !body.contains_key("argv") {
         // A hint for people and for a later start; which process it is is proven by the node.
