@@ -57,9 +57,14 @@ pub struct Paths {
 }
 
 impl Paths {
+    /// The directory of every instance's logs.
+    pub fn all_logs(&self) -> PathBuf {
+        self.state_dir.join("logs")
+    }
+
     /// The directory of an instance's logs.
     pub fn logs(&self, name: &Name) -> PathBuf {
-        self.state_dir.join("logs").join(name.as_str())
+        self.all_logs().join(name.as_str())
     }
 
     /// One stream of one life.

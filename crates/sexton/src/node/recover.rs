@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::path::Path;
 use std::sync::Arc;
 
 use serde_json::json;
@@ -225,6 +226,7 @@ fn spawn_refusal(failure: ChildFailure) -> String {
 #[derive(Debug, Default)]
 pub struct Strays {
     marks: Vec<String>,
+    logs: Vec<String>,
     pins: Vec<String>,
     cgroups: Vec<String>,
     /// In the subtree's own cgroup, where no instance lives.
@@ -243,22 +245,26 @@ pub struct Orphan {
 }
 
 impl Strays {
-    /// Looks at marks, pins and cgroups. What cannot be read is not there to be cleared away.
+    /// Looks at marks, logs, pins and cgroups. What cannot be read is not there to be cleared away.
     pub async fn look(host: &Host) -> Strays {
-        let marks = fs::read_dir(host.paths.marks()).into_iter().flatten().flatten();
-        let marks = marks.map(|file| file.file_name().to_string_lossy().into_owned()).collect();
+        let (marks, logs) = (names(&host.paths.marks()), names(&host.paths.all_logs()));
         let pins = host.with_pins(|pins| pins.keys().unwrap_or_default()).await.unwrap_or_default();
         let cgroups = host.subtree.as_ref().map(|subtree| subtree.children().unwrap_or_default()).unwrap_or_default();
         let at_root = host.subtree.as_ref().map(|subtree| subtree.processes().unwrap_or_default()).unwrap_or_default();
-        Strays { marks, pins, cgroups, at_root }
+        Strays { marks, logs, pins, cgroups, at_root }
     }
 
     /// Removes what belongs to no row of `entries`, which were read after the look: marks and pins of lives that are
-    /// over, empty cgroups. Tells of live processes in cgroups that no row claims, and leaves them alone.
+    /// over, logs of instances that are off the list, empty cgroups. Tells of live processes in cgroups that no row
+    /// claims, and leaves them alone.
     pub async fn clear(self, host: &Host, entries: &[Arc<Entry>]) -> Vec<Orphan> {
         let lives = lives(entries);
         for mark in self.marks.iter().filter(|mark| !lives.contains(mark.as_str())) {
             let _gone = fs::remove_file(host.paths.marks().join(mark));
+        }
+        let listed: BTreeSet<&str> = entries.iter().map(|entry| entry.name.as_str()).collect();
+        for name in self.logs.iter().filter(|name| !listed.contains(name.as_str())) {
+            let _gone = fs::remove_dir_all(host.paths.all_logs().join(name));
         }
         let stray: Vec<String> = self.pins.iter().filter(|key| !lives.contains(key.as_str())).cloned().collect();
         if !stray.is_empty() {
@@ -293,6 +299,12 @@ impl Strays {
 fn lives(entries: &[Arc<Entry>]) -> BTreeSet<&str> {
     let live = |entry: &&Arc<Entry>| !entry.state.is_terminal() || !entry.resources.is_empty();
     entries.iter().filter(live).map(|entry| entry.incarnation.as_str()).collect()
+}
+
+/// The names in a directory; none where it cannot be read.
+fn names(dir: &Path) -> Vec<String> {
+    let files = fs::read_dir(dir).into_iter().flatten().flatten();
+    files.map(|file| file.file_name().to_string_lossy().into_owned()).collect()
 }
 
 fn orphan(pid: Pid, cgroup: &str) -> Orphan {

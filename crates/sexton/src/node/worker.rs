@@ -102,7 +102,7 @@ pub struct Begun {
 pub async fn begin(options: &Options, keeper: Keeper, new_keeper: bool) -> Result<Begun, BeginError> {
     let here = proc::here().map_err(BeginError::Proc)?;
     let paths = Paths { state_dir: options.state_dir.clone(), run_dir: options.run_dir.clone() };
-    for dir in [&paths.state_dir, &paths.run_dir, &paths.marks(), &paths.state_dir.join("logs")] {
+    for dir in [&paths.state_dir, &paths.run_dir, &paths.marks(), &paths.all_logs()] {
         make_dir(dir)?;
     }
     let subtree = find_subtree(&options.cgroup)?;
