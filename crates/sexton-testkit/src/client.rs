@@ -113,8 +113,15 @@ impl Client {
     /// # Errors
     /// An answer other than 200, or none.
     pub fn list(&self, path: &str) -> Result<Vec<Value>> {
+        self.list_after(path, Value::Null)
+    }
+
+    /// As [`Client::list`], from what comes after `after`.
+    ///
+    /// # Errors
+    /// An answer other than 200, or none.
+    pub fn list_after(&self, path: &str, mut after: Value) -> Result<Vec<Value>> {
         let mut items = Vec::new();
-        let mut after = Value::Null;
         loop {
             let sign = if path.contains('?') { '&' } else { '?' };
             let mut page = format!("{path}{sign}limit=1000");

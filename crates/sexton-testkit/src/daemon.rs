@@ -58,7 +58,7 @@ impl Daemon {
             match client.get("/readyz") {
                 Ok(answer) if answer.status == 200 => Ok(None),
                 Ok(answer) => Err(format!("{} {}", answer.status, answer.text())),
-                Err(error) => Err(format!("{error:#}\n{}", self.log())),
+                Err(error) => Err(format!("{error:#}\n{}", last_lines(&self.log(), 30))),
             }
         });
         match ended {
@@ -160,7 +160,7 @@ impl Daemon {
         self.keeper()?.signal(SIGTERM)?;
         Ok(eventually("the daemon ends", limit, || match self.keeper.try_wait() {
             Ok(Some(status)) => Ok(status),
-            Ok(None) => Err(self.log()),
+            Ok(None) => Err(last_lines(&self.log(), 30)),
             Err(error) => Err(error.to_string()),
         }))
     }
@@ -184,7 +184,7 @@ impl Daemon {
             return;
         }
         if std::thread::panicking() {
-            eprintln!("the daemon's log:\n{}", self.log());
+            eprintln!("the end of the daemon's log:\n{}", last_lines(&self.log(), 30));
         }
         // Stopped, the keeper starts no other worker meanwhile.
         let Ok(keeper) = self.keeper() else { return };
@@ -206,6 +206,11 @@ impl Drop for Daemon {
     fn drop(&mut self) {
         self.end();
     }
+}
+
+fn last_lines(text: &str, count: usize) -> String {
+    let lines: Vec<&str> = text.lines().collect();
+    lines.get(lines.len().saturating_sub(count)..).unwrap_or_default().join("\n")
 }
 
 /// The children of a process, as the kernel lists them.

@@ -38,6 +38,8 @@ impl Ground {
         let cgroup_mount = cgroup2().context("no cgroup2 is mounted")?;
         let dir = std::env::temp_dir().join(&id);
         fs::create_dir(&dir).with_context(|| dir.display().to_string())?;
+        // An empty configuration of one's own: the host's is not meant.
+        fs::write(dir.join("sexton.toml"), "")?;
         Ok(Ground { id, dir, program: sexton.into(), cgroup_mount })
     }
 
@@ -69,6 +71,11 @@ impl Ground {
     /// The daemon's cgroup, as `--cgroup` takes it.
     pub fn cgroup(&self) -> &str {
         &self.id
+    }
+
+    /// The daemon's configuration, empty until a test writes it.
+    pub fn config(&self) -> PathBuf {
+        self.dir.join("sexton.toml")
     }
 
     /// The directory of the daemon's cgroup.
@@ -120,8 +127,7 @@ impl Ground {
         for (key, _) in std::env::vars_os().filter(|(key, _)| key.as_bytes().starts_with(b"SEXTON_")) {
             command.env_remove(key);
         }
-        let config = self.dir.join("sexton.toml");
-        command.env("SEXTON_CONFIG", if config.exists() { config } else { PathBuf::from("/dev/null") });
+        command.env("SEXTON_CONFIG", self.config());
         // In front: what stands behind `--` is another program's.
         command.args(self.flags()).args(args);
         command

@@ -1,7 +1,10 @@
 //! A hold on a process that a test may kill.
 
+use std::time::Duration;
+
 use anyhow::{Result, ensure};
 use sexton_sys::pidfd::{self, End};
+use sexton_sys::poll::{self, PollFd, events};
 use sexton_sys::{Errno, Fd};
 
 /// A pidfd on a process that was proven to be ours when it was opened.
@@ -55,11 +58,19 @@ impl Held {
         matches!(pidfd::poll_end(self.fd.raw()), Ok(End::None))
     }
 
+    /// Waits for its end, for `limit` at most; whether it has ended.
+    pub fn ends_within(&self, limit: Duration) -> bool {
+        let mut fds = [PollFd::new(self.fd.raw(), events::IN)];
+        let _woken = poll::poll(&mut fds, Some(limit));
+        !self.is_alive()
+    }
+
     /// Waits for its end.
+    ///
+    /// # Panics
+    /// It lives on.
     pub fn wait_end(&self) {
-        crate::eventually("the process ends", crate::SOON, || {
-            if self.is_alive() { Err(format!("{} lives", self.pid)) } else { Ok(()) }
-        });
+        assert!(self.ends_within(crate::SOON), "process {} lives on", self.pid);
     }
 
     /// Kills it and waits for its end.

@@ -1,0 +1,408 @@
+//! The worker, or worker and keeper, end at every named point of the code, again and again; afterwards ledger and
+//! kernel must agree, and no exit code may be missing, wrong or invented.
+//!
+//! `SEXTON_TEST_CRASH_ROUNDS` makes it longer: that many rounds at random points after those at every point.
+
+#![allow(clippy::indexing_slicing, reason = "a JSON value indexed by a name that is not there is null")]
+
+mod support;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+use sexton_core::pin::PinBoard;
+use sexton_testkit::{SOON, crash_bin_dir, eventually, processes_in, skip};
+use support::{Dead, Node, file_appears, is_settled, is_terminal, script, spec, text};
+
+/// How often a point must be passed in one scenario before each crash.
+const PASSES: [u32; 3] = [1, 2, 4];
+
+#[test]
+fn wherever_the_worker_dies_the_ledger_is_right_afterwards() {
+    crash_everywhere(Dead::Worker);
+}
+
+#[test]
+fn wherever_worker_and_keeper_die_the_ledger_is_right_afterwards() {
+    crash_everywhere(Dead::Both);
+}
+
+fn crash_everywhere(who: Dead) {
+    let Some(programs) = crash_bin_dir() else { skip!("`cargo xtask ci` builds the programs with crash points") };
+    let orders = Orders::new();
+    let env = [("SEXTON_CRASH_FILE", orders.file.to_str().expect("text"))];
+    let mut node = Node::new(programs.join("sexton"), &env);
+    let mut crashed = BTreeMap::<String, u32>::new();
+    for (round, (point, nth)) in rounds().into_iter().enumerate() {
+        let mut round = Round { number: round, point: point.clone(), node: &mut node, orders: &orders };
+        if round.run(who, nth) {
+            *crashed.entry(point).or_default() += 1;
+        }
+    }
+    // What ended beside a dead keeper is a zombie for as long as this host's PID 1 likes, and then nothing is closed.
+    let depends_on_host = |point: &String| who == Dead::Both && point == "close.begun";
+    let missed: Vec<String> =
+        points().into_iter().filter(|point| !crashed.contains_key(point) && !depends_on_host(point)).collect();
+    assert!(missed.is_empty(), "no scenario comes to {missed:?}; crashes: {crashed:?}");
+}
+
+/// Every point in the sources, so that none is forgotten here.
+fn points() -> BTreeSet<String> {
+    let mut dirs = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("src")];
+    let mut points = BTreeSet::new();
+    while let Some(dir) = dirs.pop() {
+        for path in fs::read_dir(dir).expect("sources").map(|entry| entry.expect("a file").path()) {
+            if path.is_dir() {
+                dirs.push(path);
+            } else {
+                points.extend(points_in(&fs::read_to_string(path).expect("text")));
+            }
+        }
+    }
+    assert!(points.len() > 15, "{points:?}");
+    points
+}
+
+fn points_in(text: &str) -> Vec<String> {
+    let uses = text.split("crash_point!(\"").skip(1);
+    uses.filter_map(|rest| rest.split_once('"')).map(|(name, _)| name.to_owned()).collect()
+}
+
+/// Every point for some numbers of passes, and then as many more as are asked for.
+fn rounds() -> Vec<(String, u32)> {
+    let points: Vec<String> = points().into_iter().collect();
+    let mut rounds: Vec<(String, u32)> =
+        points.iter().flat_map(|point| PASSES.map(|nth| (point.clone(), nth))).collect();
+    let more = std::env::var("SEXTON_TEST_CRASH_ROUNDS").ok().and_then(|more| more.parse().ok()).unwrap_or(0);
+    let mut random = 0x9e37_79b9_7f4a_7c15_u64;
+    for _ in 0..more {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let pick = usize::try_from(random >> 40).expect("fits");
+        rounds.push((points[pick % points.len()].clone(), u32::try_from(pick / points.len() % 6).expect("fits") + 1));
+    }
+    rounds
+}
+
+/// The file by which a crash is ordered.
+struct Orders {
+    file: PathBuf,
+}
+
+impl Orders {
+    fn new() -> Orders {
+        use std::sync::atomic::{AtomicU32, Ordering};
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let next = NEXT.fetch_add(1, Ordering::Relaxed);
+        Orders { file: std::env::temp_dir().join(format!("sexton-test-order-{}-{next}", std::process::id())) }
+    }
+
+    fn give(&self, point: &str, nth: u32, round: usize) {
+        let new = self.file.with_extension("new");
+        fs::write(&new, format!("{point} {nth} {round}")).expect("order written");
+        fs::rename(new, &self.file).expect("order given");
+    }
+
+    /// Takes an order back; whether it had been carried out.
+    fn take_back(&self) -> bool {
+        fs::remove_file(&self.file).is_err()
+    }
+}
+
+impl Drop for Orders {
+    fn drop(&mut self) {
+        self.take_back();
+    }
+}
+
+/// One scenario with one crash in it.
+struct Round<'a> {
+    number: usize,
+    point: String,
+    node: &'a mut Node,
+    orders: &'a Orders,
+}
+
+impl Round<'_> {
+    /// Plays the scenario; whether the crash happened.
+    fn run(&mut self, who: Dead, nth: u32) -> bool {
+        if who == Dead::Both {
+            self.node.bind_keeper_to_worker();
+        }
+        self.orders.give(&self.point.clone(), nth, self.number);
+        let sleeper = self.sleeper();
+        self.short();
+        self.refused();
+        self.stubborn();
+        self.again();
+        self.restarting();
+        self.removed();
+        self.node.unbind();
+        self.ends_unseen(who);
+        let crashed = self.orders.take_back();
+        self.node.unbind();
+        self.sleeper_is_untouched(sleeper.as_ref());
+        self.oracle();
+        self.node.clear();
+        self.oracle();
+        crashed
+    }
+
+    fn name(&self, what: &str) -> String {
+        format!("r{}-{what}", self.number)
+    }
+
+    /// A file that a workload writes to, one line a life.
+    fn lives(&self, what: &str) -> PathBuf {
+        self.node.ground.dir().join(self.name(what))
+    }
+
+    fn count_lives(&self, what: &str) -> usize {
+        fs::read_to_string(self.lives(what)).unwrap_or_default().lines().count()
+    }
+
+    /// Creates under a key, so that a repeated question has one answer and one process. Tells whether it ran.
+    fn create(&mut self, body: &Value) -> bool {
+        let key = format!("key-{}", text(body, "name"));
+        let (answer, again) = self.node.ask("POST", "/v1/instances", Some(&key), Some(body));
+        // A start that was cut off before its program ran has failed, and says so under its key.
+        assert!(answer.status == 201 || again, "{}: {}", self.point, answer.text());
+        answer.status == 201
+    }
+
+    fn stop(&mut self, what: &str) -> Value {
+        let path = format!("/v1/instances/{}/stop?wait=20s", self.name(what));
+        self.node.ask("POST", &path, None, Some(&json!({}))).0.expect(200)
+    }
+
+    fn sleeper(&mut self) -> Option<Value> {
+        let name = self.name("sleeper");
+        self.create(&spec(&name, &["/bin/sleep", "1000"])).then(|| self.node.instance(&name)["identity"].clone())
+    }
+
+    fn sleeper_is_untouched(&mut self, identity: Option<&Value>) {
+        let entry = self.node.instance(&self.name("sleeper"));
+        match identity {
+            Some(identity) => {
+                assert_eq!((&entry["state"], &entry["identity"]), (&json!("running"), identity), "{entry}")
+            }
+            None => assert_eq!(entry["state"], "failed", "{entry}"),
+        }
+    }
+
+    /// Ends by itself with a code: known, however often the daemon died, and its program ran once.
+    fn short(&mut self) {
+        let name = self.name("short");
+        let ran = self.create(&script(&name, &format!("echo x >> {}; exit 7", self.lives("short").display())));
+        let over = self.node.settled(&name);
+        self.ended(&over, ran, json!(7), Value::Null);
+        assert_eq!(self.count_lives("short"), usize::from(ran), "{over}");
+    }
+
+    /// Its exit is what it should be, or it never ran.
+    fn ended(&self, over: &Value, ran: bool, code: Value, signal: Value) {
+        if ran {
+            let exit = &over["exit"];
+            assert_eq!((&over["state"], &exit["code"], &exit["signal"]), (&json!("exited"), &code, &signal), "{over}");
+        } else {
+            assert_eq!((&over["state"], &over["exit"]), (&json!("failed"), &Value::Null), "{over}");
+        }
+    }
+
+    /// A program that does not exist.
+    fn refused(&mut self) {
+        let name = self.name("refused");
+        let key = format!("key-{name}");
+        let body = spec(&name, &["/no/such/program"]);
+        let (answer, _) = self.node.ask("POST", "/v1/instances", Some(&key), Some(&body));
+        assert!(answer.status >= 400, "{}", answer.text());
+        let over = self.node.settled(&name);
+        if over["state"] != Value::Null {
+            self.ended(&over, false, Value::Null, Value::Null);
+        }
+    }
+
+    /// A tree of two sessions that ignores the polite signal.
+    fn stubborn(&mut self) {
+        let name = self.name("stubborn");
+        let ready = self.lives("stubborn");
+        let inner = format!("trap \"\" TERM; echo x >> {}; while :; do sleep 1; done", ready.display());
+        let outer = format!("trap '' TERM; (setsid sh -c '{inner}' &); while :; do sleep 1; done");
+        let mut body = script(&name, &outer);
+        body["grace"] = json!("50ms");
+        let ran = self.create(&body);
+        if ran {
+            file_appears(&ready);
+        }
+        let over = self.stop("stubborn");
+        self.ended(&over, ran, Value::Null, json!(9));
+    }
+
+    /// Stopped politely, started anew, and stopped by force.
+    fn again(&mut self) {
+        let name = self.name("again");
+        let ran = self.create(&spec(&name, &["/bin/sleep", "1000"]));
+        let over = self.stop("again");
+        self.ended(&over, ran, Value::Null, json!(15));
+        let path = format!("/v1/instances/{name}/start");
+        let (answer, again) = self.node.ask("POST", &path, None, Some(&json!({})));
+        assert!(answer.status == 200 || again, "{}: {}", self.point, answer.text());
+        let path = format!("/v1/instances/{name}/stop?wait=20s");
+        let over = self.node.ask("POST", &path, None, Some(&json!({ "force": true }))).0.expect(200);
+        assert!(is_settled(&over), "{over}");
+        // Cut off, the second start may have failed, or been rolled back before anybody heard of it.
+        let was_killed = over["exit"]["signal"] == 9;
+        assert!(was_killed || again, "{over}");
+    }
+
+    /// Fails and is restarted, until it is stopped for good.
+    fn restarting(&mut self) {
+        let name = self.name("restarting");
+        let lives = self.lives("restarting");
+        let mut body = script(&name, &format!("echo x >> {}; exit 3", lives.display()));
+        body["restart"] = json!("on-failure");
+        if self.create(&body) {
+            eventually("a second life", SOON, || {
+                self.node.revive();
+                let lives = self.count_lives("restarting");
+                if lives >= 2 { Ok(()) } else { Err(format!("{lives} lives; {}", self.point)) }
+            });
+        }
+        let over = self.stop("restarting");
+        assert!(is_settled(&over), "{over}");
+        let lives = self.count_lives("restarting");
+        let later = self.node.instance(&name);
+        assert_eq!((&later["state"], &later["incarnation"]), (&over["state"], &over["incarnation"]), "{later}");
+        assert_eq!(self.count_lives("restarting"), lives, "restarted after a stop");
+    }
+
+    /// Taken off the list while everything else goes on.
+    fn removed(&mut self) {
+        let name = self.name("short");
+        let (answer, again) = self.node.ask("DELETE", &format!("/v1/instances/{name}?wait=20s"), None, None);
+        assert!(answer.status == 200 || (again && answer.status == 404), "{}", answer.text());
+        assert_eq!(self.node.ask("GET", &format!("/v1/instances/{name}"), None, None).0.status, 404);
+    }
+
+    /// Ends while nobody is there to see it.
+    fn ends_unseen(&mut self, who: Dead) {
+        let name = self.name("unseen");
+        let gate = self.lives("gate");
+        let body = script(&name, &format!("until [ -e {} ]; do sleep 0.01; done; exit 9", gate.display()));
+        let ran = self.create(&body);
+        let pid = self.node.instance(&name)["identity"]["pid"].as_i64();
+        self.node.kill(who, || {
+            fs::write(&gate, "").expect("gate opened");
+            eventually("the unseen one ends", SOON, || {
+                let state = pid.filter(|_| ran).and_then(process_state);
+                if state.is_none_or(|state| state == 'Z') { Ok(()) } else { Err(format!("{pid:?} {state:?}")) }
+            });
+        });
+        let over = self.node.settled(&name);
+        self.ended(&over, ran, json!(9), Value::Null);
+    }
+
+    /// Ledger and kernel agree: nothing is there that no row claims, and nothing claimed is missing.
+    fn oracle(&mut self) {
+        let entries = self.at_rest();
+        let mut claimed = BTreeSet::new();
+        for entry in &entries {
+            if is_terminal(entry) {
+                assert!(is_settled(entry), "{entry}");
+                continue;
+            }
+            assert_eq!(entry["state"], "running", "{}: {entry}", self.point);
+            let dir = self.node.ground.cgroup_at(entry["cgroup"]["path"].as_str().expect("a cgroup"));
+            let pids: Vec<i64> = processes_in(&dir).into_iter().map(i64::from).collect();
+            assert_eq!(Some(pids), entry["identity"]["pid"].as_i64().map(|pid| vec![pid]), "{entry}");
+            claimed.insert(dir);
+        }
+        let root = self.node.ground.cgroup_dir();
+        assert_eq!(
+            directories(&root).into_iter().filter(|dir| claims_instances(dir)).collect::<BTreeSet<_>>(),
+            claimed
+        );
+        self.files_agree(&entries);
+        self.pins_agree(&entries);
+        self.events_agree();
+    }
+
+    /// The list, once nothing is on its way any more.
+    fn at_rest(&mut self) -> Vec<Value> {
+        let point = self.point.clone();
+        eventually("everything is at rest", SOON, || {
+            let entries = self.node.instances();
+            let restless: Vec<&Value> =
+                entries.iter().filter(|entry| !is_settled(entry) && entry["state"] != "running").collect();
+            if restless.is_empty() { Ok(entries.clone()) } else { Err(format!("{point}: {restless:?}")) }
+        })
+    }
+
+    fn files_agree(&mut self, entries: &[Value]) {
+        let names = |dir: &Path| -> BTreeSet<String> {
+            let Ok(files) = fs::read_dir(dir) else { return BTreeSet::new() };
+            files.map(|file| file.expect("a file").file_name().to_string_lossy().into_owned()).collect()
+        };
+        let ground = &self.node.ground;
+        let listed: BTreeSet<String> = entries.iter().map(|entry| text(entry, "name")).collect();
+        let logs = names(&ground.state_dir().join("logs"));
+        assert!(logs.is_subset(&listed), "{}: logs of nobody: {logs:?} {listed:?}", self.point);
+        // The mark of a start that nobody saw through lasts as long as the life.
+        let alive = entries.iter().filter(|entry| entry["state"] == "running");
+        let alive: BTreeSet<String> = alive.map(|entry| text(entry, "incarnation")).collect();
+        eventually("marks are those of the living", SOON, || {
+            let marks = names(&ground.run_dir().join("starts"));
+            if marks.is_subset(&alive) { Ok(()) } else { Err(format!("{}: {marks:?} {alive:?}", self.point)) }
+        });
+    }
+
+    fn pins_agree(&mut self, entries: &[Value]) {
+        let alive = entries.iter().filter(|entry| entry["state"] == "running");
+        let claimed: BTreeSet<String> = alive.map(|entry| text(entry, "incarnation")).collect();
+        if claimed.is_empty() {
+            return;
+        }
+        let pins = PinBoard::open(&self.node.ground.run_dir()).expect("pins");
+        // A pin goes after the row says that its process is over.
+        eventually("the pins are those of the living", SOON, || {
+            let kept = pins.run(|pins| pins.keys()).expect("an answer").expect("keys");
+            let kept: BTreeSet<String> = kept.into_iter().collect();
+            if kept == claimed { Ok(()) } else { Err(format!("{}: {kept:?} {claimed:?}", self.point)) }
+        });
+    }
+
+    /// No gap, and no fact told twice.
+    fn events_agree(&mut self) {
+        let after = self.number.saturating_sub(1) * 40;
+        let client = self.node.ground.client();
+        let events = client.list_after("/v1/events", json!(after)).expect("events");
+        let mut told = BTreeSet::new();
+        for (index, event) in events.iter().enumerate() {
+            let expected = u64::try_from(after + index + 1).expect("fits");
+            assert_eq!(event["seq"].as_u64(), Some(expected), "{}: {event}", self.point);
+            let kind = text(event, "kind");
+            let once = ["instance.starting", "instance.running", "instance.exited", "instance.failed", "instance.lost"];
+            if once.contains(&kind.as_str()) {
+                assert!(told.insert((text(event, "incarnation"), kind)), "{}: told twice: {event}", self.point);
+            }
+            assert_ne!(event["kind"], "instance.lost", "{}: {event}", self.point);
+        }
+    }
+}
+
+/// Whether a cgroup is one of the instances' and not of the daemon's own that last.
+fn claims_instances(dir: &Path) -> bool {
+    fs::read_to_string(dir.join("cgroup.procs")).is_ok()
+}
+
+fn directories(dir: &Path) -> BTreeSet<PathBuf> {
+    let Ok(entries) = fs::read_dir(dir) else { return BTreeSet::new() };
+    entries.filter_map(Result::ok).map(|entry| entry.path()).filter(|path| path.is_dir()).collect()
+}
+
+/// The letter in `/proc/PID/stat`.
+fn process_state(pid: i64) -> Option<char> {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    text.rsplit_once(") ")?.1.chars().next()
+}

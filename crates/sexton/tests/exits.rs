@@ -1,0 +1,150 @@
+//! Every exit code and every deadly signal, with worker and keeper dead before, during or after the exit: all are
+//! right, and none is invented.
+
+#![allow(clippy::indexing_slicing, reason = "a JSON value indexed by a name that is not there is null")]
+
+mod support;
+
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::{Value, json};
+use sexton_testkit::{SOON, eventually};
+use support::{Dead, Node, SEXTON, script, text};
+
+/// When they die, as seen from the exits.
+#[derive(Clone, Copy, Debug)]
+enum When {
+    Before,
+    During,
+    After,
+}
+
+/// How a workload ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    Code(u8),
+    Signal(u8),
+}
+
+#[test]
+fn with_nobody_dead_every_exit_is_right() {
+    play(Dead::Nobody, &[When::Before]);
+}
+
+#[test]
+fn with_the_worker_dead_every_exit_is_right() {
+    play(Dead::Worker, &[When::Before, When::During, When::After]);
+}
+
+#[test]
+fn with_the_keeper_dead_every_exit_is_right() {
+    play(Dead::Keeper, &[When::Before, When::During, When::After]);
+}
+
+#[test]
+fn with_worker_and_keeper_dead_every_exit_is_right() {
+    play(Dead::Both, &[When::Before, When::During, When::After]);
+}
+
+fn play(who: Dead, times: &[When]) {
+    let mut node = Node::new(SEXTON, &[]);
+    for when in times {
+        all_exits(&mut node, who, *when);
+        node.clear();
+    }
+}
+
+/// Every code, and every signal that ends a process by default.
+fn ends() -> Vec<End> {
+    let codes = (0..=255).map(End::Code);
+    let signals = (1..=64).filter(|signal| !matches!(signal, 17..=23 | 28 | 32 | 33)).map(End::Signal);
+    codes.chain(signals).collect()
+}
+
+fn all_exits(node: &mut Node, who: Dead, when: When) {
+    let gate = Gate::new(node.ground.dir());
+    let ends = ends();
+    let pids: Vec<i64> = ends.iter().map(|end| create(node, &gate, *end)).collect();
+    match when {
+        When::Before => node.kill(who, || {
+            gate.let_go(ends.len());
+            all_end(&pids);
+        }),
+        When::During => {
+            gate.let_go(ends.len() / 2);
+            node.kill(who, || gate.let_go(ends.len() - ends.len() / 2));
+        }
+        When::After => {
+            gate.let_go(ends.len());
+            all_end(&pids);
+            node.kill(who, || {});
+        }
+    }
+    for end in &ends {
+        let over = node.settled(&name(*end));
+        assert_eq!(over["state"], "exited", "{who:?} {when:?} {end:?}: {over}");
+        let expected = match end {
+            End::Code(code) => (json!(code), Value::Null),
+            End::Signal(signal) => (Value::Null, json!(signal)),
+        };
+        let exit = &over["exit"];
+        assert_eq!((&exit["code"], &exit["signal"]), (&expected.0, &expected.1), "{who:?} {when:?} {end:?}: {over}");
+        let source = text(exit, "source");
+        assert!(["wait", "keeper", "pidfd", "pin", "proc"].contains(&source.as_str()), "{over}");
+    }
+}
+
+fn name(end: End) -> String {
+    match end {
+        End::Code(code) => format!("code-{code}"),
+        End::Signal(signal) => format!("signal-{signal}"),
+    }
+}
+
+/// Creates a workload that ends that way as soon as the gate lets it go; tells its PID.
+fn create(node: &mut Node, gate: &Gate, end: End) -> i64 {
+    let wait = format!("read _ < {}", gate.path.display());
+    let body = match end {
+        End::Code(code) => format!("{wait}; exit {code}"),
+        End::Signal(signal) => format!("ulimit -c 0; {wait}; kill -{signal} $$; exit 99"),
+    };
+    let (answer, _) = node.ask("POST", "/v1/instances", None, Some(&script(&name(end), &body)));
+    answer.expect(201)["identity"]["pid"].as_i64().expect("a PID")
+}
+
+/// Waits until none of them runs: each is a zombie, or gone.
+fn all_end(pids: &[i64]) {
+    let runs = |pid: &&i64| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
+    };
+    eventually("the workloads end", SOON, || {
+        let left: Vec<&i64> = pids.iter().filter(runs).collect();
+        if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }
+    });
+}
+
+/// Holds workloads back: each takes one line from it, whenever it comes to read.
+struct Gate {
+    path: PathBuf,
+    open: File,
+}
+
+impl Gate {
+    fn new(dir: &Path) -> Gate {
+        let path = dir.join("gate");
+        if !path.exists() {
+            assert!(Command::new("mkfifo").arg(&path).status().expect("mkfifo").success());
+        }
+        // Open at both ends, so that no reader waits for a writer and none finds the end.
+        let open = OpenOptions::new().read(true).write(true).open(&path).expect("gate");
+        Gate { path, open }
+    }
+
+    fn let_go(&self, count: usize) {
+        (&self.open).write_all(&vec![b'\n'; count]).expect("gate opened");
+    }
+}

@@ -1,0 +1,239 @@
+//! What the tests of the daemon share: a daemon that may die at any moment, and questions that outlive it.
+
+#![allow(dead_code, reason = "each test uses a part")]
+#![allow(missing_docs, reason = "for the tests beside it")]
+#![allow(clippy::indexing_slicing, reason = "a JSON value indexed by a name that is not there is null")]
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use sexton_testkit::{Daemon, Ground, Held, Response, SOON, eventually};
+
+/// The program under test.
+pub const SEXTON: &str = env!("CARGO_BIN_EXE_sexton");
+
+pub const SIGSTOP: i32 = 19;
+pub const SIGCONT: i32 = 18;
+
+/// Who dies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dead {
+    Nobody,
+    Worker,
+    Keeper,
+    Both,
+}
+
+/// A daemon on its ground, followed by another one whenever it has died.
+pub struct Node {
+    pub daemon: Option<Daemon>,
+    pub ground: Ground,
+    env: Vec<(String, String)>,
+    bond: Option<Bond>,
+}
+
+/// A keeper that dies with its worker: stopped, so that it cannot start another one, and killed by whoever watches.
+struct Bond {
+    keeper: Arc<Held>,
+    ended: Arc<AtomicBool>,
+    watcher: JoinHandle<()>,
+}
+
+impl Bond {
+    fn new(daemon: &Daemon) -> Bond {
+        let (keeper, worker) = (daemon.keeper().expect("keeper"), daemon.worker().expect("worker"));
+        keeper.signal(SIGSTOP).expect("stopped");
+        let (keeper, ended) = (Arc::new(keeper), Arc::new(AtomicBool::new(false)));
+        let (held, done) = (Arc::clone(&keeper), Arc::clone(&ended));
+        let watcher = std::thread::spawn(move || {
+            while !done.load(Ordering::Acquire) {
+                if worker.ends_within(Duration::from_millis(50)) {
+                    // While the keeper lived, whoever connects would wait for an answer: it holds the listener.
+                    held.kill9().expect("keeper killed");
+                    return;
+                }
+            }
+        });
+        Bond { keeper, ended, watcher }
+    }
+
+    fn is_broken(&self) -> bool {
+        !self.keeper.is_alive()
+    }
+
+    fn end(self) {
+        self.ended.store(true, Ordering::Release);
+        self.watcher.join().expect("the watcher ends");
+        self.keeper.signal(SIGCONT).expect("continued");
+    }
+}
+
+impl Node {
+    pub fn new(program: impl Into<PathBuf>, env: &[(&str, &str)]) -> Node {
+        let ground = Ground::new(program).expect("a ground");
+        let env = env.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        let mut node = Node { daemon: None, ground, env, bond: None };
+        node.serve();
+        node
+    }
+
+    /// Starts a daemon where there is none.
+    pub fn serve(&mut self) {
+        let env: Vec<(&str, &str)> = self.env.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
+        self.daemon = Some(self.ground.serve_with(&env).expect("the daemon starts"));
+    }
+
+    pub fn daemon(&mut self) -> &mut Daemon {
+        self.daemon.as_mut().expect("a daemon runs")
+    }
+
+    /// From now on, whoever ends the worker ends the keeper as well.
+    pub fn bind_keeper_to_worker(&mut self) {
+        let bond = Bond::new(self.daemon());
+        self.bond = Some(bond);
+    }
+
+    /// Lets the keeper live on its own again.
+    pub fn unbind(&mut self) {
+        self.revive();
+        if let Some(bond) = self.bond.take() {
+            bond.end();
+        }
+        if !self.daemon().is_alive() {
+            self.daemon = None;
+            self.serve();
+        }
+    }
+
+    /// Starts another daemon where a bond has ended the one before.
+    pub fn revive(&mut self) {
+        if self.bond.as_ref().is_some_and(Bond::is_broken) {
+            self.bond.take().expect("a bond").end();
+            self.daemon = None;
+            self.serve();
+        }
+    }
+
+    /// Ends whom it says, and has a whole daemon again afterwards; `meanwhile` runs while they are dead.
+    pub fn kill(&mut self, who: Dead, meanwhile: impl FnOnce()) {
+        match who {
+            Dead::Nobody => meanwhile(),
+            Dead::Worker => {
+                let daemon = self.daemon();
+                let keeper = daemon.keeper().expect("keeper");
+                keeper.signal(SIGSTOP).expect("stopped");
+                daemon.kill9_worker().expect("worker killed");
+                meanwhile();
+                keeper.signal(SIGCONT).expect("continued");
+                daemon.wait_ready().expect("another worker");
+            }
+            Dead::Keeper => {
+                self.daemon.take().expect("a daemon runs").kill9_keeper().expect("keeper killed");
+                meanwhile();
+                self.serve();
+            }
+            Dead::Both => {
+                self.daemon.take().expect("a daemon runs").kill9_both().expect("both killed");
+                meanwhile();
+                self.serve();
+            }
+        }
+    }
+
+    /// Asks until there is an answer, whoever dies meanwhile. Tells the answer, and whether an earlier question may
+    /// have been heard.
+    pub fn ask(&mut self, method: &str, path: &str, key: Option<&str>, body: Option<&Value>) -> (Response, bool) {
+        let headers: Vec<(&str, &str)> = key.iter().map(|key| ("idempotency-key", *key)).collect();
+        let mut asked = 0;
+        let answer = eventually(&format!("an answer to {method} {path}"), SOON, || {
+            self.revive();
+            asked += 1;
+            let answer = self.ground.client().ask(method, path, &headers, body);
+            answer.map_err(|error| format!("{error:#}"))
+        });
+        (answer, asked > 1)
+    }
+
+    pub fn get(&mut self, path: &str) -> Value {
+        self.ask("GET", path, None, None).0.expect(200)
+    }
+
+    /// One instance.
+    pub fn instance(&mut self, name: &str) -> Value {
+        self.get(&format!("/v1/instances/{name}"))
+    }
+
+    /// Every instance.
+    pub fn instances(&mut self) -> Vec<Value> {
+        eventually("the list", SOON, || {
+            self.revive();
+            self.ground.client().list("/v1/instances").map_err(|error| format!("{error:#}"))
+        })
+    }
+
+    /// Waits until the instance is terminal and has given everything back, or has left the list.
+    pub fn settled(&mut self, name: &str) -> Value {
+        let path = format!("/v1/instances/{name}");
+        eventually(&format!("{name} settles"), SOON, || {
+            self.revive();
+            let answer = self.ground.client().get(&path).map_err(|error| format!("{error:#}"))?;
+            let entry = answer.json();
+            if answer.status == 404 || is_settled(&entry) { Ok(entry) } else { Err(entry.to_string()) }
+        })
+    }
+
+    /// Stops everything at once, and takes it off the list.
+    pub fn clear(&mut self) {
+        for entry in self.instances() {
+            let name = text(&entry, "name");
+            let (answer, _) = self.ask("DELETE", &format!("/v1/instances/{name}?force=true&wait=20s"), None, None);
+            assert!(matches!(answer.status, 200 | 404), "{name}: {}", answer.text());
+        }
+        let left = self.instances();
+        assert!(left.is_empty(), "{left:?}");
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        // The daemon must end before its ground is cleared.
+        if let Some(bond) = self.bond.take() {
+            bond.end();
+        }
+        self.daemon = None;
+    }
+}
+
+/// Terminal, with nothing left to give back.
+pub fn is_settled(entry: &Value) -> bool {
+    is_terminal(entry) && entry["resources"].as_array().is_none_or(Vec::is_empty)
+}
+
+pub fn is_terminal(entry: &Value) -> bool {
+    matches!(entry["state"].as_str(), Some("exited" | "failed" | "lost"))
+}
+
+pub fn text(entry: &Value, key: &str) -> String {
+    entry[key].as_str().unwrap_or_default().to_owned()
+}
+
+/// What to create.
+pub fn spec(name: &str, argv: &[&str]) -> Value {
+    json!({ "name": name, "argv": argv })
+}
+
+/// As [`spec`], for a script of the shell.
+pub fn script(name: &str, script: &str) -> Value {
+    spec(name, &["/bin/sh", "-c", script])
+}
+
+/// Waits until a file is there.
+pub fn file_appears(path: &std::path::Path) {
+    eventually(&format!("{} appears", path.display()), Duration::from_secs(20), || {
+        if path.exists() { Ok(()) } else { Err("not there".to_owned()) }
+    });
+}
