@@ -181,7 +181,8 @@ struct Script {
     mark: RawFd,
     go: RawFd,
     report: RawFd,
-    parents: [RawFd; 2],
+    /// The descriptors it needs until `execve`, in order; all others above 2 are closed at once.
+    kept: [RawFd; 3],
 }
 
 impl Stage {
@@ -285,7 +286,7 @@ impl WaitingChild {
         let (go_read, go) = pipe()?;
         let (report, report_write) = pipe()?;
         let mut stage = Stage::map(Stage::data_bytes(spec))?;
-        let fds = [go_read.raw(), report_write.raw(), go.raw(), report.raw()];
+        let fds = [go_read.raw(), report_write.raw()];
         let script = write_script(&mut stage, spec, fds).ok_or(SysError::of("clone3", Errno::E2BIG))?;
         let (pid, pidfd) = clone_child(spec, &stage, script)?;
         set_nonblocking(report.raw())?;
@@ -370,8 +371,10 @@ fn set_nonblocking(fd: RawFd) -> Result<(), SysError> {
 }
 
 /// Copies all that the child reads into its stage.
-fn write_script(stage: &mut Stage, spec: &ChildSpec<'_>, fds: [RawFd; 4]) -> Option<*const Script> {
-    let [go, report, parent_go, parent_report] = fds;
+fn write_script(stage: &mut Stage, spec: &ChildSpec<'_>, fds: [RawFd; 2]) -> Option<*const Script> {
+    let [go, report] = fds;
+    let mut kept = [go, report, spec.mark.unwrap_or(go)];
+    kept.sort_unstable();
     let ids = spec.ids.unwrap_or(Ids { uid: 0, gid: 0, groups: &[] });
     let script = Script {
         programs: stage.place_strings(spec.programs)?,
@@ -391,7 +394,7 @@ fn write_script(stage: &mut Stage, spec: &ChildSpec<'_>, fds: [RawFd; 4]) -> Opt
         mark: spec.mark.unwrap_or(-1),
         go,
         report,
-        parents: [parent_go, parent_report],
+        kept,
     };
     let at = stage.place_nulls(size_of::<Script>().div_ceil(size_of::<usize>()))?.cast::<Script>();
     // SAFETY: `at` is pointer-aligned, which is `Script`'s alignment, and has room for one inside the mapping.
@@ -466,13 +469,10 @@ fn run(step: Step, number: usize, args: [usize; 6]) -> Result<usize, ChildFailur
 
 /// What needs no release: it is undone by the child's death.
 fn prepare(script: &Script) -> Result<(), ChildFailure> {
-    for fd in script.parents {
-        // While the child holds the parent's end, it would not see the parent die.
-        let _closed = run(Step::Stdio, nr::CLOSE, [word(fd), 0, 0, 0, 0, 0]);
-    }
     for (to, from) in script.stdio.into_iter().enumerate() {
         run(Step::Stdio, nr::DUP3, [word(from), to, 0, 0, 0, 0])?;
     }
+    close_all_but(script.kept);
     run(Step::Session, nr::SETSID, [0; 6])?;
     run(Step::Session, nr::UMASK, [0o022, 0, 0, 0, 0, 0])?;
     reset_dispositions();
@@ -482,6 +482,19 @@ fn prepare(script: &Script) -> Result<(), ChildFailure> {
         let _set = run(Step::Other, nr::PRLIMIT64, [0, RLIMIT_NOFILE, script.nofile.as_ptr() as usize, 0, 0, 0]);
     }
     if script.pidns { mount_proc() } else { Ok(()) }
+}
+
+/// Closes every descriptor above 2 but these, which are in order. While the child held the parent's end of a pipe, it
+/// would not see the parent die; and what the parent locks by a descriptor must end with the parent.
+fn close_all_but(kept: [RawFd; 3]) {
+    let mut first = 3;
+    for fd in kept {
+        if fd > first {
+            let _closed = run(Step::Other, nr::CLOSE_RANGE, [word(first), word(fd - 1), 0, 0, 0, 0]);
+        }
+        first = fd + 1;
+    }
+    let _closed = run(Step::Other, nr::CLOSE_RANGE, [word(first), u32::MAX as usize, 0, 0, 0, 0]);
 }
 
 /// Blocks until the parent says go. End of file means that it died: then nothing is run.
@@ -514,9 +527,6 @@ fn take_identity(script: &Script) -> Result<(), ChildFailure> {
     if script.no_new_privs {
         run(Step::Privileges, nr::PRCTL, [PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0, 0])?;
     }
-    const CLOSE_RANGE_CLOEXEC: usize = 4;
-    // What the daemon itself inherited without close-on-exec is not the workload's.
-    let _closed = run(Step::Other, nr::CLOSE_RANGE, [3, u32::MAX as usize, CLOSE_RANGE_CLOEXEC, 0, 0, 0]);
     swap_mask(0);
     Ok(())
 }

@@ -50,8 +50,7 @@ fn unsafe_is_forbidden(source: &Source<'_>) -> Vec<Finding> {
     if homes.iter().any(|home| source.is_in(home)) {
         return Vec::new();
     }
-    let wanted =
-        if source.is_in("crates/sexton-core/src/") { "#![deny(unsafe_code)]" } else { "#![forbid(unsafe_code)]" };
+    let wanted = "#![forbid(unsafe_code)]";
     if source.is_crate_root() && !source.is_test() && !source.text.contains(wanted) {
         return vec![finding(source, 1, format!("a crate's root says `{wanted}`"))];
     }
@@ -158,7 +157,7 @@ mod tests {
         assert_eq!(found_at(unsafe_is_forbidden, "crates/sexton-sys/src/lib.rs", "//! x\n"), 0);
         assert_eq!(found(unsafe_is_forbidden, "//! x\n"), 0);
         assert_eq!(found(unsafe_is_forbidden, "#[allow(unsafe_code, reason = \"fast\")]\n"), 1);
-        assert_eq!(found_at(unsafe_is_forbidden, "crates/sexton-core/src/lib.rs", "#![deny(unsafe_code)]\n"), 0);
+        assert_eq!(found_at(unsafe_is_forbidden, "crates/sexton-core/src/lib.rs", "#![forbid(unsafe_code)]\n"), 0);
     }
 
     #[test]
