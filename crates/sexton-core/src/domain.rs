@@ -15,6 +15,9 @@ use crate::pin::Released;
 /// The tag on a domain's directory, which only root can write.
 const TAG: &std::ffi::CStr = c"trusted.sexton";
 
+/// The tag of a daemon's whole subtree.
+const SUBTREE: &[u8] = b"subtree";
+
 /// Why a domain could not be used.
 #[derive(Debug, thiserror::Error)]
 pub enum DomainError {
@@ -69,6 +72,10 @@ impl Subtree {
     pub fn make(&self) -> Result<(), DomainError> {
         let full = self.full();
         fs::create_dir_all(&full).map_err(|source| self.error("make", source))?;
+        if let Ok(dir) = fs::File::open(&full) {
+            // So that a daemon whose subtree lies above this one knows that it is not a stray.
+            let _tagged = xattr::set(dir.as_raw_fd(), TAG, SUBTREE);
+        }
         let controllers = fs::read_to_string(full.join("cgroup.controllers")).unwrap_or_default();
         for controller in controllers.split_ascii_whitespace().filter(|name| matches!(*name, "pids" | "memory")) {
             // Refused where processes live in it: limits are then reported as unavailable, never ignored.
@@ -194,6 +201,11 @@ impl Domain {
         let mut buffer = [0; 128];
         let tag = xattr::read(self.dir.as_raw_fd(), TAG, &mut buffer).ok()??;
         Some(String::from_utf8_lossy(tag).into_owned())
+    }
+
+    /// Whether it is the subtree of a daemon, and no domain.
+    pub fn is_subtree(&self) -> bool {
+        self.owner().is_some_and(|owner| owner.as_bytes() == SUBTREE)
     }
 
     /// Whether a live process is in it or below, from `cgroup.events`; zombies do not count. A removed one is empty.

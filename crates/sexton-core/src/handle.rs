@@ -211,6 +211,12 @@ impl Handle {
         xattr::set(self.pidfd.raw(), TAG, owner.as_bytes()).is_ok()
     }
 
+    /// Takes the owner's tag away.
+    pub fn untag(&self) {
+        // An empty value is the absence of one.
+        let _untagged = xattr::set(self.pidfd.raw(), TAG, b"");
+    }
+
     /// The owner's tag.
     pub fn tagged(&self) -> Option<String> {
         let mut buffer = [0; 128];

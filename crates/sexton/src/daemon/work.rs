@@ -14,6 +14,7 @@ use sexton_ledger::{Batch, EventKind, NewEvent};
 use sexton_plan::id::Word;
 use sexton_sys::Fd;
 use sexton_sys::fd::RawFd;
+use sexton_sys::signal::{self, Disposition, Signal};
 
 use super::preflight::{check_ledger, ledger_refused};
 use super::{Refused, exit};
@@ -36,6 +37,10 @@ const LISTENER: &[u8] = b"api";
 pub fn run(settings: Settings, link: RawFd, prepare: bool) -> Result<u8, Refused> {
     crate::log::start();
     tracing::info!(prepare, "worker begins");
+    // Ignored by whoever started the keeper, it would discard the statuses of our children.
+    if let Err(error) = signal::set_disposition(Signal::CHLD, Disposition::Default) {
+        tracing::warn!(%error, "SIGCHLD not reset");
+    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Refused::new(exit::UNAVAILABLE, error.to_string()))?;
     let worked = runtime.block_on(work(settings, link, prepare));

@@ -7,18 +7,21 @@ use sexton_core::domain::Domain;
 use sexton_core::gate::Permit;
 use sexton_core::handle::{Handle, OpenHandleError};
 use sexton_core::proc;
-use sexton_ledger::EventKind;
-use sexton_ledger::entry::{Cgroup, Entry, ResourceState};
-use sexton_plan::id::Pid;
+use sexton_ledger::entry::{Cgroup, Entry, Resource, ResourceState};
+use sexton_ledger::{Batch, EventKind};
+use sexton_plan::id::{Incarnation, Pid};
 use sexton_plan::identity::Identity;
 use sexton_plan::state::State;
 
 use super::host::Host;
-use super::life::{Answer, Life, Next, RollBack, called, fact, now};
+use super::life::{Answer, Life, Next, called, fact, now};
 use super::process::Process;
 use super::request::Caller;
-use super::start::chain;
+use super::start::{chain, domain_name};
 use crate::refusal::{Kind, Refusal};
+
+/// Where an adopted process came from, until it is in custody.
+const ORIGIN: &str = "cgroup-origin";
 
 /// Which process, by number and by what proves the number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,7 +65,13 @@ impl Taken {
 ///
 /// # Errors
 /// Gone, another one, or one that nobody may take.
-pub fn take(wanted: Wanted, host: &Host, keeper_pid: u32, permit: Permit) -> Result<Taken, Refusal> {
+pub fn take(
+    wanted: Wanted,
+    host: &Host,
+    keeper_pid: u32,
+    life: &Incarnation,
+    permit: Permit,
+) -> Result<Taken, Refusal> {
     let refused = |why: String| Refusal::new(Kind::WrongState, format!("process {} {why}", wanted.pid));
     let own = [std::process::id(), keeper_pid];
     if own.contains(&wanted.pid.as_raw().cast_unsigned()) {
@@ -94,7 +103,11 @@ pub fn take(wanted: Wanted, host: &Host, keeper_pid: u32, permit: Permit) -> Res
     }
     // What was read by number was read of this process, if it still has the number.
     match handle.signal(0) {
-        Ok(true) => Ok(Taken { handle: Arc::new(handle), permit }),
+        Ok(true) => {
+            // At once, so that of two who ask for it the second finds it taken.
+            handle.tag(life.as_str());
+            Ok(Taken { handle: Arc::new(handle), permit })
+        }
         Ok(false) => Err(refused("has ended".to_owned())),
         Err(error) => Err(refused(format!("may not be signalled: {error}"))),
     }
@@ -107,12 +120,17 @@ pub(super) fn in_custody(pid: Pid, host: &Host) -> bool {
         .ancestors()
         .filter_map(|ancestor| ancestor.to_str())
         .filter(|ancestor| *ancestor != "/" && !ancestor.is_empty())
-        .any(|ancestor| subtree.open_path(ancestor).is_ok_and(|domain| domain.owner().is_some()))
+        .any(|ancestor| {
+            subtree.open_path(ancestor).is_ok_and(|domain| domain.owner().is_some() && !domain.is_subtree())
+        })
 }
 
 /// The row of an adoption: who it is is known before anything is acquired.
 pub fn intent(blank: Entry, taken: &Taken) -> Entry {
-    Entry { identity: Some(taken.identity().clone()), handle: taken.to_bytes(), adopted: true, ..blank }
+    let origin = proc::cgroup_path(taken.identity().pid).unwrap_or_else(|_| "/".to_owned());
+    let mut resources = blank.resources.clone();
+    resources.push(Resource { kind: ORIGIN.to_owned(), key: origin, state: ResourceState::Intent });
+    Entry { identity: Some(taken.identity().clone()), handle: taken.to_bytes(), adopted: true, resources, ..blank }
 }
 
 impl Life {
@@ -122,18 +140,50 @@ impl Life {
         let next = (*self.entry).clone();
         let events = vec![called(&next, "adopt", caller), fact(EventKind::InstanceStarting, &next, json!({}))];
         if let Err(refusal) = self.record(next, events, false).await {
+            handle.untag();
             let _heard = reply.send(Err(refusal));
             return Next::Removed;
         }
         drop(permit);
         match self.acquire_for(&handle).await {
             Ok((process, domain)) => self.in_custody(process, domain, reply).await,
-            // Nothing of it is ours, so there is nothing to end.
             Err(reason) => {
-                let mut next = (*self.entry).clone();
-                next.identity = None;
-                self.show(next);
-                Next::RollBack(RollBack { reason, process: None, reply: Some(reply) })
+                handle.untag();
+                self.give_up_adoption().await;
+                let detail = format!("`{}` was not taken into custody: {reason}", self.entry.name);
+                let _heard = reply.send(Err(Refusal::new(Kind::WrongState, detail)));
+                Next::Removed
+            }
+        }
+    }
+
+    /// Undoes an adoption that did not come about, now or before the daemon died: what was moved is moved back, and
+    /// nothing is ever signalled.
+    pub(super) async fn give_up_adoption(&mut self) -> Next {
+        if let Some(domain) = self.open_domain().await {
+            self.move_back(&domain);
+            if let Err(error) = domain.remove() {
+                tracing::warn!(error = chain(&error), "cgroup of an adoption not removed");
+            }
+        }
+        for held in self.entry.resources.iter().filter(|held| held.kind == "cgroup-v1") {
+            let _gone = super::limits::release_v1(&self.host.cgroup, &held.key);
+        }
+        let events = vec![fact(EventKind::InstanceRemoved, &self.entry, json!({ "reason": "not adopted" }))];
+        let removes = vec![self.entry.name.clone()];
+        self.host.owe(Batch { removes, events, ..Batch::default() }).await;
+        self.let_go().await;
+        Next::Removed
+    }
+
+    /// Moves whatever is in `domain` back to where the process came from, or to the root.
+    fn move_back(&self, domain: &Domain) {
+        let origin = self.entry.resources.iter().find(|held| held.kind == ORIGIN).map_or("/", |held| held.key.as_str());
+        let Some(subtree) = &self.host.subtree else { return };
+        let Ok(home) = subtree.open_path(origin).or_else(|_| subtree.open_path("/")) else { return };
+        for (pid, _) in domain.processes().unwrap_or_default() {
+            if let Err(error) = home.take_in(pid) {
+                tracing::warn!(error = chain(&error), "process not moved back");
             }
         }
     }
@@ -146,18 +196,26 @@ impl Life {
             tracing::warn!(%error, "exit status not pinned");
         }
         if let Some(domain) = &domain {
-            domain.take_in(handle.identity().pid).map_err(|error| chain(&error))?;
-            if handle.cgroup_id().is_some_and(|id| id != domain.ino()) {
-                return Err("it was not moved into its cgroup".to_owned());
+            let pid = handle.identity().pid;
+            // RACE: a cgroup takes processes by number alone. The number is asked for through the pidfd right before,
+            // and whoever was moved is moved back unless the pidfd says right after that it was the one.
+            let lives = || handle.signal(0) == Ok(true);
+            if !lives() {
+                return Err("it has ended".to_owned());
+            }
+            super::limits::take_in_v1(&self.host.cgroup, &self.entry.spec.limits, &domain_name(&self.entry), pid)?;
+            domain.take_in(pid).map_err(|error| chain(&error))?;
+            if !lives() || handle.cgroup_id().is_some_and(|id| id != domain.ino()) {
+                return Err("it ended while it was being moved into its cgroup".to_owned());
             }
         }
-        handle.tag(self.entry.incarnation.as_str());
         Ok((process, domain))
     }
 
     async fn in_custody(&mut self, process: Process, domain: Option<Domain>, reply: Answer) -> Next {
         let mut next = (*self.entry).clone();
         next.cgroup = domain.map(|domain| Cgroup { path: domain.path().to_owned(), ino: domain.ino() });
+        next.resources.retain(|resource| resource.kind != ORIGIN);
         next.resources.iter_mut().for_each(|resource| resource.state = ResourceState::Held);
         next.state = State::Running;
         next.started_at = Some(now());

@@ -12,11 +12,11 @@ use serde_json::json;
 use sexton_core::gate::Permit;
 use sexton_keeper::link::{FromKeeper, LinkError};
 use sexton_keeper::wire::{ExitRecord, Swept, ToWorker};
-use sexton_ledger::entry::{Entry, Restarts};
+use sexton_ledger::entry::{Entry, Restarts, Spec};
 use sexton_ledger::{Batch, EventKind, NewEvent, RequestRecord};
 use sexton_plan::id::Name;
 use sexton_plan::state::State;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::adopt::{self, Wanted};
@@ -223,6 +223,9 @@ impl Driver {
             Ok(permit) => permit,
             Err(refusal) => return refuse(reply, refusal),
         };
+        if let Err(refusal) = may_run(&new.spec) {
+            return refuse(reply, refusal);
+        }
         let entry = first_incarnation(new, &self.host);
         let name = entry.name.clone();
         if let Some(key) = &key {
@@ -238,12 +241,14 @@ impl Driver {
     }
 
     fn adopt(&mut self, new: NewInstance, wanted: Wanted, caller: Caller, reply: Answer) {
-        let taken = self.admit(&new.name).and_then(|permit| adopt::take(wanted, &self.host, self.keeper_pid, permit));
-        let taken = match taken {
+        let admitted = self.admit(&new.name);
+        let blank = first_incarnation(new, &self.host);
+        let take = |permit| adopt::take(wanted, &self.host, self.keeper_pid, &blank.incarnation, permit);
+        let taken = match admitted.and_then(take) {
             Ok(taken) => taken,
             Err(refusal) => return refuse(reply, refusal),
         };
-        let entry = adopt::intent(first_incarnation(new, &self.host), &taken);
+        let entry = adopt::intent(blank, &taken);
         let name = entry.name.clone();
         let (life, handle) = Life::unrecorded(Arc::clone(&self.host), entry, self.removed.0.clone());
         self.lives.insert(name, handle);
@@ -300,7 +305,11 @@ impl Driver {
             // It never ran, and nobody was answered: it is carried out now.
             return pass_on(life, Command::Start { caller, key: Some(key), reply });
         }
-        tokio::spawn(answer_when_begun(life.entry.clone(), reply));
+        if incarnation.is_some_and(|mine| life.entry.borrow().as_ref().is_some_and(|entry| entry.incarnation != mine)) {
+            let detail = format!("what this request made is gone; `{name}` is another one now");
+            return refuse(reply, Refusal::new(Kind::WrongState, detail));
+        }
+        tokio::spawn(answer_when_begun(life.clone(), key, caller, reply));
     }
 
     fn list(&self, filter: &Filter) -> Page {
@@ -438,12 +447,15 @@ pub(super) fn pass_on(life: &LifeHandle, command: Command) {
 }
 
 /// Answers once the start has succeeded or failed.
-async fn answer_when_begun(mut entry: watch::Receiver<Option<Arc<Entry>>>, reply: Answer) {
+async fn answer_when_begun(life: LifeHandle, key: IdempotencyKey, caller: Caller, reply: Answer) {
+    let mut entry = life.entry.clone();
     let begun = |entry: &Option<Arc<Entry>>| entry.as_ref().is_some_and(|entry| entry.state != State::Starting);
     let answer = match entry.wait_for(begun).await.map(|entry| entry.clone()) {
+        Ok(Some(entry)) if entry.state == State::Failed && entry.reason.as_deref() == Some(recover::INTERRUPTED) => {
+            return pass_on(&life, Command::Start { caller, key: Some(key), reply });
+        }
         Ok(Some(entry)) if entry.state == State::Failed => {
-            let reason = entry.reason.clone().unwrap_or_default();
-            Err(Refusal::new(Kind::ExecFailed, format!("`{}` was not started: {reason}", entry.name)))
+            Err(Refusal::new(Kind::ExecFailed, super::start::not_started(&entry)))
         }
         Ok(Some(entry)) => Ok(entry),
         Ok(None) | Err(_) => Err(Refusal::ending()),
@@ -452,7 +464,7 @@ async fn answer_when_begun(mut entry: watch::Receiver<Option<Arc<Entry>>>, reply
 }
 
 /// What was answered then: the row of that moment, or the refusal.
-fn refuse_or_answer(reply: Answer, status: u16, body: &str) {
+pub(super) fn refuse_or_answer(reply: Answer, status: u16, body: &str) {
     let answer = if status < 300 {
         serde_json::from_str::<Entry>(body)
             .map(Arc::new)
@@ -470,6 +482,15 @@ fn refuse(reply: Answer, refusal: Refusal) {
 /// The gate is closed.
 pub(super) fn draining() -> Refusal {
     Refusal::new(Kind::NodeDraining, "the node is draining and takes no new work")
+}
+
+/// What can be known of a spec before anything of it is recorded.
+fn may_run(spec: &Spec) -> Result<(), Refusal> {
+    if spec.slot {
+        return Err(Refusal::new(Kind::BadArgument, "field `slot`: this version has no network slots"));
+    }
+    let user = spec.user.as_deref().map(super::user::resolve).transpose();
+    user.map(|_| ()).map_err(|error| Refusal::new(Kind::BadArgument, format!("field `user`: {error}")))
 }
 
 fn unknown(name: &Name) -> Refusal {

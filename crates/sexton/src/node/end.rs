@@ -8,7 +8,7 @@ use sexton_core::domain::Domain;
 use sexton_core::pin::Released;
 use sexton_keeper::wire::{HeldProcess, ToKeeper};
 use sexton_ledger::entry::{Entry, Exit, Resource, ResourceState};
-use sexton_ledger::{Batch, EventKind, NewEvent};
+use sexton_ledger::{Batch, EventKind, NewEvent, RequestRecord};
 use sexton_plan::ladder::{Happening, Rung, STUCK_AFTER, STUCK_LOOK};
 use sexton_plan::restart;
 use sexton_plan::state::{ExitSource, ExitStatus, LostReason, State};
@@ -43,6 +43,7 @@ impl Life {
 
     /// As [`Life::end`]; where nobody can tell how it ended, it is lost for `reason`.
     pub(super) async fn finish(&mut self, process: Option<Process>, reason: LostReason) -> Next {
+        self.host.bound_logs(&self.entry.name, &self.entry.incarnation);
         crash_point!("end.begun");
         let domain = self.open_domain().await;
         let force = self.entry.stop.as_ref().is_some_and(|order| order.force);
@@ -69,7 +70,7 @@ impl Life {
     }
 
     /// The domain of this incarnation: by its recorded proof, or by its name, which no other incarnation can have.
-    async fn open_domain(&mut self) -> Option<Domain> {
+    pub(super) async fn open_domain(&mut self) -> Option<Domain> {
         loop {
             let subtree = self.host.subtree.as_ref();
             let found = match (&self.entry.cgroup, subtree) {
@@ -95,9 +96,11 @@ impl Life {
         let mut rung = if target.lives() { first } else { Rung::Done };
         let began = Instant::now();
         let mut killed_at = None;
+        self.asked_main = false;
         while rung != Rung::Done {
             let happening = match rung {
                 Rung::Ask => {
+                    self.asked_main = target.main_lives();
                     target.ask(self.entry.spec.stop_signal);
                     crash_point!("stop.asked");
                     Happening::Carried
@@ -147,7 +150,7 @@ impl Life {
                 () = target.emptied() => return Happening::Empty,
                 ending = ending => {
                     self.tell_exit(ending).await;
-                    if rung == Rung::Grace {
+                    if rung == Rung::Grace && self.asked_main {
                         // What the main process left behind has not been asked yet.
                         target.ask(self.entry.spec.stop_signal);
                     }
@@ -247,6 +250,11 @@ impl Life {
 
     /// Gives everything back and makes it terminal, in one record; then lets go of the pin, which had kept the exit.
     async fn settle(&mut self, fate: Fate, domain: Option<Domain>) -> Next {
+        // Its mark may say that its program never ran, when nobody was there to read the report.
+        let fate = match super::recover::refused_by_mark(&self.entry, &self.host) {
+            Some(reason) => Fate::NeverRan(reason),
+            None => fate,
+        };
         let left = self.release(domain.as_ref());
         crash_point!("settle.released");
         let mut next = (*self.entry).clone();
@@ -262,13 +270,29 @@ impl Life {
         plan_restart(&mut next);
         let (kind, data) = told(&next);
         events.push(fact(kind, &next, data));
-        let request = self.answered(400, || next.reason.clone().unwrap_or_default());
+        let request = self.answered_at_end(&next);
         self.host.owe(Batch { puts: vec![next.clone()], events, request, ..Batch::default() }).await;
         self.show(next);
         crash_point!("settle.recorded");
         self.let_go().await;
         self.prune_logs();
         Next::Rest
+    }
+
+    /// The answer to the keyed request of a start that ended before it was answered; one that was interrupted, and so
+    /// never ran, stays open for the caller's next try.
+    fn answered_at_end(&mut self, next: &Entry) -> Option<RequestRecord> {
+        match next.state {
+            State::Failed if next.reason.as_deref() == Some(super::recover::INTERRUPTED) => None,
+            State::Failed => self.answered(400, || super::start::not_started(next)),
+            State::Starting
+            | State::Running
+            | State::Stopping
+            | State::Stuck
+            | State::Unverified
+            | State::Exited
+            | State::Lost => self.answered(201, || serde_json::to_string(next).unwrap_or_default()),
+        }
     }
 
     /// Gives back what the incarnation holds, in reverse order of acquisition; tells what could not be given back. The
@@ -368,7 +392,11 @@ fn plan_restart(next: &mut Entry) {
         .zip(next.ended_at)
         .map_or(Duration::ZERO, |(from, to)| Duration::try_from(to.duration_since(from)).unwrap_or_default());
     let count = if lived >= restart::STEADY { 0 } else { next.restarts.count };
-    if restart::restarts(next.spec.restart, restart::Ended { state: next.state, success, stopped }) {
+    let interrupted = next.state == State::Failed && next.reason.as_deref() == Some(super::recover::INTERRUPTED);
+    if interrupted && next.restarts.count > 0 && !stopped {
+        // The daemon died in the middle of a restart, which is no reason to give up on it.
+        next.restarts.next_at = next.ended_at;
+    } else if restart::restarts(next.spec.restart, restart::Ended { state: next.state, success, stopped }) {
         next.restarts.count = count.saturating_add(1);
         next.restarts.next_at = next.ended_at.and_then(|at| at.checked_add(restart::pause(count)).ok());
     } else {

@@ -43,6 +43,8 @@ pub struct Host {
     pub log_incarnations: usize,
     /// Where the logs of every life that begins are made known, to be bounded.
     pub logs: mpsc::UnboundedSender<PathBuf>,
+    /// Whether the ledger is new, so that what is on the host may be all that is left of an older one.
+    pub fresh_ledger: bool,
     /// Whether new work is taken.
     pub gate: Gate,
 }

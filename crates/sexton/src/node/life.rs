@@ -84,6 +84,8 @@ pub struct Life {
     pub(super) mailbox: mpsc::Receiver<Command>,
     /// The keyed request that the start under way is to answer.
     pub(super) request: Option<RequestRecord>,
+    /// Whether the polite signal went to the main process alone.
+    pub(super) asked_main: bool,
     published: watch::Sender<Option<Arc<Entry>>>,
     removed: mpsc::UnboundedSender<Name>,
 }
@@ -121,6 +123,8 @@ pub enum Next {
     RollBack(RollBack),
     /// Gone while nobody was there: learn how it ended.
     Close,
+    /// An adoption that was cut off: undo it.
+    GiveUpAdoption,
     /// Neither ours nor gone for certain.
     Doubt,
     /// Terminal.
@@ -153,7 +157,7 @@ impl Life {
         let (sender, mailbox) = mpsc::channel(MAILBOX);
         let (published, watch) = watch::channel(None);
         (
-            Life { host, entry: Arc::new(entry), mailbox, request: None, published, removed },
+            Life { host, entry: Arc::new(entry), mailbox, request: None, asked_main: false, published, removed },
             LifeHandle { mailbox: sender, entry: watch },
         )
     }
@@ -174,6 +178,7 @@ impl Life {
                 Next::End(process) => self.end(process).await,
                 Next::RollBack(roll_back) => self.roll_back(roll_back).await,
                 Next::Close => self.close().await,
+                Next::GiveUpAdoption => self.give_up_adoption().await,
                 Next::Doubt => self.doubt().await,
                 Next::Rest => self.rest().await,
                 Next::Removed => break,
@@ -238,7 +243,10 @@ impl Life {
             Command::Remove { force: false, reply, .. } => {
                 self.refuse(reply, "is not over; stop it first, or remove it with force");
             }
-            Command::Start { reply, .. } => self.refuse(reply, "is not over; only a terminal instance can be started"),
+            Command::Start { key: Some(key), reply, .. } => self.answer_as_before(&key, reply),
+            Command::Start { key: None, reply, .. } => {
+                self.refuse(reply, "is not over; only a terminal instance can be started");
+            }
             Command::Signal { signal, caller, reply } => self.signal(process, signal, &caller, reply).await,
             Command::Snapshot { value, caller, reply } => self.keep_snapshot(value, &caller, reply).await,
             Command::Rejudge => {}
@@ -286,6 +294,15 @@ impl Life {
         let events = vec![called(&next, "snapshot", caller)];
         let kept = self.record(next, events, false).await;
         let _heard = reply.send(kept.map(|()| Arc::clone(&self.entry)));
+    }
+
+    /// Answers a keyed request that was answered before, as it was answered then.
+    pub(super) fn answer_as_before(&self, key: &IdempotencyKey, reply: Answer) {
+        let kept = self.host.ledger.reader().request(&key.key).ok().flatten();
+        match kept.and_then(|record| record.answer) {
+            Some((status, body)) => super::driver::refuse_or_answer(reply, status, &body),
+            None => self.answer(reply),
+        }
     }
 
     /// Answers with the row as it is now.

@@ -12,7 +12,7 @@ use sexton_core::pin::Pins;
 use sexton_core::proc;
 use sexton_ledger::entry::Entry;
 use sexton_ledger::{Batch, EventKind};
-use sexton_plan::id::Pid;
+use sexton_plan::id::{Incarnation, Pid};
 use sexton_plan::judge::{Claimed, MarkSeen, ProcessSeen, Verdict, judge};
 use sexton_plan::state::{ExitSource, ExitStatus, LostReason, State};
 use sexton_sys::clone::{ChildFailure, MARK_RELEASED};
@@ -66,6 +66,11 @@ fn look_mark(entry: &Entry, host: &Host) -> (MarkSeen, Option<ChildFailure>) {
     }
 }
 
+/// Why the program of a life never ran, where its mark says so.
+pub fn refused_by_mark(entry: &Entry, host: &Host) -> Option<String> {
+    look_mark(entry, host).1.map(spawn_refusal)
+}
+
 /// The facts about a row on which its judgement rests.
 pub fn claimed(entry: &Entry) -> Claimed {
     Claimed {
@@ -80,6 +85,13 @@ impl Life {
     /// Judges the instance by what was seen of it; tells what comes next, and adds to `owed` what is to be recorded.
     pub fn judged(&mut self, seen: Seen, owed: &mut Batch) -> Next {
         let Seen { process, handle, mark, refused, why } = seen;
+        if self.entry.adopted && self.entry.state == State::Starting {
+            // Nobody was told that it is in custody.
+            if let Some(handle) = &handle {
+                handle.untag();
+            }
+            return Next::GiveUpAdoption;
+        }
         let process_of = |handle: Option<Arc<Handle>>| handle.and_then(|handle| Process::watch(handle).ok());
         match judge(claimed(&self.entry), process, mark) {
             Verdict::Adopt => match process_of(handle) {
@@ -263,7 +275,9 @@ impl Strays {
             let _gone = fs::remove_file(host.paths.marks().join(mark));
         }
         let listed: BTreeSet<&str> = entries.iter().map(|entry| entry.name.as_str()).collect();
-        for name in self.logs.iter().filter(|name| !listed.contains(name.as_str())) {
+        // Beside a ledger that is new, logs may be all that is left of what the old one knew.
+        let kept = |name: &&String| host.fresh_ledger || listed.contains(name.as_str());
+        for name in self.logs.iter().filter(|name| !kept(name)) {
             let _gone = fs::remove_dir_all(host.paths.all_logs().join(name));
         }
         let stray: Vec<String> = self.pins.iter().filter(|key| !lives.contains(key.as_str())).cloned().collect();
@@ -322,6 +336,10 @@ fn unpin_all(pins: &Pins, keys: &[String]) {
 
 /// Removes the cgroup `name` if nothing lives in it.
 fn clear_cgroup(host: &Host, name: &str) {
+    // What does not bear a life's name was not made by a start of ours.
+    if name.rsplit_once('.').is_none_or(|(_, life)| life.parse::<Incarnation>().is_err()) {
+        return;
+    }
     let Some(domain) = open_cgroup(host, name) else { return };
     if let (Ok(false), Ok(found)) = (domain.is_populated(), domain.processes())
         && found.is_empty()
@@ -334,6 +352,10 @@ fn clear_cgroup(host: &Host, name: &str) {
 /// What lives in the cgroup `name`.
 fn living(host: &Host, name: &str) -> Vec<Orphan> {
     let Some(domain) = open_cgroup(host, name) else { return Vec::new() };
+    if domain.is_subtree() {
+        // Another daemon's, below ours.
+        return Vec::new();
+    }
     match domain.processes() {
         Ok(found) => found.into_iter().map(|(pid, _)| orphan(pid, domain.path())).collect(),
         Err(error) => {

@@ -121,6 +121,13 @@ impl Life {
 
     /// Begins a new incarnation for a caller.
     async fn begin_again(&mut self, caller: &Caller, key: Option<IdempotencyKey>, reply: Answer) -> Option<Next> {
+        let interrupted =
+            self.entry.state == State::Failed && self.entry.reason.as_deref() == Some(super::recover::INTERRUPTED);
+        if let Some(key) = key.as_ref().filter(|_| !interrupted) {
+            // Another try of the same request has run it meanwhile.
+            self.answer_as_before(key, reply);
+            return None;
+        }
         let Some(_permit) = self.host.gate.enter() else {
             let _heard = reply.send(Err(super::driver::draining()));
             return None;

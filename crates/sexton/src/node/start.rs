@@ -53,7 +53,23 @@ impl Life {
             Err(reason) => return Next::RollBack(RollBack { reason, process: Some(process), reply }),
         };
         crash_point!("start.released");
-        match left(going).await {
+        let told = {
+            let mut left = std::pin::pin!(left(going));
+            loop {
+                tokio::select! {
+                    biased;
+                    told = &mut left => break told,
+                    command = self.mailbox.recv() => {
+                        if self.obey(command, Some(&process)).await {
+                            // A program that the kernel is still loading is ended like any other.
+                            self.tell_stopped(reply);
+                            return Next::End(Some(process));
+                        }
+                    }
+                }
+            }
+        };
+        match told {
             Ok(()) => self.now_running(process, reply).await,
             Err(never_ran) => Next::RollBack(RollBack { reason: never_ran.to_string(), process: Some(process), reply }),
         }
@@ -161,12 +177,18 @@ impl Life {
         Ok(Files { stdin: File::open("/dev/null")?, stdout: log("stdout")?, stderr: log("stderr")?, mark })
     }
 
+    /// Tells whoever waits for a start that it was stopped first.
+    fn tell_stopped(&self, reply: Option<Answer>) {
+        if let Some(reply) = reply {
+            self.refuse(reply, "was stopped before its program ran");
+        }
+    }
+
     /// Tells whoever waits for a start that it failed.
     pub(super) fn tell_failed(&self, reply: Option<Answer>) {
         let Some(reply) = reply else { return };
-        let reason = self.entry.reason.clone().unwrap_or_default();
         let kind = if self.host.ledger.writable() { Kind::ExecFailed } else { Kind::LedgerUnwritable };
-        let _heard = reply.send(Err(Refusal::new(kind, format!("`{}` was not started: {reason}", self.entry.name))));
+        let _heard = reply.send(Err(Refusal::new(kind, not_started(&self.entry))));
     }
 }
 
@@ -231,6 +253,11 @@ pub fn intents(entry: &Entry, has_cgroups: bool, has_pins: bool) -> Vec<Resource
         want("pin", entry.incarnation.to_string());
     }
     wanted
+}
+
+/// The sentence for whoever asked for a start that failed.
+pub fn not_started(entry: &Entry) -> String {
+    format!("`{}` was not started: {}", entry.name, entry.reason.as_deref().unwrap_or_default())
 }
 
 /// An error with its causes, in one line.

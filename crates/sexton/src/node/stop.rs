@@ -112,7 +112,8 @@ impl Target<'_> {
         self.main_lives() || self.domain.is_some_and(|domain| domain.is_populated().unwrap_or(true))
     }
 
-    fn main_lives(&self) -> bool {
+    /// Whether the main process lives; what cannot be asked may live.
+    pub fn main_lives(&self) -> bool {
         self.process.is_some_and(|process| matches!(process.handle().life(), Ok(Life::Alive) | Err(_)))
     }
 

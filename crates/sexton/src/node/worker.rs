@@ -133,6 +133,7 @@ pub async fn begin(options: &Options, keeper: Keeper, new_keeper: bool) -> Resul
         nofile: raise_open_files(),
         log_incarnations: options.log_incarnations,
         logs,
+        fresh_ledger: contents.fresh,
         gate: Gate::default(),
     });
     let drain = Drain::resume(&contents.meta, options.drain.clone(), new_keeper);
