@@ -12,7 +12,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::body::Bytes;
-use sexton_ledger::entry::Entry;
 use sexton_plan::id::{Incarnation, Name};
 use sexton_sys::file::seek_data;
 use tokio::sync::futures::Notified;
@@ -20,6 +19,7 @@ use tokio::sync::mpsc;
 
 use super::Context;
 use crate::node::request::Watch;
+use crate::refusal::{Kind, Refusal};
 
 /// Bytes read at once.
 const PIECE: usize = 64 * 1_024;
@@ -66,6 +66,60 @@ struct Log {
     at: u64,
 }
 
+/// A log that is about to be read.
+pub(super) struct Reading {
+    follow: Follow,
+    watch: Watch,
+    incarnation: String,
+    log: Option<Log>,
+    /// Where reading ends; `None` where it goes on.
+    end: Option<u64>,
+}
+
+impl Reading {
+    /// Sends what the life has written, up to where its log ended at the beginning of this; or, where it follows, also
+    /// what is written from now on and by later lives, until the instance is removed or the reader is gone. Following
+    /// one life ends with that life.
+    pub(super) async fn run(mut self) {
+        let ended = match (self.end, &mut self.log) {
+            (Some(end), Some(log)) => self.follow.pump(log, end).await,
+            (Some(_), None) => Ok(()),
+            (None, _) => self.go_on().await,
+        };
+        if let Err(Ended::Failed(error)) = ended {
+            tracing::warn!(instance = %self.follow.name, %error, "could not read a log");
+        }
+    }
+
+    async fn go_on(&mut self) -> Result<(), Ended> {
+        loop {
+            let newest = self.watch.borrow_and_update().clone();
+            let notice = self.follow.context.writes.next(&self.follow.path(&self.incarnation));
+            let written = notice.as_ref().map(|notice| notice.notified());
+            if self.log.is_none() {
+                self.log = self.follow.open(&self.incarnation, None).await?;
+            }
+            if let Some(log) = &mut self.log {
+                self.follow.pump(log, u64::MAX).await?;
+            }
+            let Some(newest) = newest else { return Ok(()) };
+            let is_replaced = newest.incarnation.as_str() != self.incarnation;
+            // What was written until it was over was sent just now: the entry was read before the log.
+            if self.follow.life.is_some() && (is_replaced || newest.state.is_terminal()) {
+                return Ok(());
+            }
+            if is_replaced {
+                self.incarnation = self.follow.next_life(&self.incarnation, newest.incarnation.as_str());
+                self.log = None;
+                continue;
+            }
+            if !self.follow.changed(&mut self.watch, written, self.log.is_some()).await? {
+                return Ok(());
+            }
+        }
+    }
+}
+
 /// Why reading ends early.
 enum Ended {
     /// The reader is gone.
@@ -81,56 +135,26 @@ impl From<io::Error> for Ended {
 }
 
 impl Follow {
-    /// Sends what the newest life has written and, if it `follows`, what is written from now on, also by later lives,
-    /// until the instance is removed or the reader is gone. Following one life ends with that life.
-    pub(super) async fn run(self, entry: Arc<Entry>, follows: bool) {
-        let ended = if follows { self.follow(entry).await } else { self.once(&entry).await };
-        if let Err(Ended::Failed(error)) = ended {
-            tracing::warn!(instance = %self.name, %error, "could not read a log");
+    /// Finds where reading begins: what is written after this is read by whoever follows.
+    ///
+    /// # Errors
+    /// The instance is gone, the life that was asked for has no log, or the log cannot be read.
+    pub(super) async fn begin(self, follows: bool) -> Result<Reading, Refusal> {
+        let unknown = || Refusal::new(Kind::NotFound, format!("there is no instance `{}`", self.name));
+        let watch = self.context.node.watch(self.name.clone()).await?.ok_or_else(unknown)?;
+        let newest = watch.borrow().clone().ok_or_else(unknown)?.incarnation.clone();
+        let incarnation = self.life.as_ref().unwrap_or(&newest).to_string();
+        let told = |error: io::Error| Refusal::new(Kind::Internal, format!("could not read the log: {error}"));
+        let log = self.open(&incarnation, self.tail).await.map_err(told)?;
+        if log.is_none() && incarnation != newest.as_str() {
+            return Err(Refusal::new(Kind::NotFound, format!("no log of incarnation {incarnation} is kept")));
         }
-    }
-
-    /// Whether the life that was asked for has a log.
-    pub(super) fn is_kept(&self, life: &Incarnation) -> bool {
-        self.path(life.as_str()).exists()
-    }
-
-    async fn once(&self, entry: &Entry) -> Result<(), Ended> {
-        let life = self.life.as_ref().unwrap_or(&entry.incarnation);
-        let Some(mut log) = self.open(life.as_str(), self.tail).await? else { return Ok(()) };
-        let end = log.file.metadata()?.len();
-        self.pump(&mut log, end).await
-    }
-
-    async fn follow(&self, entry: Arc<Entry>) -> Result<(), Ended> {
-        let Ok(Some(mut watch)) = self.context.node.watch(self.name.clone()).await else { return Ok(()) };
-        let mut incarnation = self.life.as_ref().unwrap_or(&entry.incarnation).to_string();
-        let mut log = self.open(&incarnation, self.tail).await?;
-        loop {
-            let newest = watch.borrow_and_update().clone();
-            let notice = self.context.writes.next(&self.path(&incarnation));
-            let written = notice.as_ref().map(|notice| notice.notified());
-            if log.is_none() {
-                log = self.open(&incarnation, None).await?;
-            }
-            if let Some(log) = &mut log {
-                self.pump(log, u64::MAX).await?;
-            }
-            let Some(newest) = newest else { return Ok(()) };
-            let is_over = newest.incarnation.as_str() != incarnation || newest.state.is_terminal();
-            // What was written until it was over was sent just now: the entry was read before the log.
-            if self.life.is_some() && is_over {
-                return Ok(());
-            }
-            if newest.incarnation.as_str() != incarnation {
-                incarnation = self.next_life(&incarnation, newest.incarnation.as_str());
-                log = None;
-                continue;
-            }
-            if !self.changed(&mut watch, written, log.is_some()).await? {
-                return Ok(());
-            }
-        }
+        let end = match &log {
+            Some(log) if !follows => Some(log.file.metadata().map_err(told)?.len()),
+            None if !follows => Some(0),
+            Some(_) | None => None,
+        };
+        Ok(Reading { follow: self, watch, incarnation, log, end })
     }
 
     /// The life after `last`, up to `newest`: several may have come and gone since it was looked.
@@ -161,9 +185,9 @@ impl Follow {
     }
 
     /// The log of one life, at the first byte to send; `None` where it has none.
-    async fn open(&self, incarnation: &str, tail: Option<u64>) -> Result<Option<Log>, Ended> {
+    async fn open(&self, incarnation: &str, tail: Option<u64>) -> io::Result<Option<Log>> {
         let path = self.path(incarnation);
-        let opened = self.blocking(move || {
+        self.blocking(move || {
             let file = match File::open(&path) {
                 Ok(file) => file,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -171,8 +195,8 @@ impl Follow {
             };
             let at = first_byte(&file, tail)?;
             Ok(Some(Log { file: Arc::new(file), at }))
-        });
-        Ok(opened.await?)
+        })
+        .await
     }
 
     /// Runs `work` on a thread where it may block.

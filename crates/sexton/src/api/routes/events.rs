@@ -49,11 +49,11 @@ pub(in crate::api) async fn list(call: Call) -> Result<Answer, Refusal> {
         tokio::spawn(follow(call.context, after, sender));
         return Ok(stream("text/event-stream", pieces));
     }
-    let items = page(&call.context, after.unwrap_or(0), limit).await?;
-    let next = match items.last() {
-        Some(last) if items.len() == limit && *call.context.last_seq.borrow() > last.seq => Some(last.seq.into()),
-        Some(_) | None => None,
-    };
+    // One more than asked for tells whether there is another page.
+    let mut items = page(&call.context, after.unwrap_or(0), limit + 1).await?;
+    let has_more = items.len() > limit;
+    items.truncate(limit);
+    let next = items.last().filter(|_| has_more).map(|last| last.seq.into());
     Ok(json(200, &List { items, next }))
 }
 

@@ -8,7 +8,7 @@ use crate::api::answer::{Answer, stream};
 use crate::api::dispatch::Call;
 use crate::api::follow::{Follow, Stream};
 use crate::api::path::whole;
-use crate::refusal::{Kind, Refusal};
+use crate::refusal::Refusal;
 
 /// Pieces that wait for their reader, each of at most 64 KiB.
 const PIECES: usize = 1;
@@ -25,12 +25,9 @@ pub(in crate::api) async fn read(call: Call) -> Result<Answer, Refusal> {
     let follows = call.query.flag("follow")?;
     let rule = "an incarnation, which is a ULID";
     let life: Option<Incarnation> = call.query.parsed("incarnation", rule, |text| text.parse().ok())?;
-    let entry = call.context.node.one(name.clone()).await?;
     let (sender, pieces) = mpsc::channel(PIECES);
-    let follow = Follow { context: call.context, name, stream: which, tail, life: life.clone(), sender };
-    if let Some(life) = life.filter(|life| *life != entry.incarnation && !follow.is_kept(life)) {
-        return Err(Refusal::new(Kind::NotFound, format!("no log of incarnation {life} is kept")));
-    }
-    tokio::spawn(follow.run(entry, follows));
+    let follow = Follow { context: call.context, name, stream: which, tail, life, sender };
+    let reading = follow.begin(follows).await?;
+    tokio::spawn(reading.run());
     Ok(stream("application/octet-stream", pieces))
 }
