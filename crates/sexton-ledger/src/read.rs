@@ -74,6 +74,14 @@ impl Reader {
         rows::read_request(&self.conn(), key)
     }
 
+    /// The requests that were never answered.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub fn unanswered(&self) -> Result<Vec<RequestRecord>, ReadError> {
+        rows::read_unanswered(&self.conn())
+    }
+
     /// The row of `name`.
     ///
     /// # Errors

@@ -385,6 +385,18 @@ pub(crate) fn read_request(conn: &Connection, key: &str) -> Result<Option<Reques
     rows.next()?.map(request).transpose()
 }
 
+/// The requests that were never answered, checked; those that cannot be understood are left out here, and told by
+/// whoever asks for them by key.
+pub(crate) fn read_unanswered(conn: &Connection) -> Result<Vec<RequestRecord>, ReadError> {
+    let mut statement = conn.prepare(&format!("SELECT {REQUEST_COLUMNS} FROM request WHERE status IS NULL"))?;
+    let mut rows = statement.query(())?;
+    let mut found = Vec::new();
+    while let Some(row) = rows.next()? {
+        found.extend(request(row));
+    }
+    Ok(found)
+}
+
 /// Gives every kept request, oldest first and checked, to `each`.
 pub(crate) fn walk_requests(
     conn: &Connection,

@@ -98,10 +98,14 @@ impl Driver {
     pub async fn recover(&mut self, entries: Vec<Entry>, meta: &BTreeMap<String, String>) {
         let mut owed = Batch::default();
         self.reconciler.resume(meta);
+        let unanswered = self.host.ledger.reader().unanswered().unwrap_or_default();
+        let mut unanswered: BTreeMap<_, _> =
+            unanswered.into_iter().map(|record| (record.incarnation.clone(), record)).collect();
         for entry in entries {
             let seen = recover::look(&entry, &self.host);
             let name = entry.name.clone();
             let (mut life, handle) = Life::known(Arc::clone(&self.host), entry, self.removed.0.clone());
+            life.request = unanswered.remove(&life.entry.incarnation);
             let next = life.judged(seen, &mut owed);
             self.lives.insert(name, handle);
             tokio::spawn(life.run(next));

@@ -134,6 +134,10 @@ impl Life {
         if !unchanged {
             owed.puts.push(next.clone());
         }
+        // Whoever asked for it was never answered; the next try is.
+        if let Some(request) = self.answered(201, || serde_json::to_string(&next).unwrap_or_default()) {
+            self.host.owe_unwaited(Batch { request: Some(request), ..Batch::default() });
+        }
         self.show(next);
     }
 
