@@ -135,6 +135,7 @@ impl Round<'_> {
         self.short();
         self.refused();
         self.stubborn();
+        self.leaves_behind();
         self.again();
         self.restarting();
         self.removed();
@@ -237,6 +238,19 @@ impl Round<'_> {
         }
         let over = self.stop("stubborn");
         self.ended(&over, ran, Value::Null, json!(9));
+    }
+
+    /// Ends by itself while a child that ignores the polite signal lives on: its exit is shown before that is ended.
+    fn leaves_behind(&mut self) {
+        let name = self.name("leaves");
+        let ready = self.lives("leaves");
+        let child = format!("(trap '' TERM; echo x >> {}; while :; do sleep 1; done)", ready.display());
+        let main = format!("{child} & until [ -e {} ]; do sleep 0.01; done; exit 4", ready.display());
+        let mut body = script(&name, &main);
+        body["grace"] = json!("50ms");
+        let ran = self.create(&body);
+        let over = self.node.settled(&name);
+        self.ended(&over, ran, json!(4), Value::Null);
     }
 
     /// Stopped politely, started anew, and stopped by force.
