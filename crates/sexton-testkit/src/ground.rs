@@ -173,6 +173,10 @@ impl Ground {
 
     fn clear(&self) -> Result<()> {
         self.clear_cgroup()?;
+        for controller in ["pids", "memory"] {
+            // The daemon's place for v1 limits, where the host keeps them there.
+            let _gone = fs::remove_dir(Path::new("/sys/fs/cgroup").join(controller).join(&self.id));
+        }
         for point in mounts_below(&self.dir) {
             let target = std::ffi::CString::new(point.as_os_str().as_bytes())?;
             mount::unmount(&target).with_context(|| point.display().to_string())?;
