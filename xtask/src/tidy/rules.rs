@@ -54,9 +54,6 @@ fn unsafe_is_forbidden(source: &Source<'_>) -> Vec<Finding> {
     if source.is_crate_root() && !source.is_test() && !source.text.contains(wanted) {
         return vec![finding(source, 1, format!("a crate's root says `{wanted}`"))];
     }
-    if source.path == "crates/sexton-core/src/owned.rs" {
-        return Vec::new();
-    }
     holding(source, Source::code(source.lines()), &["allow(unsafe_code"], "is for `sexton-sys` and `sexton-ffi` alone")
 }
 
