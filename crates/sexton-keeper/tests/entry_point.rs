@@ -476,8 +476,10 @@ fn it_works_with_no_descriptor_to_spare() {
 #[test]
 fn a_full_pipe_for_its_messages_does_not_stop_it() {
     // Nobody reads this pipe until the end, and it is full from the start.
-    let mut command =
-        Sexton.shell(&["-s", "-w", "-vvv"], "echo pid $$ >&2; trap 'exit 7' TERM; while :; do sleep 1000 & wait; done");
+    let mut command = Sexton.shell(
+        &["-s", "-w", "-vvv"],
+        "echo pid $$ >&2; trap 'kill $!; exit 7' TERM; while :; do sleep 1000 & wait; done",
+    );
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut err = BufReader::new(child.stderr.take().unwrap());
     let mut line = String::new();
