@@ -5,6 +5,7 @@ use sexton_plan::id::{Incarnation, Name};
 
 use crate::entry::Entry;
 use crate::event::NewEvent;
+use crate::slot::SlotRow;
 
 /// Changes that become durable together or not at all, applied in the order of the fields.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -13,6 +14,10 @@ pub struct Batch {
     pub puts: Vec<Entry>,
     /// Rows to delete; one that is not there is no error.
     pub removes: Vec<Name>,
+    /// Network slots to insert, or to replace by number.
+    pub slots: Vec<SlotRow>,
+    /// Numbers of network slots to delete; one that is not there is no error.
+    pub freed: Vec<u32>,
     /// Facts to append to the event log.
     pub events: Vec<NewEvent>,
     /// What to answer when the same request comes again; replaces what was kept under its key.

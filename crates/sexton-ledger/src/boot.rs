@@ -112,6 +112,8 @@ pub(crate) fn settle(
         rows::append_events(conn, stamp, &events, &mut last)?;
     }
     if change == Change::Boot {
+        // Namespaces, links and rules went with the kernel that held them.
+        rows::free_all_slots(conn)?;
         rows::put_meta(conn, BOOT_ID, Some(stamp.boot_id.as_str()))?;
     }
     if pid_ns.is_some() && pid_ns != before.pid_ns {
@@ -146,6 +148,7 @@ fn release_all(entry: &mut Entry, reason: LostReason) {
         LostReason::Reboot => {
             entry.resources.clear();
             entry.cgroup = None;
+            entry.slot = None;
         }
         LostReason::ContainerRestart | LostReason::Vanished | LostReason::PidReused => {
             for resource in &mut entry.resources {

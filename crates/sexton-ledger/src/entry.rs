@@ -1,6 +1,7 @@
 //! What one row about an instance says; the REST API and the CLI show the same words.
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -32,6 +33,9 @@ pub struct Entry {
     pub cgroup: Option<Cgroup>,
     /// Everything acquired for this life and not yet given back.
     pub resources: Vec<Resource>,
+    /// Its place in the network, while it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slot: Option<Place>,
     /// How the main process ended, as soon as it is known.
     pub exit: Option<Exit>,
     /// What the kernel would not end.
@@ -104,6 +108,21 @@ pub struct Cgroup {
     pub path: String,
     /// Inode of its directory: the cgroup's 64-bit id, never reused within a boot.
     pub ino: u64,
+}
+
+/// Where an instance with a network slot is in the network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Place {
+    /// The slot's number.
+    pub index: u32,
+    /// The entry of its network namespace below `/run/netns`.
+    pub netns: String,
+    /// Its own address.
+    pub address: Ipv4Addr,
+    /// The host's end of its link, which is its way out.
+    pub gateway: Ipv4Addr,
+    /// Its persistent TAP device, where it has one.
+    pub tap: Option<String>,
 }
 
 /// One thing acquired from the host.

@@ -51,7 +51,7 @@ fn look(state_dir: &Path) -> Result<Look, ExportError> {
     }
 }
 
-/// Writes everything, one JSON object a line: `{"meta": …}`, `{"entry": …}`, `{"request": …}`, `{"event": …}`.
+/// Writes everything, one JSON object a line: `{"meta": …}`, `{"entry": …}`, `{"slot": …}`, `{"request": …}`, `{"event": …}`.
 ///
 /// Nothing is redacted: the environment of instances is in it.
 ///
@@ -65,6 +65,9 @@ pub fn dump(state_dir: &Path, output: &mut dyn Write) -> Result<(), ExportError>
     write_line(output, &json!({"meta": {"version": migrate::version(conn)?, "values": rows::read_meta(conn)?}}))?;
     for entry in rows::read_entries(conn)? {
         write_line(output, &json!({"entry": entry}))?;
+    }
+    for slot in rows::read_slots(conn)? {
+        write_line(output, &json!({"slot": slot}))?;
     }
     let mut result = Ok(());
     rows::walk_requests(conn, |request| {
@@ -98,6 +101,8 @@ fn write_line(output: &mut dyn Write, line: &serde_json::Value) -> Result<(), Ex
 pub struct Report {
     /// Instances in the ledger.
     pub entries: u64,
+    /// Network slots.
+    pub slots: u64,
     /// Kept answers.
     pub requests: u64,
     /// Events in the log.
@@ -153,6 +158,7 @@ fn inspect(conn: &Connection, report: &mut Report) -> Result<(), ReadError> {
         }
     }
     report.entries = u64::try_from(rows::read_entries(conn)?.len()).unwrap_or(u64::MAX);
+    report.slots = u64::try_from(rows::read_slots(conn)?.len()).unwrap_or(u64::MAX);
     rows::walk_requests(conn, |request| match request {
         Ok(_) => report.requests += 1,
         Err(error) => report.note(error),

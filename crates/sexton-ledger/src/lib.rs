@@ -23,6 +23,7 @@ mod migrate;
 mod open;
 mod read;
 mod rows;
+pub mod slot;
 mod wal;
 mod writer;
 

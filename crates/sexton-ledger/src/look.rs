@@ -280,11 +280,13 @@ fn examine(conn: &Connection) -> Result<bool, OpenError> {
         return Err(OpenError::Damaged("it is a database of something else".to_owned()));
     }
     compare_schema(found, &schema)?;
-    for table in ["meta", "entry"] {
+    let tables = ["meta", "entry", "slot"];
+    for table in tables.iter().filter(|table| schema.iter().any(|(name, _)| name == *table)) {
         check_table(conn, table)?;
     }
     rows::read_meta(conn)?;
     rows::check_entries(conn)?;
+    rows::read_slots(conn)?;
     Ok(true)
 }
 

@@ -5,14 +5,14 @@ use rusqlite::Connection;
 /// What leads from each version to the next; the version is `PRAGMA user_version`, from 1.
 ///
 /// INVARIANT: a step that was released never changes, for [`schema_of`] tells damage by it.
-const STEPS: &[&str] = &[include_str!("../migrations/0001-first.sql")];
+const STEPS: &[&str] = &[include_str!("../migrations/0001-first.sql"), include_str!("../migrations/0002-slots.sql")];
 
 /// "SXTN", so that `file` can tell what it is; not looked at, for a version from the future says more.
 const APPLICATION_ID: i64 = 0x5358_544e;
 
 /// The newest version that this program knows.
-pub(crate) const KNOWN: i64 = 1;
-const _: () = assert!(STEPS.len() == 1, "as many steps as versions");
+pub(crate) const KNOWN: i64 = 2;
+const _: () = assert!(STEPS.len() == 2, "as many steps as versions");
 
 /// The version of the database, 0 for an empty one.
 pub(crate) fn version(conn: &Connection) -> rusqlite::Result<i64> {

@@ -16,6 +16,7 @@ use crate::entry::Entry;
 use crate::look::{self, Files, LOCK_WAIT, OpenError, Sight};
 use crate::migrate;
 use crate::rows::{self, Stamp};
+use crate::slot::SlotRow;
 
 /// Keys of `meta` that begin so are the ledger's own.
 pub(crate) const OWN: &str = "ledger.";
@@ -60,6 +61,8 @@ impl OpenOptions {
 pub struct Contents {
     /// Every instance, by name.
     pub entries: Vec<Entry>,
+    /// Every network slot, by number.
+    pub slots: Vec<SlotRow>,
     /// This node.
     pub node: NodeId,
     /// The boot during which the ledger was last open, if it ever was.
@@ -133,6 +136,7 @@ fn take_over(conn: &Connection, options: &OpenOptions, fresh: bool) -> Result<(C
     meta.retain(|key, _| !key.starts_with(OWN));
     let contents = Contents {
         entries: rows::read_entries(conn)?,
+        slots: rows::read_slots(conn)?,
         node,
         boot_id_before: before.boot_id,
         pid_ns_before: before.pid_ns,

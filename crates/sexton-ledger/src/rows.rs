@@ -1,5 +1,7 @@
 //! Rows in and out of their tables, each with its checksum; the only module that names columns.
 
+mod slot;
+
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
@@ -11,6 +13,8 @@ use crate::batch::{Batch, RequestRecord};
 use crate::checksum::Sum;
 use crate::entry::Entry;
 use crate::event::{Event, NewEvent};
+
+pub(crate) use slot::{free_all_slots, free_slot, put_slot, read_slots};
 
 /// How long the answer to an `Idempotency-Key` is kept.
 pub const REQUESTS_KEPT_FOR: std::time::Duration = std::time::Duration::from_secs(24 * 3_600);
@@ -440,6 +444,12 @@ pub(crate) fn apply(
     }
     for name in &batch.removes {
         remove_entry(conn, name)?;
+    }
+    for slot in &batch.slots {
+        put_slot(conn, slot)?;
+    }
+    for index in &batch.freed {
+        free_slot(conn, *index)?;
     }
     let seqs = append_events(conn, stamp, &batch.events, last)?;
     if let Some(request) = &batch.request {

@@ -408,6 +408,7 @@ impl Writer {
             let seqs = rows::apply(&self.conn, &self.stamp, &job.batch, &mut last_seq)?;
             committed.push(Committed { last_seq, seqs });
             self.pages += 2 + 2 * (job.batch.puts.len() + job.batch.removes.len() + job.batch.events.len());
+            self.pages += job.batch.slots.len() + job.batch.freed.len();
         }
         Ok(committed)
     }

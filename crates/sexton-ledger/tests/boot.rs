@@ -9,10 +9,11 @@ use std::sync::Barrier;
 
 use jiff::Timestamp;
 use sexton_ledger::entry::{Cgroup, Entry, Exit, Resource, ResourceState, StopOrder};
+use sexton_ledger::slot::SlotState;
 use sexton_ledger::{Batch, BootCheck, EventKind, Ledger, OpenOptions, boot_check, verify};
 use sexton_plan::id::BootId;
 use sexton_plan::state::{ExitSource, ExitStatus, Restart, State};
-use support::{OWED, TempDir, as_killed_now, boot, entry, node, open, options};
+use support::{OWED, TempDir, as_killed_now, boot, entry, node, open, options, slot};
 
 fn check_as(boot_id: &BootId, pid_ns: Option<u64>) -> BootCheck<'_> {
     BootCheck { boot_id, pid_ns, node: None, now: Timestamp::now }
@@ -44,6 +45,19 @@ fn holding(mut row: Entry) -> Entry {
     row.resources = vec![held("cgroup"), held("pin")];
     row.cgroup = Some(Cgroup { path: "/sexton/x".to_owned(), ino: 9 });
     row
+}
+
+#[test]
+fn slots_go_with_the_kernel_that_held_them_and_not_with_a_container() {
+    for (boot_now, pid_ns, left) in [(boot(1), 7, 5), (boot(1), 8, 5), (boot(2), 7, 0)] {
+        let dir = TempDir::new();
+        let (ledger, _) = Ledger::open(dir.path(), OpenOptions { pid_ns: Some(7), ..options(1) }).unwrap();
+        let slots = (0..).zip(SlotState::ALL).map(|(index, state)| slot(index, *state)).collect();
+        ledger.commit_now(Batch { slots, ..Batch::default() }, OWED).unwrap();
+        drop(ledger);
+        boot_check(dir.path(), check_as(&boot_now, Some(pid_ns))).unwrap();
+        assert_eq!(verify(dir.path()).unwrap().slots, left, "{boot_now} {pid_ns}");
+    }
 }
 
 #[test]

@@ -193,7 +193,7 @@ fn dump_verify_and_backup_work_beside_a_running_daemon() {
     dump(dir.path(), &mut lines).unwrap();
     let lines: Vec<serde_json::Value> =
         String::from_utf8(lines).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    assert_eq!(lines[0]["meta"]["version"], 1);
+    assert_eq!(lines[0]["meta"]["version"], 2);
     assert_eq!(lines.iter().filter(|line| line["entry"]["state"] == "running").count(), 30);
     assert_eq!(lines.last().unwrap()["event"]["seq"], 30);
 

@@ -6,12 +6,13 @@ mod support;
 use std::path::Path;
 
 use jiff::Timestamp;
-use sexton_ledger::entry::{Cgroup, Entry, Exit, Resource, ResourceState, StopOrder, StuckProcess};
-use sexton_ledger::{Batch, EventKind, Ledger, RequestRecord, verify};
+use sexton_ledger::entry::{Cgroup, Entry, Exit, Place, Resource, ResourceState, StopOrder, StuckProcess};
+use sexton_ledger::slot::{SlotRow, SlotState};
+use sexton_ledger::{Batch, EventKind, Ledger, RequestRecord, dump, verify};
 use sexton_plan::id::Pid;
 use sexton_plan::identity::Identity;
 use sexton_plan::state::{ExitSource, ExitStatus, Restart, State};
-use support::{OWED, TempDir, boot, entry, name, options, put};
+use support::{OWED, TempDir, boot, entry, name, options, put, slot};
 
 const AT: &str = "2025-01-01T00:00:00Z";
 
@@ -52,8 +53,23 @@ fn request() -> RequestRecord {
     RequestRecord { key: "key".to_owned(), fingerprint: u64::MAX - 1, name: name("vm"), incarnation, answer, at }
 }
 
-fn fixture() -> std::path::PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/ledger-v1.db")
+fn fixture(version: u32) -> std::path::PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/fixtures/ledger-v{version}.db"))
+}
+
+/// The version that this program writes.
+const NEWEST: u32 = 2;
+
+/// A slot of each state.
+fn slots() -> Vec<SlotRow> {
+    (0..).zip(SlotState::ALL).map(|(index, state)| slot(index, *state)).collect()
+}
+
+/// What an instance of version 2 may have beyond one of version 1.
+fn full_with_slot(state: State) -> Entry {
+    let (address, gateway) = ([10, 231, 0, 2].into(), [10, 231, 0, 1].into());
+    let place = Place { index: 0, netns: "sexton-0".to_owned(), address, gateway, tap: Some("tap0".to_owned()) };
+    Entry { slot: Some(place), ..full(state) }
 }
 
 /// Makes the fixture of a new version, when asked: `SEXTON_WRITE_FIXTURE=1 cargo test -p sexton-ledger --test fixture`.
@@ -65,24 +81,29 @@ fn write_fixture() {
     let dir = TempDir::new();
     let (ledger, _) = Ledger::open(dir.path(), options(1)).unwrap();
     for state in State::ALL {
-        ledger.commit_now(put(&full(*state), EventKind::InstanceStarting), OWED).unwrap();
+        ledger.commit_now(put(&full_with_slot(*state), EventKind::InstanceStarting), OWED).unwrap();
     }
     let meta = vec![("node.status".to_owned(), Some("healthy".to_owned()))];
-    ledger.commit_now(Batch { request: Some(request()), meta, ..Batch::default() }, OWED).unwrap();
+    ledger.commit_now(Batch { request: Some(request()), meta, slots: slots(), ..Batch::default() }, OWED).unwrap();
     drop(ledger);
-    assert!(!fixture().exists(), "a released version's fixture never changes");
-    std::fs::copy(dir.file("sexton.db"), fixture()).unwrap();
+    assert!(!fixture(NEWEST).exists(), "a released version's fixture never changes");
+    std::fs::copy(dir.file("sexton.db"), fixture(NEWEST)).unwrap();
 }
 
-#[test]
-fn version_1_is_read_as_it_was_written() {
+/// Opens a copy of the fixture of `version` and compares all that both versions have.
+fn reads_as_it_was_written(version: u32, row: fn(State) -> Entry, slots: &[SlotRow]) {
     let dir = TempDir::new();
-    std::fs::copy(fixture(), dir.file("sexton.db")).unwrap();
+    std::fs::copy(fixture(version), dir.file("sexton.db")).unwrap();
     assert_eq!(verify(dir.path()).unwrap().problems, Vec::<String>::new());
+    let mut lines = Vec::new();
+    dump(dir.path(), &mut lines).unwrap();
+    let told = String::from_utf8(lines).unwrap().lines().filter(|line| line.starts_with("{\"slot\"")).count();
+    assert_eq!(told, slots.len());
     let (ledger, contents) = Ledger::open(dir.path(), options(1)).unwrap();
-    let mut wanted: Vec<Entry> = State::ALL.iter().map(|state| full(*state)).collect();
+    let mut wanted: Vec<Entry> = State::ALL.iter().map(|state| row(*state)).collect();
     wanted.sort_by(|a, b| a.name.cmp(&b.name));
     assert_eq!(contents.entries, wanted);
+    assert_eq!(contents.slots, slots);
     assert_eq!((contents.boot_id_before, contents.node.as_str()), (Some(boot(1)), "here"));
     assert_eq!(contents.meta["node.status"], "healthy");
     let reader = ledger.reader();
@@ -90,4 +111,18 @@ fn version_1_is_read_as_it_was_written() {
     // All eight rows share an incarnation, and a life starts once.
     let events = reader.events_after(0, 100).unwrap();
     assert_eq!((events.len(), events[0].kind, contents.last_seq), (1, EventKind::InstanceStarting, 1));
+    // Whatever it was before, it is of the newest version now.
+    ledger.commit_now(Batch { slots: vec![slot(9, SlotState::Ready)], ..Batch::default() }, OWED).unwrap();
+    drop(ledger);
+    assert_eq!(verify(dir.path()).unwrap().slots, 1 + u64::try_from(slots.len()).unwrap());
+}
+
+#[test]
+fn version_1_is_read_as_it_was_written() {
+    reads_as_it_was_written(1, full, &[]);
+}
+
+#[test]
+fn version_2_is_read_as_it_was_written() {
+    reads_as_it_was_written(2, full_with_slot, &slots());
 }

@@ -56,7 +56,7 @@ fn is_damaged(error: &OpenError) -> bool {
 }
 
 fn is_newer(error: &OpenError) -> bool {
-    matches!(error, OpenError::Newer { found: 99, known: 1 })
+    matches!(error, OpenError::Newer { found: 99, known: 2 })
 }
 
 #[test]
@@ -87,7 +87,7 @@ fn what_is_no_ledger_is_refused() {
     fs::remove_dir(dir.file("sexton.db")).unwrap();
     meddle(&dir, "CREATE TABLE bookmarks (url TEXT)", false);
     assert_refused(&dir, "somebody else's database", is_damaged);
-    meddle(&dir, "PRAGMA user_version = 1", false);
+    meddle(&dir, "PRAGMA user_version = 2", false);
     assert_refused(&dir, "somebody else's database of the same version", is_damaged);
 }
 
@@ -128,6 +128,8 @@ fn a_row_that_does_not_match_its_checksum_is_refused() {
         "UPDATE entry SET body = 7 WHERE name = 'vm-3'",
         "UPDATE entry SET body = CAST(x'ff00fe' AS TEXT) WHERE name = 'vm-3'",
         "UPDATE meta SET value = 'elsewhere' WHERE key = 'ledger.node'",
+        "UPDATE slot SET number = 8 WHERE number = 3",
+        "UPDATE slot SET body = replace(body, 'ready', 'held') WHERE number = 3",
     ] {
         for in_wal in [false, true] {
             let dir = closed();

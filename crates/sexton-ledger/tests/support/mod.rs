@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use sexton_ledger::entry::{Entry, Limits, Restarts, Spec};
+use sexton_ledger::slot::{Holder, SlotRow, SlotState};
 use sexton_ledger::{Batch, Contents, EventKind, Ledger, NewEvent, OpenOptions, new_incarnation};
 use sexton_plan::id::{BootId, Name, NodeId};
 use sexton_plan::state::{Restart, State};
@@ -95,6 +96,7 @@ pub fn entry(text: &str, state: State) -> Entry {
         handle: Vec::new(),
         cgroup: None,
         resources: Vec::new(),
+        slot: None,
         exit: None,
         stuck: None,
         snapshot: Some(serde_json::json!({"cursor": text})),
@@ -106,6 +108,15 @@ pub fn entry(text: &str, state: State) -> Entry {
         stop: None,
         restarts: Restarts::default(),
     }
+}
+
+/// The row of slot `index` in `state`, held by a life where it is one's.
+pub fn slot(index: u32, state: SlotState) -> SlotRow {
+    let held = matches!(state, SlotState::Held | SlotState::Releasing | SlotState::Quarantined);
+    let incarnation = "01ARZ3NDEKTSV4RRFFQ69G5FAV".parse().unwrap();
+    let holder = held.then(|| Holder { name: name("vm"), incarnation });
+    let place = serde_json::json!({"netns": format!("sexton-{index}"), "address": "10.231.0.2"});
+    SlotRow { index, state, holder, ns_ino: Some(4_026_532_000 + u64::from(index)), place }
 }
 
 /// The batch that records `entry` with the event `kind`.
@@ -142,6 +153,8 @@ pub fn closed() -> TempDir {
     for n in 0..20 {
         ledger.commit_now(put(&entry(&format!("vm-{n}"), State::Running), EventKind::InstanceRunning), OWED).unwrap();
     }
+    let slots = (0..4).map(|index| slot(index, SlotState::Ready)).collect();
+    ledger.commit_now(Batch { slots, ..Batch::default() }, OWED).unwrap();
     drop(ledger);
     dir
 }

@@ -268,12 +268,17 @@ fn instance() -> Value {
     json!({
         "Exit": exit, "Identity": identity, "Spec": spec, "Resource": resource, "StuckProcess": stuck,
         "Cgroup": object(json!({ "path": string(), "ino": integer() })),
+        "Place": object(json!({
+            "index": integer(), "netns": string(), "address": string(), "gateway": string(),
+            "tap": { "type": ["string", "null"] },
+        })),
         "Instance": object(json!({
             "name": reference("Name"), "incarnation": string(), "state": reference("State"),
             "reason": { "type": ["string", "null"] }, "kind": reference("Word"), "runtime": string(), "labels": texts(),
             "spec": reference("Spec"), "identity": optional(reference("Identity")),
             "cgroup": optional(reference("Cgroup")),
             "resources": { "type": "array", "items": reference("Resource") },
+            "slot": optional(reference("Place")),
             "exit": optional(reference("Exit")),
             "stuck": { "type": ["array", "null"], "items": reference("StuckProcess") },
             "snapshot": {}, "node": string(), "created_at": reference("Timestamp"),

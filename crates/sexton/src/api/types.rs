@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sexton_ledger::duration;
-use sexton_ledger::entry::{Cgroup, Entry, Exit, Limits, Resource, Restarts, Spec, StuckProcess};
+use sexton_ledger::entry::{Cgroup, Entry, Exit, Limits, Place, Resource, Restarts, Spec, StuckProcess};
 use sexton_ledger::event::Event;
 use sexton_plan::identity::{Identity, Strength};
 use sexton_plan::state::{Restart, State};
@@ -28,6 +28,8 @@ pub struct InstanceView {
     pub identity: Option<IdentityView>,
     pub cgroup: Option<Cgroup>,
     pub resources: Vec<Resource>,
+    #[serde(default)]
+    pub slot: Option<Place>,
     pub exit: Option<Exit>,
     pub stuck: Option<Vec<StuckProcess>>,
     pub snapshot: Option<Value>,
@@ -118,6 +120,7 @@ impl From<&Entry> for InstanceView {
             identity: entry.identity.as_ref().map(IdentityView::from),
             cgroup: entry.cgroup.clone(),
             resources: entry.resources.clone(),
+            slot: entry.slot.clone(),
             exit: entry.exit,
             stuck: entry.stuck.clone(),
             snapshot: entry.snapshot.clone(),

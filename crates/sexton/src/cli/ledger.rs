@@ -58,7 +58,7 @@ fn dump(context: &Context) -> Result<u8, Failure> {
 fn verify(context: &Context) -> Result<u8, Failure> {
     let report = sexton_ledger::verify(&context.settings.state_dir).map_err(|error| failure(&error))?;
     let told = json!({
-        "sound": report.problems.is_empty(), "entries": report.entries, "requests": report.requests,
+        "sound": report.problems.is_empty(), "entries": report.entries, "slots": report.slots, "requests": report.requests,
         "events": report.events, "first_seq": report.first_seq, "last_seq": report.last_seq,
         "problems": report.problems,
     });
@@ -75,8 +75,9 @@ fn text(told: &Value) -> String {
     let problems: String = problems.map(|problem| format!("problem: {}\n", out::escape(&out::word(problem)))).collect();
     let sound = if told.at("sound") == true { "sound" } else { "damaged" };
     format!(
-        "{sound}: {} instances, {} requests, {} events\n{problems}",
+        "{sound}: {} instances, {} slots, {} requests, {} events\n{problems}",
         told.at("entries"),
+        told.at("slots"),
         told.at("requests"),
         told.at("events")
     )

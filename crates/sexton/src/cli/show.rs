@@ -78,6 +78,10 @@ fn text(instance: &Value, events: &[Value], now: Timestamp) -> String {
         let word = |key: &str| out::word(resource.at(key));
         line("Resource", format!("{} {} ({})", word("kind"), word("key"), word("state")));
     }
+    if instance.at("slot").is_object() {
+        let word = |key: &str| out::word(instance.at("slot").at(key));
+        line("Network", format!("{} by way of {} in namespace {}", word("address"), word("gateway"), word("netns")));
+    }
     text.push_str(&cgroup(instance.at("cgroup")));
     if !events.is_empty() {
         text.push('\n');
@@ -215,11 +219,17 @@ mod tests {
             "name": "a\x1b", "state": "exited", "reason": null, "exit": {"code": 1, "signal": null, "source": "wait", "at": "t"},
             "spec": {"argv": ["x"], "restart": "on-failure", "grace": "10s", "stop_signal": "TERM", "limits": {"pids": 9}},
             "restarts": {"count": 2, "next_at": "2026-01-01T00:00:03Z"}, "ended_at": "2025-12-31T23:59:59Z",
+            "slot": {"index": 0, "netns": "sexton-0", "address": "10.231.0.2", "gateway": "10.231.0.1", "tap": null},
         });
         let shown = text(&instance, &[], now);
-        for part in
-            ["2 (on-failure), next at 2026-01-01T00:00:03Z (in 3s)", "exited since", "1s ago", "9 tasks", "code 1"]
-        {
+        for part in [
+            "2 (on-failure), next at 2026-01-01T00:00:03Z (in 3s)",
+            "exited since",
+            "1s ago",
+            "9 tasks",
+            "code 1",
+            "10.231.0.2 by way of 10.231.0.1 in namespace sexton-0",
+        ] {
             assert!(shown.contains(part), "{part}: {shown}");
         }
         assert!(!shown.contains('\x1b'), "{shown}");

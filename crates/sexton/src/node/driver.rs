@@ -513,6 +513,7 @@ fn first_incarnation(new: NewInstance, host: &super::host::Host) -> Entry {
         handle: Vec::new(),
         cgroup: None,
         resources: Vec::new(),
+        slot: None,
         exit: None,
         stuck: None,
         snapshot: None,

@@ -165,6 +165,7 @@ pub fn next_incarnation(entry: &Entry, host: &super::host::Host, restarts: Resta
         handle: Vec::new(),
         cgroup: None,
         resources: Vec::new(),
+        slot: None,
         exit: None,
         stuck: None,
         started_at: None,

@@ -27,6 +27,7 @@ fn entry_of(new: NewInstance) -> Entry {
         handle: Vec::new(),
         cgroup: None,
         resources: Vec::new(),
+        slot: None,
         exit: None,
         stuck: None,
         snapshot: None,
