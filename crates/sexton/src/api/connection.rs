@@ -201,16 +201,28 @@ impl Meter {
 /// Hyper's end of the socket.
 struct Io {
     meter: Arc<Meter>,
+    /// What was read before hyper was there.
+    first: Vec<u8>,
     /// A problem document in place of what hyper answered by itself, and how much of it is written.
     substitute: Vec<u8>,
     is_substituted: Arc<AtomicBool>,
 }
 
+/// Bytes taken from the socket at first: most requests whole.
+const FIRST_CHUNK: usize = 1_024;
+
 /// Bytes taken from the socket at once.
 const CHUNK: usize = 8 * 1_024;
 
 impl Read for Io {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, mut into: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, mut into: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
+        if !self.first.is_empty() {
+            let count = self.first.len().min(into.remaining());
+            let rest = self.first.split_off(count);
+            into.put_slice(&self.first);
+            self.first = rest;
+            return Poll::Ready(Ok(()));
+        }
         let mut chunk = [0; CHUNK];
         let room = into.remaining().min(CHUNK);
         let space = chunk.get_mut(..room).unwrap_or_default();
@@ -311,18 +323,38 @@ impl Write for Io {
 
 /// Serves one connection until it ends or is told to.
 pub(super) async fn serve(meter: Arc<Meter>, peer: Peer, context: Arc<super::Context>) {
-    tokio::select! {
+    let first = tokio::select! {
         biased;
         () = meter.gone.notified() => return,
-        ready = meter.socket.readable() => if ready.is_err() { return },
-    }
+        first = first_bytes(&meter) => first,
+    };
+    let Some(first) = first else { return };
     // BOUND: who has sent nothing yet costs neither a buffer nor the room for what follows.
-    Box::pin(speak(meter, peer, context)).await;
+    Box::pin(speak(meter, peer, context, first)).await;
 }
 
-async fn speak(meter: Arc<Meter>, peer: Peer, context: Arc<super::Context>) {
+/// Waits for the first bytes, for a socket is called readable when it is accepted, whether or not it is; `None` where
+/// there are none.
+async fn first_bytes(meter: &Meter) -> Option<Vec<u8>> {
+    loop {
+        meter.socket.readable().await.ok()?;
+        let mut chunk = [0; FIRST_CHUNK];
+        match meter.socket.try_read(&mut chunk) {
+            Ok(0) => return None,
+            Ok(count) => {
+                let first = chunk.get(..count)?;
+                meter.note_read(first);
+                return Some(first.to_vec());
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(_) => return None,
+        }
+    }
+}
+
+async fn speak(meter: Arc<Meter>, peer: Peer, context: Arc<super::Context>, first: Vec<u8>) {
     let is_substituted = Arc::new(AtomicBool::new(false));
-    let io = Io { meter: meter.clone(), substitute: Vec::new(), is_substituted: is_substituted.clone() };
+    let io = Io { meter: meter.clone(), first, substitute: Vec::new(), is_substituted: is_substituted.clone() };
     let service = Service { context, peer, meter: meter.clone() };
     let mut http = http1::Builder::new();
     // A caller that half-closes after its request still wants the answer.
