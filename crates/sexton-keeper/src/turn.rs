@@ -226,8 +226,9 @@ impl<'a> Keeper<'a> {
                 Some(Heard::Silence) | None => break,
             }
         }
-        // One that has hung up and lives on would be alone.
-        if let Some(worker) = self.worker.as_ref().filter(|worker| worker.connection.is_closed()) {
+        // One that has hung up and lives on would be alone. One told to retire hangs up as it ends, and has its bound.
+        let alone = |worker: &&Worker| worker.connection.is_closed() && !worker.connection.is_retired();
+        if let Some(worker) = self.worker.as_ref().filter(alone) {
             worker.kill();
         }
     }

@@ -14,7 +14,7 @@ use tokio::time::sleep;
 use super::readiness;
 
 /// How long a zombie's own parent is given to reap it before the zombie itself is read.
-const PARENT_REAPS: Duration = Duration::from_millis(100);
+const PARENT_REAPS: Duration = Duration::from_millis(10);
 /// The first and the longest pause before a process is asked again that is over and tells no status.
 const ASK_AGAIN: [Duration; 2] = [Duration::from_millis(5), Duration::from_secs(1)];
 
