@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a developer's command prints")]
 
+mod bench;
 mod ci;
 mod packages;
 mod step;
@@ -19,6 +20,7 @@ usage: cargo xtask COMMAND
 
   ci      install what the tests need (as root), then run every check and every test
   tidy    the rules of this repository that neither rustc nor clippy knows
+  bench   what Sexton costs, beside what the same costs without it: [TOPIC…] [--rounds N]
   demo    build, and run `sexton demo`";
 
 fn main() -> ExitCode {
@@ -27,6 +29,7 @@ fn main() -> ExitCode {
     let done = match command.as_deref() {
         Some("ci") => ci::run(),
         Some("tidy") => tidy::run(),
+        Some("bench") => bench::bench(&args.collect::<Vec<_>>()),
         Some("demo") => demo(&args.collect::<Vec<_>>()),
         Some(_) | None => {
             eprintln!("{USAGE}");

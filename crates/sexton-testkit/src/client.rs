@@ -185,6 +185,16 @@ impl Connection {
     /// # Errors
     /// The connection broke, or the answer is no HTTP.
     pub fn answer(&mut self) -> Result<Response> {
+        let mut response = self.head()?;
+        response.body = self.body(&response)?;
+        Ok(response)
+    }
+
+    /// Reads the head of one answer, whose body is then read by [`Connection::chunk`].
+    ///
+    /// # Errors
+    /// The connection broke, or the answer is no HTTP.
+    pub fn head(&mut self) -> Result<Response> {
         let status_line = self.line()?;
         let status = status_line.split(' ').nth(1).and_then(|status| status.parse().ok());
         let status = status.with_context(|| format!("no status in `{status_line}`"))?;
@@ -194,9 +204,7 @@ impl Connection {
             let Some((name, value)) = line.split_once(':') else { break };
             headers.push((name.to_ascii_lowercase(), value.trim().to_owned()));
         }
-        let mut response = Response { status, headers, body: Vec::new() };
-        response.body = self.body(&response)?;
-        Ok(response)
+        Ok(Response { status, headers, body: Vec::new() })
     }
 
     fn body(&mut self, head: &Response) -> Result<Vec<u8>> {

@@ -33,10 +33,18 @@ impl Ground {
     /// # Errors
     /// The host has no cgroup2, or the directory cannot be made.
     pub fn new(sexton: impl Into<PathBuf>) -> Result<Ground> {
+        Ground::within(sexton, &std::env::temp_dir())
+    }
+
+    /// As [`Ground::new`], with its directory in `parent`.
+    ///
+    /// # Errors
+    /// The host has no cgroup2, or the directory cannot be made.
+    pub fn within(sexton: impl Into<PathBuf>, parent: &Path) -> Result<Ground> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let id = format!("sexton-test-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let cgroup_mount = cgroup2().context("no cgroup2 is mounted")?;
-        let dir = std::env::temp_dir().join(&id);
+        let dir = parent.join(&id);
         fs::create_dir(&dir).with_context(|| dir.display().to_string())?;
         // An empty configuration of one's own: the host's is not meant.
         fs::write(dir.join("sexton.toml"), "")?;

@@ -1,0 +1,71 @@
+//! What the kernel tells of a process: its memory, and how often it ran.
+
+use std::fs;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+/// Memory of a process, in bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct Memory {
+    /// All that is resident, shared pages too.
+    pub rss: u64,
+    /// As `rss`, with shared pages divided among those who share them.
+    pub pss: u64,
+}
+
+/// What a process has done since it began.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Activity {
+    /// Time on a processor, of all its threads.
+    pub cpu: Duration,
+    /// Context switches of all its threads: each wake-up is one.
+    pub switches: u64,
+}
+
+/// Reads `/proc/PID/smaps_rollup`.
+pub fn memory(pid: i32) -> Result<Memory> {
+    let path = format!("/proc/{pid}/smaps_rollup");
+    let text = fs::read_to_string(&path).context(path)?;
+    let kib = |name: &str| field(&text, name).map(|kib| kib << 10);
+    Ok(Memory { rss: kib("Rss:")?, pss: kib("Pss:")? })
+}
+
+/// Reads `schedstat` and `status` of every thread.
+pub fn activity(pid: i32) -> Result<Activity> {
+    let mut sum = Activity::default();
+    for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
+        let thread = thread?.path();
+        let schedstat = fs::read_to_string(thread.join("schedstat"))?;
+        let on_cpu = schedstat.split(' ').next().and_then(|ns| ns.parse().ok()).context("schedstat")?;
+        sum.cpu += Duration::from_nanos(on_cpu);
+        let status = fs::read_to_string(thread.join("status"))?;
+        sum.switches += field(&status, "voluntary_ctxt_switches:")? + field(&status, "nonvoluntary_ctxt_switches:")?;
+    }
+    Ok(sum)
+}
+
+/// What a process did between two looks.
+pub fn since(before: Activity, now: Activity) -> Activity {
+    Activity { cpu: now.cpu.saturating_sub(before.cpu), switches: now.switches.saturating_sub(before.switches) }
+}
+
+/// The number behind `name` at the beginning of a line.
+fn field(text: &str, name: &str) -> Result<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name));
+    let number = line.and_then(|rest| rest.split_ascii_whitespace().next()).and_then(|number| number.parse().ok());
+    number.with_context(|| format!("`{name}` is not told"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_process_has_memory_and_ran() {
+        let pid = i32::try_from(std::process::id()).unwrap();
+        let memory = memory(pid).unwrap();
+        assert!(memory.rss >= memory.pss && memory.pss > 0, "{memory:?}");
+        assert!(activity(pid).unwrap().cpu > Duration::ZERO);
+    }
+}
