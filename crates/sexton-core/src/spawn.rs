@@ -1,7 +1,7 @@
 //! Making a process that waits: born in its domain, known and pinned before it runs anything.
 
 use std::ffi::{CStr, CString};
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 
 use sexton_plan::id::Pid;
 use sexton_sys::clone::{ChildFailure, ChildSpec, Ids, ReleasedChild, Report, WaitingChild};
@@ -31,6 +31,8 @@ pub struct Program<'a> {
     pub mark: Option<RawFd>,
     /// The domain to be born in.
     pub domain: Option<&'a Domain>,
+    /// The network namespace to run in; `None` keeps the caller's.
+    pub netns: Option<BorrowedFd<'a>>,
     /// A PID namespace of its own, with a `/proc` to match.
     pub pidns: bool,
     /// No new privileges over `execve`.
@@ -102,6 +104,7 @@ pub fn spawn(program: &Program<'_>, here: &Here) -> Result<(Waiting, Handle), Sp
         stdio: program.stdio,
         mark: program.mark,
         cgroup: program.domain.map(AsRawFd::as_raw_fd),
+        netns: program.netns.map(|netns| netns.as_raw_fd()),
         pidns: program.pidns,
         no_new_privs: program.no_new_privs,
         nofile: program.nofile,

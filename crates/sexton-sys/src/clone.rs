@@ -54,12 +54,14 @@ pub enum Step {
     Privileges = 8,
     /// `execve` itself.
     Exec = 9,
+    /// Its network namespace (`setns`).
+    Netns = 10,
     /// A step that this version does not know.
     Other = 0,
 }
 
 impl Step {
-    const ALL: [Step; 9] = [
+    const ALL: [Step; 10] = [
         Step::Stdio,
         Step::Session,
         Step::Proc,
@@ -69,6 +71,7 @@ impl Step {
         Step::Cwd,
         Step::Privileges,
         Step::Exec,
+        Step::Netns,
     ];
 
     fn from_raw(raw: u32) -> Step {
@@ -87,6 +90,7 @@ impl Step {
             Step::Cwd => "chdir",
             Step::Privileges => "prctl",
             Step::Exec => "execve",
+            Step::Netns => "setns",
             Step::Other => "clone3",
         }
     }
@@ -133,6 +137,8 @@ pub struct ChildSpec<'a> {
     pub mark: Option<RawFd>,
     /// A cgroup2 directory to be born in.
     pub cgroup: Option<RawFd>,
+    /// A network namespace to enter.
+    pub netns: Option<RawFd>,
     /// A new PID namespace (the program is its PID 1) with a `/proc` of its own.
     pub pidns: bool,
     /// `PR_SET_NO_NEW_PRIVS`.
@@ -180,6 +186,7 @@ struct Script {
     has_nofile: bool,
     nofile: [u64; 2],
     stdio: [RawFd; 3],
+    netns: RawFd,
     mark: RawFd,
     go: RawFd,
     report: RawFd,
@@ -393,6 +400,7 @@ fn write_script(stage: &mut Stage, spec: &ChildSpec<'_>, fds: [RawFd; 2]) -> Opt
         has_nofile: spec.nofile.is_some(),
         nofile: spec.nofile.unwrap_or([0; 2]),
         stdio: spec.stdio,
+        netns: spec.netns.unwrap_or(-1),
         mark: spec.mark.unwrap_or(-1),
         go,
         report,

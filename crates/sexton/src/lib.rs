@@ -10,5 +10,6 @@ pub mod demo;
 pub mod doctor;
 pub mod log;
 pub mod metrics;
+pub mod net;
 pub mod node;
 pub mod refusal;

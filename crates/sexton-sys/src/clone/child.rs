@@ -36,6 +36,10 @@ fn prepare(script: &Script) -> Result<(), ChildFailure> {
     for (to, from) in script.stdio.into_iter().enumerate() {
         run(Step::Stdio, nr::DUP3, [word(from), to, 0, 0, 0, 0])?;
     }
+    if script.netns >= 0 {
+        const CLONE_NEWNET: usize = 0x4000_0000;
+        run(Step::Netns, nr::SETNS, [word(script.netns), CLONE_NEWNET, 0, 0, 0, 0])?;
+    }
     close_all_but(script.kept);
     run(Step::Session, nr::SETSID, [0; 6])?;
     run(Step::Session, nr::UMASK, [0o022, 0, 0, 0, 0, 0])?;

@@ -92,6 +92,7 @@ impl Life {
             stdio: files.stdio(),
             mark: Some(files.mark.as_raw_fd()),
             domain: domain.as_ref(),
+            netns: None,
             pidns: entry.spec.pidns,
             no_new_privs: false,
             nofile: self.host.nofile,
