@@ -215,6 +215,7 @@ impl Bare {
                 stdio: [self.null[0].as_raw_fd(), self.null[1].as_raw_fd(), self.null[2].as_raw_fd()],
                 mark: None,
                 domain: Some(&domain),
+                netns: None,
                 pidns: false,
                 no_new_privs: false,
                 nofile: None,
