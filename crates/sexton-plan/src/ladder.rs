@@ -1,7 +1,7 @@
 //! The stop ladder: which step follows which, whatever is being stopped.
 //!
 //! ```text
-//!   Ask ──► Grace ──► Kill ──► Watch ──► Stuck
+//!   Ask ◄─► Grace ──► Kill ──► Watch ──► Stuck
 //!    └────────┴─────────┴────────┴─────────┴──► Done   (as soon as nothing lives)
 //! ```
 
@@ -10,9 +10,9 @@ use core::time::Duration;
 /// Where a stop stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rung {
-    /// Send the polite signal, with SIGCONT, and thaw.
+    /// Take the next step of asking: a word in the runtime's own language, or a signal with SIGCONT, thawed.
     Ask,
-    /// Wait for the grace to pass.
+    /// Wait for the step, or the grace, to pass.
     Grace,
     /// `cgroup.kill`, and SIGKILL by pidfd to each one that it missed.
     Kill,
@@ -35,6 +35,8 @@ pub enum Happening {
     Forced,
     /// Nothing lives.
     Empty,
+    /// The time of one step of asking is over, and another one follows.
+    StepOver,
 }
 
 /// How long after SIGKILL something may live before it is called stuck.
@@ -44,16 +46,16 @@ pub const STUCK_LOOK: Duration = Duration::from_millis(900);
 
 const RUNGS: [Rung; 6] = [Rung::Ask, Rung::Grace, Rung::Kill, Rung::Watch, Rung::Stuck, Rung::Done];
 
-/// The rung that follows, by rung (row) and happening (column: carried, time over, forced, empty).
-const TABLE: [[Rung; 4]; 6] = {
-    use Rung::{Done, Grace, Kill, Stuck, Watch};
+/// The rung that follows, by rung (row) and happening (column: carried, time over, forced, empty, step over).
+const TABLE: [[Rung; 5]; 6] = {
+    use Rung::{Ask, Done, Grace, Kill, Stuck, Watch};
     [
-        /* Ask   */ [Grace, Grace, Kill, Done],
-        /* Grace */ [Grace, Kill, Kill, Done],
-        /* Kill  */ [Watch, Stuck, Watch, Done],
-        /* Watch */ [Kill, Stuck, Watch, Done],
-        /* Stuck */ [Stuck, Kill, Stuck, Done],
-        /* Done  */ [Done, Done, Done, Done],
+        /* Ask   */ [Grace, Grace, Kill, Done, Ask],
+        /* Grace */ [Grace, Kill, Kill, Done, Ask],
+        /* Kill  */ [Watch, Stuck, Watch, Done, Watch],
+        /* Watch */ [Kill, Stuck, Watch, Done, Kill],
+        /* Stuck */ [Stuck, Kill, Stuck, Done, Kill],
+        /* Done  */ [Done, Done, Done, Done, Done],
     ]
 };
 
@@ -98,6 +100,7 @@ mod tests {
         let asked = Rung::first(false);
         assert_eq!(asked, Rung::Ask);
         assert_eq!(asked.next(Happening::Carried), Rung::Grace);
+        assert_eq!(Rung::Grace.next(Happening::StepOver), Rung::Ask, "another step follows");
         assert_eq!(Rung::Grace.next(Happening::TimeOver), Rung::Kill);
         assert_eq!(Rung::Kill.next(Happening::Carried), Rung::Watch);
         assert_eq!(Rung::Watch.next(Happening::TimeOver), Rung::Stuck);

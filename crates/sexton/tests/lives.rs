@@ -27,6 +27,7 @@ impl Ground {
             log_keep: 1 << 20,
             log_incarnations: 3,
             reconcile_every: Duration::from_secs(30),
+            runtimes: Default::default(),
             watches: Vec::new(),
             drain: sexton::node::drain::DrainRules { cancel: vec!["build".parse().expect("word")] },
             drain_at_shutdown: None,

@@ -10,7 +10,7 @@ use std::time::Duration;
 use sexton::node::host::Host;
 use sexton::node::keeper::Keeper;
 use sexton::node::request::{Caller, Node};
-use sexton::node::watch::rule::{Executables, Runtime, Template, Watch};
+use sexton::node::watch::rule::{Executables, IdFrom, Runtime, Template, Watch};
 use sexton::node::worker::{self, Begun, Options};
 use sexton_core::handle::{Handle, Life};
 use sexton_ledger::{Event, EventKind};
@@ -30,7 +30,7 @@ impl Ground {
         let dir = std::env::temp_dir().join(&run);
         let watch = Watch {
             name: "hypeman".to_owned(),
-            runtimes: vec![Runtime { executables: Executables::Qemu, id_from: None }],
+            runtimes: vec![Runtime { executables: Executables::Qemu, id_from: None, stop: Vec::new() }],
             metadata: Template::parse(&format!("{}/guests/{{id}}/metadata.json", dir.display())).expect("a template"),
             pid_field: "HypervisorPID".to_owned(),
             start_ticks_field: None,
@@ -45,6 +45,7 @@ impl Ground {
             log_keep: 1 << 20,
             log_incarnations: 3,
             reconcile_every: Duration::from_secs(3_600),
+            runtimes: Default::default(),
             watches: vec![watch],
             drain: sexton::node::drain::DrainRules { cancel: Vec::new() },
             drain_at_shutdown: None,
@@ -161,6 +162,8 @@ fn inode(path: &Path) -> (u64, i64) {
     (about.ino(), about.mtime_nsec())
 }
 
+const SIGUSR1: u8 = 10;
+
 const SHAPES: [(&str, &str); 5] = [
     (
         "{\n  \"Id\": \"x\",\n  \"HypervisorPID\": 1,\n  \"State\": \"Running\"\n}\n",
@@ -269,6 +272,30 @@ fn an_orphan_without_metadata_is_ended_when_two_passes_saw_it_and_its_look_alike
     });
     child.kill().expect("killed");
     child.wait().expect("reaped");
+}
+
+#[test]
+fn an_orphan_of_a_declared_runtime_is_asked_by_its_own_steps() {
+    let mut ground = Ground::new("declared", OnOrphan::Terminate, Duration::ZERO);
+    let dir = ground.dir.display().to_string();
+    fs::copy("/bin/bash", ground.dir.join("bin/shim")).expect("copied");
+    let id_from = Some(IdFrom::Env("SHIM_ID".to_owned()));
+    let stop = vec![(SIGUSR1, Some(Duration::from_secs(20)))];
+    let executables = Executables::Files(vec![ground.dir.join("bin/shim")]);
+    let watch = ground.options.watches.first_mut().expect("a watch");
+    watch.runtimes = vec![Runtime { executables, id_from, stop }];
+    let script = format!("trap \"echo asked > {dir}/asked; exit\" USR1; echo > {dir}/up; while :; do sleep 0.05; done");
+    let orphan = ground.orphan(&format!("SHIM_ID=gone exec {dir}/bin/shim -c '{script}'"));
+    eventually(|| ground.dir.join("up").exists());
+    run(async {
+        let (node, _host, reader) = begin(&ground.options).await;
+        for _ in 0..2 {
+            node.reconcile().await.expect("reconciled");
+        }
+        soon(|| !told(&reader, EventKind::OrphanTerminated).is_empty()).await;
+        assert!(!ground.lives(orphan));
+    });
+    assert_eq!(fs::read_to_string(ground.dir.join("asked")).expect("asked"), "asked\n");
 }
 
 #[test]

@@ -285,6 +285,9 @@ fn instance() -> Value {
             "started_at": optional(reference("Timestamp")), "ended_at": optional(reference("Timestamp")),
             "adopted": { "type": "boolean" },
             "restarts": object(json!({ "count": integer(), "next_at": optional(reference("Timestamp")) })),
+            "control": optional(object(json!({
+                "socket": string(), "peer": words(&["instance", "stranger", "nobody"]),
+            }))),
         })),
         "InstanceList": page_of("Instance"),
     })

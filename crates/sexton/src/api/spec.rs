@@ -1,7 +1,6 @@
 //! The spec of an instance: from a body or a command line into the ledger's type, every rule checked here.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use serde_json::Value;
 use sexton_ledger::entry::{Limits, Spec};
@@ -13,9 +12,6 @@ use super::json::{Fields, bad_field};
 use crate::config::{BUILT_IN_RUNTIMES, Settings};
 use crate::node::request::NewInstance;
 use crate::refusal::{Kind, Refusal};
-
-/// How long a stop waits after the polite signal, unless the spec says otherwise.
-pub const DEFAULT_GRACE: Duration = Duration::from_secs(10);
 
 /// The kernel refuses a longer argument or variable, its NUL included (`execve(2)`, `MAX_ARG_STRLEN`).
 const STRING_MAX: usize = 32 * 4_096 - 1;
@@ -53,15 +49,16 @@ pub fn new_instance(body: Value, settings: &Settings) -> Result<NewInstance, Ref
     let name = fields.string("name")?.ok_or_else(|| bad_field("name", "is required"))?;
     let name: Name = name.parse().map_err(|error| bad_field("name", error))?;
     let mut limits = fields.object("limits")?;
+    let runtime = runtime(fields.string("runtime")?, settings)?;
     let spec = Spec {
         argv: argv(fields.strings("argv")?)?,
         env: env(fields.text_map("env")?)?,
         cwd: fields.string("cwd")?.map(cwd).transpose()?,
         user: fields.string("user")?.map(user).transpose()?,
         kind: kind(fields.string("kind")?.as_deref().unwrap_or("sandbox"))?,
-        runtime: runtime(fields.string("runtime")?, settings)?,
         labels: labels(fields.text_map("labels")?)?,
-        grace: fields.duration("grace")?.unwrap_or(DEFAULT_GRACE),
+        grace: fields.duration("grace")?.unwrap_or_else(|| settings.default_grace(&runtime)),
+        runtime,
         stop_signal: signal("stop_signal", fields.take("stop_signal"))?.unwrap_or(Signal::TERM.number()),
         slot: fields.fact("slot")?,
         limits: Limits { pids: limits.number("pids", 1)?, memory: limits.number("memory", 1)? },
@@ -215,6 +212,7 @@ pub fn label_filter(text: &str) -> Result<(String, Option<String>), Refusal> {
 mod tests {
     use super::*;
     use serde_json::json;
+    use std::time::Duration;
 
     fn settings() -> Settings {
         let flags = crate::config::Flags { config: Some("/dev/null".into()), ..crate::config::Flags::default() };

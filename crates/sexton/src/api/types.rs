@@ -40,6 +40,18 @@ pub struct InstanceView {
     pub adopted: bool,
     #[serde(default)]
     pub restarts: Restarts,
+    /// Only where one live instance is asked for, and its runtime has a control socket.
+    #[serde(default)]
+    pub control: Option<ControlView>,
+}
+
+/// The control socket of an instance's runtime.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ControlView {
+    /// Its path, as the instance sees it.
+    pub socket: String,
+    /// Who listens there: `instance`, `stranger` or `nobody`.
+    pub peer: String,
 }
 
 /// What an instance runs, as it is shown and as it could be asked for again, but for what is redacted.
@@ -130,6 +142,7 @@ impl From<&Entry> for InstanceView {
             ended_at: entry.ended_at,
             adopted: entry.adopted,
             restarts: entry.restarts,
+            control: None,
         }
     }
 }

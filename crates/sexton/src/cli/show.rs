@@ -71,6 +71,10 @@ fn text(instance: &Value, events: &[Value], now: Timestamp) -> String {
             out::word(instance.at("spec").at("stop_signal"))
         ),
     );
+    if instance.at("control").is_object() {
+        let word = |key: &str| out::word(instance.at("control").at(key));
+        line("Control", format!("{} ({})", word("socket"), control(&word("peer"))));
+    }
     line("Limits", limits(instance.at("spec").at("limits")));
     line("Incarnation", format!("{} on {}", out::word(instance.at("incarnation")), out::word(instance.at("node"))));
     line("Created", out::word(instance.at("created_at")));
@@ -130,6 +134,15 @@ fn restarts(instance: &Value, now: Timestamp) -> String {
         None => String::new(),
     };
     format!("{count} ({policy}){next}")
+}
+
+/// Who is at the control socket, in a sentence.
+fn control(peer: &str) -> &'static str {
+    match peer {
+        "instance" => "the instance answers there",
+        "stranger" => "somebody else answers there, and is not spoken to",
+        _ => "nobody answers there",
+    }
 }
 
 fn limits(limits: &Value) -> String {

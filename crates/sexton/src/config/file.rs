@@ -183,6 +183,13 @@ pub struct Runtime {
     pub stop: Vec<StopStep>,
 }
 
+impl Runtime {
+    /// The steps before SIGKILL, which ends every stop, written down or not.
+    pub fn polite_steps(&self) -> impl Iterator<Item = &StopStep> {
+        self.stop.iter().filter(|step| step.signal != SignalName::KILL)
+    }
+}
+
 /// Where a process of a runtime carries its id.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
@@ -316,6 +323,11 @@ fn is_metadata_path(text: &str) -> bool {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SignalName(pub u8);
 
+impl SignalName {
+    /// The one that ends every stop.
+    pub const KILL: SignalName = SignalName(9);
+}
+
 impl<'de> Deserialize<'de> for SignalName {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<SignalName, D::Error> {
         let text = String::deserialize(deserializer)?;
@@ -420,6 +432,21 @@ fn check(file: &File) -> Result<(), (String, String)> {
     Ok(())
 }
 
+/// Every step but the last says how long it is waited for, and nothing follows SIGKILL.
+fn check_stop(runtime: &Runtime) -> Result<(), &'static str> {
+    let last = runtime.polite_steps().count().saturating_sub(1);
+    for (at, step) in runtime.stop.iter().enumerate() {
+        if step.signal == SignalName::KILL {
+            let is_end = at + 1 == runtime.stop.len() && step.wait.is_none();
+            return if is_end { Ok(()) } else { Err("nothing follows `KILL`, and nothing is waited for after it") };
+        }
+        if step.wait.is_none() && at < last {
+            return Err("every step but the last before `KILL` needs a `wait`");
+        }
+    }
+    Ok(())
+}
+
 /// Names of runtimes and watches are unique, and a watch names runtimes that exist.
 fn check_runtimes(file: &File) -> Result<(), (String, String)> {
     let mut known: Vec<&str> = super::BUILT_IN_RUNTIMES.to_vec();
@@ -431,6 +458,7 @@ fn check_runtimes(file: &File) -> Result<(), (String, String)> {
         if runtime.executables.is_empty() {
             return Err((quoted, format!("`runtime.executables` of `{}` must name at least one file", runtime.name)));
         }
+        check_stop(runtime).map_err(|why| (quoted, format!("`runtime.stop` of `{}`: {why}", runtime.name)))?;
         known.push(&runtime.name.0);
     }
     let mut watches = Vec::new();

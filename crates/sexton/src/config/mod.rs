@@ -22,6 +22,9 @@ use value::{AbsolutePath, CgroupPath, ParseValueError, Span};
 /// Runtimes that need no `[[runtime]]` table.
 pub const BUILT_IN_RUNTIMES: &[&str] = &["command", "qemu", "firecracker", "cloud-hypervisor"];
 
+/// How long a stop waits after the polite signal, unless the spec or its runtime says otherwise.
+pub const DEFAULT_GRACE: Duration = Duration::from_secs(10);
+
 /// Where the file is looked for when nobody names one.
 const DEFAULT_FILE: &str = "/etc/sexton/sexton.toml";
 
@@ -341,6 +344,16 @@ impl Settings {
     /// The file that one stream of one incarnation is written to.
     pub fn log_path(&self, name: &str, incarnation: &str, stream: &str) -> PathBuf {
         self.state_dir.join("logs").join(name).join(format!("{incarnation}.{stream}"))
+    }
+
+    /// How long a stop of an instance of this runtime waits, unless its spec says otherwise: as long as the runtime's own
+    /// steps take together, where it declares some.
+    pub fn default_grace(&self, name: &str) -> Duration {
+        let declared = self.runtime.iter().find(|runtime| runtime.name.0 == name && !runtime.stop.is_empty());
+        declared.map_or(DEFAULT_GRACE, |runtime| {
+            let waits = runtime.polite_steps().map(|step| step.wait.map_or(DEFAULT_GRACE, |wait| wait.0));
+            waits.fold(Duration::ZERO, Duration::saturating_add)
+        })
     }
 
     /// Whether `name` is a runtime that a spec may name.

@@ -88,6 +88,16 @@ fn a_value_outside_its_rules_is_named_with_its_key_and_line() {
         ("[[runtime]]\nname = \"qemu\"\nexecutables = [\"/x\"]\n", "qemu", 2),
         ("[[watch]]\nname = \"w\"\nruntimes = [\"nope\"]\nmetadata = \"/a/{id}/b\"\npid_field = \"P\"\n", "nope", 3),
         ("[[watch]]\nname = \"w\"\nruntimes = [\"qemu\"]\nmetadata = \"/a/b\"\npid_field = \"P\"\n", "metadata", 4),
+        (
+            "[[runtime]]\nname = \"r\"\nexecutables = [\"/x\"]\nstop = [{ signal = \"KILL\" }, { signal = \"TERM\" }]\n",
+            "runtime.stop",
+            2,
+        ),
+        (
+            "[[runtime]]\nname = \"r\"\nexecutables = [\"/x\"]\nstop = [{ signal = \"INT\" }, { signal = \"TERM\" }]\n",
+            "runtime.stop",
+            2,
+        ),
         ("[drain]\nkinds = { build = \"stop\" }\n", "kinds", 2),
         ("state_dir = \"relative\"\n", "state_dir", 1),
         ("on_shutdown = \n", "on_shutdown", 1),

@@ -1,11 +1,22 @@
-//! From `[[watch]]` and `[[runtime]]` to what the node watches.
+//! From `[[watch]]` and `[[runtime]]` to what the node watches, and how it asks runtimes to end.
 
 use crate::config::{self, OnOrphan, Settings};
+use crate::node::adapter::{Runtimes, SignalStep};
 use crate::node::watch::rule::{Executables, IdFrom, Runtime, Template, Watch};
 
 /// The watches of `settings`, which were checked when they were read.
 pub fn of(settings: &Settings) -> Vec<Watch> {
     settings.watch.iter().filter_map(|watch| watch_of(watch, settings)).collect()
+}
+
+/// How the declared runtimes of `settings` are asked to end.
+pub fn runtimes(settings: &Settings) -> Runtimes {
+    Runtimes(settings.runtime.iter().map(|runtime| (runtime.name.0.clone(), steps_of(runtime))).collect())
+}
+
+/// SIGKILL follows whatever is declared, so it is no step of asking.
+fn steps_of(runtime: &config::Runtime) -> Vec<SignalStep> {
+    runtime.polite_steps().map(|step| (step.signal.0, step.wait.map(|wait| wait.0))).collect()
 }
 
 fn watch_of(watch: &config::Watch, settings: &Settings) -> Option<Watch> {
@@ -24,7 +35,7 @@ fn watch_of(watch: &config::Watch, settings: &Settings) -> Option<Watch> {
 }
 
 fn runtime_of(name: &str, settings: &Settings) -> Option<Runtime> {
-    let built_in = |executables| Some(Runtime { executables, id_from: None });
+    let built_in = |executables| Some(Runtime { executables, id_from: None, stop: Vec::new() });
     match name {
         "qemu" => built_in(Executables::Qemu),
         "firecracker" => built_in(Executables::Firecracker),
@@ -37,7 +48,7 @@ fn runtime_of(name: &str, settings: &Settings) -> Option<Runtime> {
                 config::IdFrom::Flag(flag) => IdFrom::Flag(flag.clone()),
                 config::IdFrom::PathUnder(tree) => IdFrom::PathUnder(tree.as_path().display().to_string()),
             });
-            Some(Runtime { executables: Executables::Files(files), id_from })
+            Some(Runtime { executables: Executables::Files(files), id_from, stop: steps_of(declared) })
         }
     }
 }

@@ -118,6 +118,7 @@ fn options(settings: &Settings) -> Options {
         log_keep: settings.logs.keep.0,
         log_incarnations: usize::try_from(settings.logs.incarnations).unwrap_or(usize::MAX),
         reconcile_every: settings.reconcile.interval.0,
+        runtimes: super::watches::runtimes(settings),
         watches: super::watches::of(settings),
         drain: DrainRules { cancel: cancelled_kinds(settings) },
         drain_at_shutdown: (settings.on_shutdown == OnShutdown::Drain).then_some(settings.drain_timeout),

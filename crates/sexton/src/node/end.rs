@@ -1,5 +1,6 @@
 //! Ending one incarnation: the climb of the stop ladder, the exit, and giving back what it held.
 
+use std::collections::VecDeque;
 use std::fs;
 use std::time::Duration;
 
@@ -9,11 +10,14 @@ use sexton_core::pin::Released;
 use sexton_keeper::wire::{HeldProcess, ToKeeper};
 use sexton_ledger::entry::{Entry, Exit, Resource, ResourceState};
 use sexton_ledger::{Batch, EventKind, NewEvent, RequestRecord};
+use sexton_plan::id::Name;
 use sexton_plan::ladder::{Happening, Rung, STUCK_AFTER, STUCK_LOOK};
 use sexton_plan::restart;
 use sexton_plan::state::{ExitSource, ExitStatus, LostReason, State};
+use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, sleep_until};
 
+use super::adapter::{Said, Sentence, Step};
 use super::crash::crash_point;
 use super::life::{Life, Next, RollBack, fact, now};
 use super::process::{Ending, Process};
@@ -26,6 +30,55 @@ const SWEEP_AGAIN: Duration = Duration::from_millis(50);
 const KEEPER_TELLS: Duration = Duration::from_secs(1);
 /// The pause before a domain that could not be read is read again.
 const READ_AGAIN: Duration = Duration::from_secs(1);
+
+/// The polite part of a stop: what is still to be done, and how long what was done is waited for.
+#[derive(Debug, Default)]
+pub(super) struct Asking {
+    steps: VecDeque<Step>,
+    /// What the rest is asked with that the main process leaves behind.
+    signal: u8,
+    /// Whether the main process lived, and was asked alone.
+    main: bool,
+    /// When the present step is over; none for the end of the grace.
+    until: Option<Instant>,
+    /// Tells that what was said is over, or was never heard.
+    heard: Option<oneshot::Receiver<()>>,
+}
+
+impl Asking {
+    /// Nothing more is said: the main process is over, and what it left has been asked.
+    fn rest(&mut self) {
+        (self.steps, self.until, self.heard, self.main) = (VecDeque::new(), None, None, false);
+    }
+}
+
+/// Says `sentence` beside whatever goes on; the answer comes only where nothing is to be waited for.
+fn say(name: Name, sentence: Sentence, limit: Duration) -> oneshot::Receiver<()> {
+    let (told, news) = oneshot::channel();
+    tokio::spawn(async move {
+        match sentence.say(limit).await {
+            Ok(Said::Wait) => {}
+            Ok(Said::Done) => drop(told.send(())),
+            Err(error) => {
+                tracing::info!(%name, socket = %sentence.socket().display(), error = chain(&error), "runtime not asked");
+                let _heard = told.send(());
+            }
+        }
+    });
+    news
+}
+
+/// CANCEL: may be dropped and asked again.
+async fn nothing_to_wait_for(heard: &mut Option<oneshot::Receiver<()>>) {
+    if let Some(news) = heard {
+        let told = news.await;
+        *heard = None;
+        if told.is_ok() {
+            return;
+        }
+    }
+    std::future::pending().await
+}
 
 /// How an incarnation is over.
 enum Fate {
@@ -96,15 +149,10 @@ impl Life {
         let mut rung = if target.lives() { first } else { Rung::Done };
         let began = Instant::now();
         let mut killed_at = None;
-        self.asked_main = false;
+        self.begin_asking(&target);
         while rung != Rung::Done {
             let happening = match rung {
-                Rung::Ask => {
-                    self.asked_main = target.main_lives();
-                    target.ask(self.entry.spec.stop_signal);
-                    crash_point!("stop.asked");
-                    Happening::Carried
-                }
+                Rung::Ask => self.ask(&target),
                 Rung::Grace => self.hold(&target, rung, began).await,
                 Rung::Kill => {
                     crash_point!("stop.killing");
@@ -127,6 +175,38 @@ impl Life {
         }
     }
 
+    /// How it will be asked: by its runtime's steps.
+    fn begin_asking(&mut self, target: &Target<'_>) {
+        let main = target.process.filter(|_| target.main_lives()).map(|process| process.handle().identity());
+        let steps = self.host.runtimes.steps(&self.entry.spec, main, self.time_on(Rung::Grace));
+        let mut signals = steps.iter().filter_map(|step| match step {
+            Step::Signal(signal, _) => Some(*signal),
+            Step::Say(..) => None,
+        });
+        let signal = signals.next_back().unwrap_or(self.entry.spec.stop_signal);
+        self.asking = Asking { steps, signal, main: main.is_some(), until: None, heard: None };
+    }
+
+    /// Takes the next step of asking.
+    fn ask(&mut self, target: &Target<'_>) -> Happening {
+        self.asking.heard = None;
+        let wait = match self.asking.steps.pop_front() {
+            Some(Step::Signal(signal, wait)) => {
+                target.ask(signal);
+                crash_point!("stop.asked");
+                wait
+            }
+            Some(Step::Say(sentence, wait)) => {
+                self.asking.heard = Some(say(self.entry.name.clone(), sentence, wait));
+                crash_point!("stop.said");
+                Some(wait)
+            }
+            None => Some(Duration::ZERO),
+        };
+        self.asking.until = wait.map(|wait| Instant::now() + wait);
+        Happening::Carried
+    }
+
     /// After a kill: waits a little; what still lives is killed again.
     async fn watch(&mut self, target: &Target<'_>) -> Happening {
         let happening = self.hold(target, Rung::Watch, Instant::now()).await;
@@ -137,7 +217,7 @@ impl Life {
     async fn hold(&mut self, target: &Target<'_>, rung: Rung, since: Instant) -> Happening {
         let forced_before = self.is_forced();
         loop {
-            let until = since + self.time_on(rung);
+            let (until, next) = self.until(rung, since);
             let exit_unknown = self.entry.exit.is_none();
             let ending = async {
                 match target.process {
@@ -150,9 +230,10 @@ impl Life {
                 () = target.emptied() => return Happening::Empty,
                 ending = ending => {
                     self.tell_exit(ending).await;
-                    if rung == Rung::Grace && self.asked_main {
+                    if rung == Rung::Grace && self.asking.main {
                         // What the main process left behind has not been asked yet.
-                        target.ask(self.entry.spec.stop_signal);
+                        target.ask(self.asking.signal);
+                        self.asking.rest();
                     }
                 }
                 command = self.mailbox.recv() => {
@@ -161,8 +242,19 @@ impl Life {
                         return Happening::Forced;
                     }
                 }
-                () = sleep_until(until) => return Happening::TimeOver,
+                () = nothing_to_wait_for(&mut self.asking.heard) => return Happening::StepOver,
+                () = sleep_until(until) => return next,
             }
+        }
+    }
+
+    /// Until when a rung is held, and what has happened then.
+    fn until(&self, rung: Rung, since: Instant) -> (Instant, Happening) {
+        let whole = since + self.time_on(rung);
+        match self.asking.until.filter(|until| rung == Rung::Grace && *until < whole) {
+            Some(step) if self.asking.steps.is_empty() => (step, Happening::TimeOver),
+            Some(step) => (step, Happening::StepOver),
+            None => (whole, Happening::TimeOver),
         }
     }
 

@@ -13,6 +13,7 @@ use sexton_ledger::{Batch, CommitError, Committed, Ledger, Urgency};
 use sexton_plan::id::{Incarnation, Name, NodeId};
 use tokio::sync::{mpsc, oneshot};
 
+use super::adapter::Runtimes;
 use super::keeper::Keeper;
 use crate::refusal::{Kind, Refusal};
 
@@ -45,6 +46,8 @@ pub struct Host {
     pub logs: mpsc::UnboundedSender<PathBuf>,
     /// Whether the ledger is new, so that what is on the host may be all that is left of an older one.
     pub fresh_ledger: bool,
+    /// How declared runtimes are asked to end.
+    pub runtimes: Runtimes,
     /// Whether new work is taken.
     pub gate: Gate,
 }

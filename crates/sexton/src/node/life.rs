@@ -21,6 +21,7 @@ use sexton_plan::state::State;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::adopt::Taken;
+use super::end::Asking;
 use super::host::SharedHost;
 use super::process::Process;
 use super::request::{Caller, IdempotencyKey, Stop};
@@ -84,8 +85,8 @@ pub struct Life {
     pub(super) mailbox: mpsc::Receiver<Command>,
     /// The keyed request that the start under way is to answer.
     pub(super) request: Option<RequestRecord>,
-    /// Whether the polite signal went to the main process alone.
-    pub(super) asked_main: bool,
+    /// The polite part of the stop under way.
+    pub(super) asking: Asking,
     published: watch::Sender<Option<Arc<Entry>>>,
     removed: mpsc::UnboundedSender<Name>,
 }
@@ -157,7 +158,15 @@ impl Life {
         let (sender, mailbox) = mpsc::channel(MAILBOX);
         let (published, watch) = watch::channel(None);
         (
-            Life { host, entry: Arc::new(entry), mailbox, request: None, asked_main: false, published, removed },
+            Life {
+                host,
+                entry: Arc::new(entry),
+                mailbox,
+                request: None,
+                asking: Asking::default(),
+                published,
+                removed,
+            },
             LifeHandle { mailbox: sender, entry: watch },
         )
     }

@@ -1,5 +1,6 @@
 //! Custody of this node's instances: one driver knows every life, each life owns its row.
 
+pub mod adapter;
 pub mod adopt;
 mod crash;
 pub mod drain;

@@ -54,14 +54,13 @@ pub enum OrphanEnd {
     Stuck,
 }
 
-/// Ends a process that is in no custody: asks, waits for `grace`, kills. Before each signal `still_is_one` looks again
-/// whether everything holds that makes it an orphan to be ended.
-pub async fn end_orphan<F>(process: &Process, grace: Duration, still_is_one: impl Fn() -> F) -> OrphanEnd
+/// Ends a process that is in no custody: asks step by step, each a signal and how long it is waited for, then kills.
+/// Before each signal `still_is_one` looks again whether everything holds that makes it an orphan to be ended.
+pub async fn end_orphan<F>(process: &Process, steps: &[(u8, Duration)], still_is_one: impl Fn() -> F) -> OrphanEnd
 where
     F: Future<Output = bool> + Send,
 {
-    const SIGTERM: u8 = 15;
-    for (signal, limit) in [(SIGTERM, grace), (SIGKILL, STUCK_AFTER)] {
+    for (signal, limit) in steps.iter().copied().chain([(SIGKILL, STUCK_AFTER)]) {
         if !still_is_one().await {
             return OrphanEnd::Spared;
         }

@@ -16,6 +16,7 @@ use sexton_plan::id::NodeId;
 use sexton_sys::limit;
 use tokio::sync::watch;
 
+use super::adapter::Runtimes;
 use super::drain::{Drain, DrainRules};
 use super::driver::Driver;
 use super::host::{Host, Paths};
@@ -47,6 +48,8 @@ pub struct Options {
     pub log_incarnations: usize,
     /// The pause between two reconciles.
     pub reconcile_every: Duration,
+    /// How declared runtimes are asked to end.
+    pub runtimes: Runtimes,
     /// Somebody else's processes and metadata.
     pub watches: Vec<Watch>,
     /// What a drain does with instances.
@@ -134,6 +137,7 @@ pub async fn begin(options: &Options, keeper: Keeper, new_keeper: bool) -> Resul
         log_incarnations: options.log_incarnations,
         logs,
         fresh_ledger: contents.fresh,
+        runtimes: options.runtimes.clone(),
         gate: Gate::default(),
     });
     let drain = Drain::resume(&contents.meta, options.drain.clone(), new_keeper);

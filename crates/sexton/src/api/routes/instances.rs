@@ -16,7 +16,8 @@ use crate::api::dispatch::Call;
 use crate::api::json::Fields;
 use crate::api::serve::detached;
 use crate::api::spec;
-use crate::api::types::{InstanceView, List};
+use crate::api::types::{ControlView, InstanceView, List};
+use crate::node::adapter;
 use crate::node::request::{Filter, IdempotencyKey, NewInstance, Stop, Until};
 use crate::refusal::{Kind, Refusal};
 
@@ -80,7 +81,14 @@ pub(in crate::api) async fn show(call: Call) -> Result<Answer, Refusal> {
     })?;
     let entry = call.context.node.one(name.clone()).await?;
     match (until, wait) {
-        (None, None) => Ok(shown(200, &entry)),
+        (None, None) => {
+            let control = adapter::look(&entry).await;
+            let control = control.map(|(socket, peer)| ControlView {
+                socket: socket.display().to_string(),
+                peer: peer.as_str().to_owned(),
+            });
+            Ok(json(200, &InstanceView { control, ..InstanceView::from(entry.as_ref()) }))
+        }
         (until, wait) => {
             let until = until.unwrap_or(Until::Settled);
             outcome(&call, entry, until, Some(wait.unwrap_or_default())).await

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sexton_core::handle::Handle;
+use sexton_core::proc;
 use sexton_plan::claim::Field;
 use sexton_plan::plan::{Action, plan};
 use tokio::task::spawn_blocking;
@@ -17,7 +18,8 @@ use crate::node::chain;
 use crate::node::process::Process;
 use crate::node::stop::{self, OrphanEnd};
 
-/// How long an orphan has between SIGTERM and SIGKILL.
+const SIGTERM: u8 = 15;
+/// How long an orphan has after the last signal that its runtime names no time for.
 const ORPHAN_STOP_GRACE: Duration = Duration::from_secs(10);
 
 impl Looker {
@@ -27,6 +29,17 @@ impl Looker {
         let (world, handle) = self.look_again(identity.pid, &BTreeSet::from([who(identity)]));
         let still = plan(&world, &self.policies(), 0).actions.contains(action);
         handle.filter(|_| still)
+    }
+
+    /// How the process of `action` is asked to end: as its runtime declares, else by SIGTERM. Read by its number, for
+    /// it decides nothing but the manner.
+    fn stop_steps(&self, action: &Action) -> Vec<(u8, Duration)> {
+        let (watch, _, identity) = action.subject();
+        let watch = self.watches.iter().find(|known| known.name == watch);
+        let file = proc::executable(identity.pid).unwrap_or_default();
+        let declared = watch.and_then(|watch| watch.runtime_of(&file)).map(|runtime| runtime.stop.as_slice());
+        let steps = declared.filter(|steps| !steps.is_empty()).unwrap_or(&[(SIGTERM, None)]);
+        steps.iter().map(|(signal, wait)| (*signal, wait.unwrap_or(ORPHAN_STOP_GRACE))).collect()
     }
 
     /// Writes the live PID back.
@@ -72,10 +85,11 @@ pub async fn terminate(looker: Arc<Looker>, action: Action) -> Result<OrphanEnd,
         async move { spawn_blocking(move || looker.hold(&action)).await.ok().flatten() }
     };
     let Some(handle) = hold().await else { return Ok(OrphanEnd::Spared) };
+    let steps = looker.stop_steps(&action);
     let process = Process::watch(Arc::new(handle)).map_err(|error| chain(&error))?;
     let still_is_one = || {
         let held = hold();
         async move { held.await.is_some() }
     };
-    Ok(stop::end_orphan(&process, ORPHAN_STOP_GRACE, still_is_one).await)
+    Ok(stop::end_orphan(&process, &steps, still_is_one).await)
 }

@@ -7,6 +7,8 @@ use std::time::Duration;
 use sexton_core::look::Seen;
 use sexton_plan::plan::OnOrphan;
 
+use crate::node::adapter::SignalStep;
+
 /// One watch: somebody else's processes and metadata.
 #[derive(Clone, Debug)]
 pub struct Watch {
@@ -42,6 +44,8 @@ pub struct Runtime {
     pub executables: Executables,
     /// Where its processes carry their id, if not below the tree on the command line.
     pub id_from: Option<IdFrom>,
+    /// How its orphans are asked to end; by SIGTERM where it is empty.
+    pub stop: Vec<SignalStep>,
 }
 
 /// Executable files.
