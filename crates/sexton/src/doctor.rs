@@ -240,7 +240,12 @@ pub fn examine_daemon(host: &Host) -> Vec<Check> {
     } else {
         warn("pins", "not to be had", "CAP_SYS_ADMIN and Linux 6.15 pin exit codes; without, the keeper records them")
     };
-    vec![ledger, pins]
+    let events = match host.event_log.found() {
+        None => ok("events", "being checked"),
+        Some(Ok(count)) => ok("events", format!("{count} were there at the start, and are sound")),
+        Some(Err(problem)) => fail("events", problem, "`sexton ledger verify` tells all that is wrong"),
+    };
+    vec![ledger, events, pins]
 }
 
 /// Live processes in the daemon's own cgroups that no row claims.

@@ -174,10 +174,12 @@ async fn serve(settings: Arc<Settings>, begun: Begun, told: Told) -> Result<u8, 
         host.keeper.store(name, std::os::fd::AsRawFd::as_raw_fd(&listener));
     }
     driver.welcomed(told.welcome.keeper_pid, told.welcome.restarts);
+    let (log_reader, newest) = (reader.clone(), *last_seq.borrow());
     let context = api::Context::new(node, Arc::clone(&settings), reader, last_seq, Arc::clone(&host));
     tokio::spawn(api::serve(listener, context));
     driver.reconcile().await;
     host.keeper.send(ToKeeper::Ready).await;
+    host.event_log.check(log_reader, newest);
     tracing::info!(socket = %path.display(), node = %host.node, "ready");
     let stopped = driver.run().await;
     if matches!(stopped, Stopped::Shutdown(_)) {

@@ -14,6 +14,7 @@ use sexton_plan::id::{Incarnation, Name, NodeId};
 use tokio::sync::{mpsc, oneshot};
 
 use super::adapter::Runtimes;
+use super::event_log::EventLog;
 use super::keeper::Keeper;
 use crate::refusal::{Kind, Refusal};
 
@@ -48,6 +49,8 @@ pub struct Host {
     pub fresh_ledger: bool,
     /// How declared runtimes are asked to end.
     pub runtimes: Runtimes,
+    /// What is known of the event log, which is checked in the background.
+    pub event_log: Arc<EventLog>,
     /// Whether new work is taken.
     pub gate: Gate,
 }

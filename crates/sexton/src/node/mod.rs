@@ -6,6 +6,7 @@ mod crash;
 pub mod drain;
 pub mod driver;
 mod end;
+pub mod event_log;
 pub mod host;
 pub mod keeper;
 mod life;

@@ -138,6 +138,7 @@ pub async fn begin(options: &Options, keeper: Keeper, new_keeper: bool) -> Resul
         logs,
         fresh_ledger: contents.fresh,
         runtimes: options.runtimes.clone(),
+        event_log: Arc::default(),
         gate: Gate::default(),
     });
     let drain = Drain::resume(&contents.meta, options.drain.clone(), new_keeper);
