@@ -72,6 +72,8 @@ refusals! {
     NodeDraining = "node_draining", 503, 4, "the node is draining";
     /// No room for another one.
     NodeFull = "node_full", 503, 4, "the node is full";
+    /// No network slot is free, or none can be made.
+    NoSlot = "no_slot", 503, 4, "no network slot";
     /// More requests at once than can be carried out.
     TooManyConnections = "too_many_connections", 503, 1, "too many requests at once";
     /// The disk is full or the ledger cannot be written.

@@ -22,6 +22,7 @@ impl Ground {
         let options = Options {
             state_dir: dir.join("state"),
             run_dir: dir.join("run"),
+            slots: sexton::node::slots::Pool::new(&run, &sexton::config::Slots::default()),
             cgroup: run,
             node: None,
             log_keep: 1 << 20,

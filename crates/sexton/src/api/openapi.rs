@@ -311,6 +311,13 @@ fn rest() -> Value {
             "left": { "type": "array", "items": reference("Left") },
         })),
         "NodeList": page_of("Node"),
+        "Slot": object(json!({
+            "index": integer(), "name": string(), "netns": string(), "link": string(), "address": string(),
+            "gateway": string(), "tap": { "type": ["string", "null"] },
+            "state": words(&["making", "ready", "held", "releasing", "quarantined", "skipped"]),
+            "instance": optional(reference("Name")), "node": reference("Name"),
+        })),
+        "SlotList": page_of("Slot"),
         "Plan": object(json!({
             "generation": integer(), "actions": { "type": "array", "items": reference("Action") },
             "left": { "type": "array", "items": reference("LetAlone") },

@@ -3,7 +3,7 @@
 use hyper::Method;
 
 use super::dispatch::{BODY_MAX, Call, Handling};
-use super::routes::{custody, events, health, instances, logs, node, plan};
+use super::routes::{custody, events, health, instances, logs, node, plan, slots};
 use crate::config::Role;
 
 /// One thing that can be asked.
@@ -138,6 +138,8 @@ routes! {
     GET "/v1/nodes" Read listNodes (node::nodes) "List nodes", query [], body Ignored, gives [200 Json("NodeList")];
     POST "/v1/nodes/{id}" Admin setNode (node::set_node) "Drain a node",
         query [WAIT], body Required { schema: "NodeChange", limit: BODY_MAX }, gives [200 Json("Node"), 202 Json("Node")];
+    GET "/v1/slots" Read listSlots (slots::list) "List the network slots by number",
+        query [LIMIT, parameter("after", "Count")], body Ignored, gives [200 Json("SlotList")];
     POST "/v1/reconcile" Admin reconcile (node::reconcile) "Run a reconcile pass now",
         query [], body Empty, gives [200 Json("Generation")];
     GET "/v1/plan" Read showPlan (plan::show) "Show what the next reconcile pass would do", query [], body Ignored,

@@ -12,6 +12,7 @@ use sexton_plan::identity::{Identity, Strength};
 use sexton_plan::state::{Restart, State};
 
 use super::spec::signal_name;
+use crate::node::slots::Shown;
 
 /// One instance as it is shown.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -240,6 +241,50 @@ pub struct Left {
     pub name: String,
     /// What keeps it, where something does.
     pub error: Option<String>,
+}
+
+/// One of `GET /v1/slots`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SlotView {
+    /// Its number, from 0.
+    pub index: u32,
+    /// What instances that hold it show as the resource's key.
+    pub name: String,
+    /// Its entry below `/run/netns`.
+    pub netns: String,
+    /// The host's end of its link.
+    pub link: String,
+    /// The address inside.
+    pub address: std::net::Ipv4Addr,
+    /// The host's address on the link.
+    pub gateway: std::net::Ipv4Addr,
+    /// The TAP device inside, where slots have one.
+    pub tap: Option<String>,
+    /// `making`, `ready`, `held`, `releasing`, `quarantined`, or `skipped` where something foreign has its place.
+    pub state: String,
+    /// The instance that holds it.
+    pub instance: Option<String>,
+    /// The node it is on.
+    pub node: String,
+}
+
+impl SlotView {
+    /// A slot of `node` as it is shown.
+    pub fn new(slot: Shown, node: &str) -> SlotView {
+        let Shown { place, link, state, instance } = slot;
+        SlotView {
+            index: place.index,
+            name: place.netns.clone(),
+            netns: place.netns,
+            link,
+            address: place.address,
+            gateway: place.gateway,
+            tap: place.tap,
+            state: state.to_owned(),
+            instance: instance.map(|name| name.to_string()),
+            node: node.to_owned(),
+        }
+    }
 }
 
 /// `GET /v1/version`.

@@ -119,6 +119,7 @@ fn hint_of(kind: Option<Kind>, exit: u8) -> &'static str {
         Some(Kind::WrongState) => "`sexton show NAME` tells the state and why",
         Some(Kind::NodeDraining) => "`sexton node` tells how far the drain is; a new `sexton serve` takes work again",
         Some(Kind::NodeFull) => "end something first; `sexton ps` lists what runs",
+        Some(Kind::NoSlot) => "`sexton slots` lists them, and `sexton doctor` tells what they need",
         Some(Kind::LedgerUnwritable) => "make room on the disk of the state directory; `sexton doctor` tells more",
         Some(Kind::ExecFailed) => "check that the program exists, is executable, and that its user and directory do",
         Some(Kind::KeyReused) => "ask again with a key of its own",

@@ -422,6 +422,11 @@ fn check(file: &File) -> Result<(), (String, String)> {
     if file.fleet.lease.0.is_zero() {
         return Err(("lease".to_owned(), "`fleet.lease` must be longer than 0".to_owned()));
     }
+    let capacity = file.slots.subnet.slots();
+    if file.slots.count > capacity {
+        let why = format!("`slots.count`: {} has room for {capacity} slots", file.slots.subnet);
+        return Err(("count".to_owned(), why));
+    }
     check_runtimes(file)?;
     let mut uids = std::collections::BTreeSet::new();
     for access in &file.access {

@@ -174,6 +174,19 @@ impl FromStr for Subnet {
     }
 }
 
+/// Bits of a subnet that one slot takes: network, gateway, address, broadcast.
+pub const SLOT_BITS: u8 = 2;
+/// BOUND: slots of one daemon. Five digits fit a link's name, and sixteen bits the number of a namespace.
+const MOST_SLOTS: u32 = 1 << 16;
+
+impl Subnet {
+    /// How many slots fit into it.
+    pub fn slots(&self) -> u32 {
+        let bits = 32_u8.saturating_sub(self.prefix).saturating_sub(SLOT_BITS);
+        1_u32.checked_shl(bits.into()).unwrap_or(MOST_SLOTS).min(MOST_SLOTS)
+    }
+}
+
 impl fmt::Display for Subnet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.base, self.prefix)

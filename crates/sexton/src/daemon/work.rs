@@ -25,6 +25,7 @@ use crate::node::drain::DrainRules;
 use crate::node::driver::Stopped;
 use crate::node::host::Host;
 use crate::node::keeper::Keeper;
+use crate::node::slots::Pool;
 use crate::node::worker::{self, BeginError, Begun, Options};
 
 /// Under which name the keeper holds the API's listener.
@@ -117,6 +118,7 @@ fn options(settings: &Settings) -> Options {
         node: None,
         log_keep: settings.logs.keep.0,
         log_incarnations: usize::try_from(settings.logs.incarnations).unwrap_or(usize::MAX),
+        slots: Pool::new(&settings.cgroup, &settings.slots),
         reconcile_every: settings.reconcile.interval.0,
         runtimes: super::watches::runtimes(settings),
         watches: super::watches::of(settings),
@@ -196,6 +198,10 @@ async fn end(stopped: Stopped, idle: bool, host: &Host) -> u8 {
     match stopped {
         Stopped::Shutdown(_) => {
             if idle {
+                let closed = host.slots.close().await;
+                if let Err(error) = closed {
+                    tracing::warn!(error, "network slots not taken down");
+                }
                 host.dismantle();
             }
             host.keeper.send(ToKeeper::Finished { code: 0 }).await;

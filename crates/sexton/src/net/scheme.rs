@@ -3,13 +3,11 @@
 
 use std::net::Ipv4Addr;
 
-use crate::config::Slots;
-use crate::config::value::Subnet;
+use serde::{Deserialize, Serialize};
 
-/// Bits of the subnet that one slot takes: network, gateway, address, broadcast.
-const SLOT_BITS: u8 = 2;
-/// BOUND: slots of one daemon. Five digits fit a link's name, and sixteen bits the number of a namespace.
-const MOST_SLOTS: u32 = 1 << 16;
+use crate::config::Slots;
+use crate::config::value::{SLOT_BITS, Subnet};
+
 /// The cgroup of a host's main daemon.
 const DEFAULT_CGROUP: &str = "sexton";
 /// The TAP's name inside its namespace.
@@ -30,7 +28,7 @@ pub struct Scheme {
 }
 
 /// One numbered network place: what it is called and which addresses it has.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Slot {
     /// Its number, from 0.
     pub index: u32,
@@ -71,8 +69,7 @@ impl Scheme {
 
     /// How many slots fit into the subnet: indexes from 0 up to this.
     pub fn capacity(&self) -> u32 {
-        let bits = 32_u8.saturating_sub(self.subnet.prefix).saturating_sub(SLOT_BITS);
-        1_u32.checked_shl(bits.into()).unwrap_or(MOST_SLOTS).min(MOST_SLOTS)
+        self.subnet.slots()
     }
 
     /// The slot of number `index`; `None` beyond the capacity.

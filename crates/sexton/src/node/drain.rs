@@ -155,6 +155,10 @@ impl Drain {
                     self.watch_lives(lives);
                     return false;
                 }
+                if !host.slots.is_down() {
+                    self.take_down_slots(host);
+                    return false;
+                }
                 let meta = vec![(DRAINED.to_owned(), Some("true".to_owned()))];
                 let events = vec![NewEvent::of_node(EventKind::NodeDrained, json!({}))];
                 if host.record(Batch { meta, events, ..Batch::default() }).await.is_err() {
@@ -167,6 +171,18 @@ impl Drain {
             }
         }
         false
+    }
+
+    /// Empties the pool of network slots; nobody is left to use it.
+    fn take_down_slots(&self, host: &Host) {
+        let (slots, news) = (host.slots.clone(), self.news.clone());
+        tokio::spawn(async move {
+            if let Err(error) = slots.close().await {
+                tracing::warn!(error, "network slots not taken down");
+                sleep(Duration::from_secs(1)).await;
+            }
+            let _heard = news.send(DrainNews::Empty);
+        });
     }
 
     fn try_again(&self, after: Duration) {

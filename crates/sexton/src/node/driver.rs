@@ -245,6 +245,10 @@ impl Driver {
     }
 
     fn adopt(&mut self, new: NewInstance, wanted: Wanted, caller: Caller, reply: Answer) {
+        if new.spec.slot {
+            let why = "field `slot`: a process that runs already cannot be given a network slot";
+            return refuse(reply, Refusal::new(Kind::BadArgument, why));
+        }
         let admitted = self.admit(&new.name);
         let blank = first_incarnation(new, &self.host);
         let take = |permit| adopt::take(wanted, &self.host, self.keeper_pid, &blank.incarnation, permit);
@@ -490,9 +494,6 @@ pub(super) fn draining() -> Refusal {
 
 /// What can be known of a spec before anything of it is recorded.
 fn may_run(spec: &Spec) -> Result<(), Refusal> {
-    if spec.slot {
-        return Err(Refusal::new(Kind::BadArgument, "field `slot`: this version has no network slots"));
-    }
     let user = spec.user.as_deref().map(super::user::resolve).transpose();
     user.map(|_| ()).map_err(|error| Refusal::new(Kind::BadArgument, format!("field `user`: {error}")))
 }

@@ -21,6 +21,7 @@ use super::adapter::{Said, Sentence, Step};
 use super::crash::crash_point;
 use super::life::{Life, Next, RollBack, fact, now};
 use super::process::{Ending, Process};
+use super::slots;
 use super::start::{chain, domain_name};
 use super::stop::{self, Target};
 
@@ -198,6 +199,7 @@ impl Life {
             }
             Some(Step::Say(sentence, wait)) => {
                 self.asking.heard = Some(say(self.entry.name.clone(), sentence, wait));
+                crash_point!("stop.said");
                 Some(wait)
             }
             None => Some(Duration::ZERO),
@@ -288,8 +290,14 @@ impl Life {
     /// The main process has ended and others live: its exit is shown at once.
     async fn tell_exit(&mut self, ending: Ending) {
         let Ending::Known(status, source) = ending else { return };
+        self.learned(status, source);
+        self.show_exit().await;
+        crash_point!("end.exit_told");
+    }
+
+    /// Shows an exit that is known, while something is not over yet.
+    async fn show_exit(&mut self) {
         let mut next = (*self.entry).clone();
-        next.exit = Some(Exit::new(status, source, now()));
         let mut events = Vec::new();
         if matches!(next.state, State::Starting | State::Running) {
             next.state = State::Stopping;
@@ -298,7 +306,6 @@ impl Life {
             events.push(fact(EventKind::InstanceStopping, &next, json!({ "exit": next.exit })));
         }
         self.owe(next, events).await;
-        crash_point!("end.exit_told");
     }
 
     /// Something lives in spite of SIGKILL: says what, once as an event, and shows it anew at every look.
@@ -346,7 +353,11 @@ impl Life {
             Some(reason) => Fate::NeverRan(reason),
             None => fate,
         };
-        let left = self.release(domain.as_ref());
+        if self.entry.slot.is_some() && self.entry.exit.is_some() && matches!(fate, Fate::Over(_)) {
+            // Giving a slot back takes the kernel a while.
+            self.show_exit().await;
+        }
+        let left = self.release(domain.as_ref()).await;
         crash_point!("settle.released");
         let mut next = (*self.entry).clone();
         let mut events: Vec<NewEvent> = Vec::new();
@@ -355,6 +366,7 @@ impl Life {
             events.push(NewEvent { once: false, ..fact(EventKind::ResourceReleased, &next, data) });
         }
         next.resources = left.into_iter().map(|held| Resource { state: ResourceState::Releasing, ..held }).collect();
+        next.slot = next.slot.filter(|_| next.resources.iter().any(|held| held.kind == slots::KIND));
         next.ended_at = Some(now());
         next.stuck = None;
         conclude(&mut next, fate);
@@ -388,12 +400,16 @@ impl Life {
 
     /// Gives back what the incarnation holds, in reverse order of acquisition; tells what could not be given back. The
     /// pin goes last and apart: until the exit is durable, it may be the only one that knows it.
-    fn release(&self, domain: Option<&Domain>) -> Vec<Resource> {
+    async fn release(&self, domain: Option<&Domain>) -> Vec<Resource> {
         let mut left = Vec::new();
         for resource in self.entry.resources.iter().rev() {
             let released = match resource.kind.as_str() {
                 "cgroup" => domain.map_or(Ok(Released::WasGone), Domain::remove).map_err(|error| chain(&error)),
                 "cgroup-v1" => super::limits::release_v1(&self.host.cgroup, &resource.key),
+                slots::KIND => {
+                    let given_back = self.host.slots.release(&resource.key, &self.entry.incarnation).await;
+                    given_back.map(|()| Released::Now)
+                }
                 _ => Ok(Released::WasGone),
             };
             if let Err(error) = released {
@@ -423,12 +439,13 @@ impl Life {
     /// Tries again to give back what could not be given back; tells whether all is gone now.
     pub(super) async fn release_again(&mut self) -> bool {
         let domain = self.open_domain().await;
-        let left = self.release(domain.as_ref());
+        let left = self.release(domain.as_ref()).await;
         if left.len() == self.entry.resources.len() {
             return false;
         }
         let mut next = (*self.entry).clone();
         next.resources = left;
+        next.slot = next.slot.filter(|_| next.resources.iter().any(|held| held.kind == slots::KIND));
         let all = next.resources.is_empty();
         let event = NewEvent { once: false, ..fact(EventKind::ResourceReleased, &next, json!({})) };
         self.owe(next, vec![event]).await;

@@ -16,6 +16,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::adapter::Runtimes;
 use super::event_log::EventLog;
 use super::keeper::Keeper;
+use super::slots::Slots;
 use crate::refusal::{Kind, Refusal};
 
 /// How long an owed record is waited for before life goes on without it: it follows when the ledger can be written.
@@ -53,6 +54,8 @@ pub struct Host {
     pub event_log: Arc<EventLog>,
     /// Whether new work is taken.
     pub gate: Gate,
+    /// The network slots.
+    pub slots: Slots,
 }
 
 /// Files and directories of this node.

@@ -200,12 +200,25 @@ impl Life {
 
     /// Makes the intent of a new instance durable: before that, nothing of it exists.
     async fn intend(&mut self, key: Option<IdempotencyKey>, caller: &Caller, reply: Answer) -> Next {
-        let next = (*self.entry).clone();
+        let mut next = (*self.entry).clone();
+        let slots = match self.claim_slot(&mut next).await {
+            Ok(slots) => slots,
+            Err(refusal) => {
+                let _heard = reply.send(Err(refusal));
+                return Next::Removed;
+            }
+        };
         let events = vec![called(&next, "create", caller), fact(EventKind::InstanceStarting, &next, json!({}))];
         let request = key.map(|key| asked(&next, key));
         // What it guards dies with the power; a crash of the daemon it survives. What is answered is synced.
-        let batch =
-            Batch { puts: vec![next.clone()], events, request: request.clone(), volatile: true, ..Batch::default() };
+        let batch = Batch {
+            puts: vec![next.clone()],
+            slots,
+            events,
+            request: request.clone(),
+            volatile: true,
+            ..Batch::default()
+        };
         match self.host.record(batch).await {
             Ok(_) => {
                 self.request = request;
@@ -213,6 +226,7 @@ impl Life {
                 Next::Start(Some(reply))
             }
             Err(refusal) => {
+                self.unclaim_slot(&next).await;
                 let _heard = reply.send(Err(refusal));
                 Next::Removed
             }

@@ -18,6 +18,7 @@ mod reconcile;
 mod recover;
 pub mod request;
 mod rest;
+pub mod slots;
 mod start;
 mod stop;
 mod user;

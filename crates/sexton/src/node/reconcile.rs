@@ -93,7 +93,13 @@ impl Reconciler {
         self.tell_orphans(&orphans).await;
         let (told, news) = oneshot::channel();
         let _sent = self.watcher.send(Ask::Pass(kind, told)).await;
-        self.under_way = Some(news);
+        let (slots, (done, both)) = (self.host.slots.clone(), oneshot::channel());
+        tokio::spawn(async move {
+            // A watcher that is gone has nothing more to do.
+            let _watched = tokio::join!(news, slots.pass(entries));
+            let _heard = done.send(());
+        });
+        self.under_way = Some(both);
     }
 
     /// Waits for the pass under way. CANCEL: may be dropped and asked again.

@@ -109,13 +109,22 @@ impl Life {
             return false;
         };
         let restarts = Restarts { next_at: None, ..self.entry.restarts };
-        let next = next_incarnation(&self.entry, &self.host, restarts);
-        let starting = fact(EventKind::InstanceStarting, &next, json!({ "restart": restarts.count }));
-        if let Err(refusal) = self.record(next, vec![starting], false).await {
+        let mut next = next_incarnation(&self.entry, &self.host, restarts);
+        let begun = match self.claim_slot(&mut next).await {
+            Ok(slots) => {
+                let events = vec![fact(EventKind::InstanceStarting, &next, json!({ "restart": restarts.count }))];
+                let batch = Batch { puts: vec![next.clone()], slots, events, ..Batch::default() };
+                self.host.record(batch).await
+            }
+            Err(refusal) => Err(refusal),
+        };
+        if let Err(refusal) = begun {
+            self.unclaim_slot(&next).await;
             tracing::warn!(name = %self.entry.name, %refusal, "restart put off");
             sleep(RESTART_AGAIN).await;
             return false;
         }
+        self.show(next);
         true
     }
 
@@ -136,11 +145,24 @@ impl Life {
             self.refuse(reply, "has not given back everything yet");
             return None;
         }
-        let next = next_incarnation(&self.entry, &self.host, Restarts::default());
+        let mut next = next_incarnation(&self.entry, &self.host, Restarts::default());
+        let slots = match self.claim_slot(&mut next).await {
+            Ok(slots) => slots,
+            Err(refusal) => {
+                let _heard = reply.send(Err(refusal));
+                return None;
+            }
+        };
         let events = vec![called(&next, "start", caller), fact(EventKind::InstanceStarting, &next, json!({}))];
         let request = key.map(|key| asked(&next, key));
-        let batch =
-            Batch { puts: vec![next.clone()], events, request: request.clone(), volatile: true, ..Batch::default() };
+        let batch = Batch {
+            puts: vec![next.clone()],
+            slots,
+            events,
+            request: request.clone(),
+            volatile: true,
+            ..Batch::default()
+        };
         match self.host.record(batch).await {
             Ok(_) => {
                 self.request = request;
@@ -148,6 +170,7 @@ impl Life {
                 Some(Next::Start(Some(reply)))
             }
             Err(refusal) => {
+                self.unclaim_slot(&next).await;
                 let _heard = reply.send(Err(refusal));
                 None
             }

@@ -7,7 +7,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 
 use serde_json::json;
@@ -38,7 +38,8 @@ impl Life {
     /// Runs the incarnation that the ledger has as `starting`.
     pub(super) async fn start(&mut self, reply: Option<Answer>) -> Next {
         crash_point!("start.intent");
-        let made = match self.make() {
+        let netns = self.enter_slot().await;
+        let made = match netns.and_then(|netns| self.make(netns)) {
             Ok(made) => made,
             Err(reason) => return Next::RollBack(RollBack { reason, process: None, reply }),
         };
@@ -76,7 +77,7 @@ impl Life {
     }
 
     /// Acquires what the incarnation needs, and makes its process, waiting.
-    fn make(&self) -> Result<Made, String> {
+    fn make(&self, netns: Option<OwnedFd>) -> Result<Made, String> {
         let entry = &self.entry;
         let files = self.open_files().map_err(|error| format!("logs: {error}"))?;
         crash_point!("start.files");
@@ -92,7 +93,7 @@ impl Life {
             stdio: files.stdio(),
             mark: Some(files.mark.as_raw_fd()),
             domain: domain.as_ref(),
-            netns: None,
+            netns: netns.as_ref().map(AsFd::as_fd),
             pidns: entry.spec.pidns,
             no_new_privs: false,
             nofile: self.host.nofile,

@@ -24,6 +24,7 @@ use super::keeper::Keeper;
 use super::logs::LogKeeper;
 use super::reconcile::Reconciler;
 use super::request::Node;
+use super::slots::{Owner, Pool, Slots};
 use super::start::chain;
 use super::watch::Watcher;
 use super::watch::rule::Watch;
@@ -52,6 +53,8 @@ pub struct Options {
     pub runtimes: Runtimes,
     /// Somebody else's processes and metadata.
     pub watches: Vec<Watch>,
+    /// The network slots.
+    pub slots: Pool,
     /// What a drain does with instances.
     pub drain: DrainRules,
     /// Whether a shutdown drains, and how long it may.
@@ -124,6 +127,7 @@ pub async fn begin(options: &Options, keeper: Keeper, new_keeper: bool) -> Resul
     let reader = ledger.reader();
     let (log_keeper, logs) = LogKeeper::new(options.log_keep).map_err(BeginError::Logs)?;
     tokio::spawn(log_keeper.run());
+    let (slots, asked_of_slots) = Slots::channel();
     let host = Arc::new(Host {
         node: contents.node,
         here,
@@ -140,8 +144,12 @@ pub async fn begin(options: &Options, keeper: Keeper, new_keeper: bool) -> Resul
         runtimes: options.runtimes.clone(),
         event_log: Arc::default(),
         gate: Gate::default(),
+        slots,
     });
     let drain = Drain::resume(&contents.meta, options.drain.clone(), new_keeper);
+    let pool = Pool { is_closed: drain.0.state().draining, ..options.slots.clone() };
+    let owner = Owner::new(Arc::clone(&host), asked_of_slots, pool, contents.slots, &contents.entries);
+    tokio::spawn(owner.resume(&contents.meta).run());
     let (watcher, watching) = Watcher::new(Arc::clone(&host), options.watches.clone(), &contents.meta);
     tokio::spawn(watcher.run());
     let reconciler = (Reconciler::new(Arc::clone(&host), watching), options.reconcile_every);

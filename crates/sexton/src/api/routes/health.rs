@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::json;
 use sexton_ledger::entry::ResourceState;
 
-use super::everything;
+use super::{everything, slots};
 use crate::api::answer::{self, Answer};
 use crate::api::dispatch::Call;
 use crate::api::openapi as document;
@@ -57,6 +57,10 @@ async fn refresh(call: &Call) -> Result<(), Refusal> {
     call.context.metrics.clear(Metric::Resources);
     for ((kind, state), count) in held {
         call.context.metrics.set(Metric::Resources, &[&kind, state], f64::from(count));
+    }
+    call.context.metrics.clear(Metric::Slots);
+    for (state, count) in slots::counts(call).await {
+        call.context.metrics.set(Metric::Slots, &[state], f64::from(count));
     }
     Ok(())
 }

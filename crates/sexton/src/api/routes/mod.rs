@@ -7,6 +7,7 @@ pub(super) mod instances;
 pub(super) mod logs;
 pub(super) mod node;
 pub(super) mod plan;
+pub(super) mod slots;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,0 +1,320 @@
+//! The owner of all slots: their rows, the pool, and who waits.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use sexton_ledger::entry::{Entry, Place};
+use sexton_ledger::slot::{Holder, SlotRow, SlotState};
+use sexton_plan::id::Incarnation;
+use tokio::sync::mpsc;
+
+use super::crew::Crew;
+use super::pool::{self, Moves, Verdict, Wish};
+use super::repair::Pass;
+use super::turn::News;
+use super::{Ask, Claimed, KIND, Queue, Reply, Shown};
+use crate::config;
+use crate::net::{self, Scheme, Slot};
+use crate::node::host::SharedHost;
+use crate::refusal::{Kind, Refusal};
+
+/// The ledger's key that says that what slots share may be on the host.
+pub(super) const TABLE: &str = "slots.table";
+
+/// What the owner begins with.
+#[derive(Clone, Debug)]
+pub struct Pool {
+    /// How slots are named and numbered.
+    pub scheme: Scheme,
+    /// Unused slots to keep ready.
+    pub spare: u32,
+    /// Whether the node is draining, so that none are.
+    pub is_closed: bool,
+}
+
+impl Pool {
+    /// The pool of the daemon whose subtree is `cgroup`, by the `[slots]` of its configuration.
+    pub fn new(cgroup: &str, slots: &config::Slots) -> Pool {
+        Pool { scheme: Scheme::new(cgroup, slots), spare: slots.count, is_closed: false }
+    }
+}
+
+/// A slot with a row.
+#[derive(Debug)]
+pub(super) struct Kept {
+    pub(super) row: SlotRow,
+    pub(super) slot: Slot,
+}
+
+/// A life that waits for a slot.
+#[derive(Debug)]
+struct Waiting {
+    holder: Holder,
+    reply: Reply<Result<Claimed, Refusal>>,
+}
+
+/// The owner of all slots of one node.
+#[derive(Debug)]
+pub struct Owner {
+    pub(super) host: SharedHost,
+    pub(super) crew: Arc<Crew>,
+    pub(super) pool: Pool,
+    pub(super) kept: BTreeMap<u32, Kept>,
+    /// Numbers at which something foreign is, and what.
+    pub(super) skipped: BTreeMap<u32, String>,
+    /// To be taken down in the next turn.
+    pub(super) leaving: BTreeSet<u32>,
+    /// Who waits for that.
+    pub(super) releasers: BTreeMap<u32, Vec<Reply<Result<(), String>>>>,
+    /// Whether the thread is at work.
+    pub(super) is_busy: bool,
+    /// Why the last slot could not be made; nothing more is tried unasked.
+    pub(super) trouble: Option<Refusal>,
+    /// Whether what slots share may be on the host.
+    pub(super) has_table: bool,
+    pub(super) pass: Pass,
+    pub(super) news: mpsc::UnboundedSender<News>,
+    waiting: VecDeque<Waiting>,
+    closers: Vec<Reply<Result<(), String>>>,
+    queue: Queue,
+    heard: mpsc::UnboundedReceiver<News>,
+}
+
+impl Owner {
+    /// The owner of what `rows` say, on a node with these `entries`. Each row is judged: what nobody claims goes.
+    pub fn new(host: SharedHost, queue: Queue, pool: Pool, rows: Vec<SlotRow>, entries: &[Entry]) -> Owner {
+        let (news, heard) = mpsc::unbounded_channel();
+        let mut owner = Owner {
+            host,
+            crew: Arc::new(Crew::new(pool.scheme.clone())),
+            pool,
+            kept: BTreeMap::new(),
+            skipped: BTreeMap::new(),
+            leaving: BTreeSet::new(),
+            releasers: BTreeMap::new(),
+            is_busy: false,
+            trouble: None,
+            has_table: false,
+            pass: Pass::default(),
+            news,
+            waiting: VecDeque::new(),
+            closers: Vec::new(),
+            queue,
+            heard,
+        };
+        for row in rows {
+            owner.recover(row, entries);
+        }
+        owner
+    }
+
+    /// What an earlier worker made beside the slots.
+    #[must_use]
+    pub fn resume(mut self, meta: &BTreeMap<String, String>) -> Owner {
+        self.has_table = !self.kept.is_empty() || meta.contains_key(TABLE);
+        self
+    }
+
+    fn recover(&mut self, row: SlotRow, entries: &[Entry]) {
+        let now = self.pool.scheme.slot(row.index);
+        let Some(slot) = serde_json::from_value::<Slot>(row.place.clone()).ok().or_else(|| now.clone()) else {
+            tracing::error!(index = row.index, "a slot's row cannot be understood, and its number is out of range");
+            return;
+        };
+        let claims = |entry: &Entry, holder: &Holder| {
+            let holds = |held: &sexton_ledger::entry::Resource| held.kind == KIND && held.key == slot.netns;
+            entry.incarnation == holder.incarnation && entry.resources.iter().any(holds)
+        };
+        let is_claimed = row.holder.as_ref().is_some_and(|holder| entries.iter().any(|entry| claims(entry, holder)));
+        // A spare one of another configuration serves nobody.
+        let is_outdated = row.state == SlotState::Ready && now.as_ref() != Some(&slot);
+        let index = row.index;
+        if pool::judge(&row, is_claimed) == Verdict::Release || is_outdated {
+            self.leaving.insert(index);
+        }
+        self.kept.insert(index, Kept { row, slot });
+    }
+
+    /// Owns the slots until the daemon ends.
+    pub async fn run(mut self) {
+        loop {
+            tokio::select! {
+                biased;
+                Some(news) = self.heard.recv() => self.heed(news),
+                ask = self.queue.asks.recv() => match ask {
+                    Some(ask) => self.serve(ask),
+                    None => return,
+                },
+            }
+            self.advance();
+        }
+    }
+
+    fn serve(&mut self, ask: Ask) {
+        match ask {
+            Ask::Claim { holder, reply } => {
+                self.trouble = None;
+                self.waiting.push_back(Waiting { holder, reply });
+            }
+            Ask::Unclaim { index, incarnation } => self.unclaim(index, &incarnation),
+            Ask::Enter { index, reply } => {
+                let missing = || Err(std::io::ErrorKind::NotFound.into());
+                let opened = self.kept.get(&index).map_or_else(missing, |kept| net::open_netns(&kept.slot));
+                let _heard = reply.send(opened);
+            }
+            Ask::Release { netns, incarnation, reply } => self.release(&netns, &incarnation, reply),
+            Ask::Pass { entries, reply } => self.begin_pass(entries, reply),
+            Ask::Close { reply } => {
+                self.pool.is_closed = true;
+                self.trouble = None;
+                self.try_again();
+                self.closers.push(reply);
+            }
+            Ask::List { reply } => {
+                let _heard = reply.send(self.list());
+            }
+        }
+    }
+
+    /// Goes on with what is to be done next, unless something is under way.
+    pub(super) fn advance(&mut self) {
+        self.hand_out();
+        if self.is_busy {
+            return;
+        }
+        self.leaving.retain(|index| self.kept.contains_key(index));
+        let Moves { make, release } = self.moves();
+        self.leaving.extend(release);
+        let make = if self.trouble.is_none() { make } else { Vec::new() };
+        if !make.is_empty() || !self.leaving.is_empty() {
+            self.begin_turn(make);
+        } else if let Some(entries) = self.pass.entries.take() {
+            self.begin_look(entries);
+        } else if self.has_table && self.trouble.is_none() && self.kept.is_empty() && self.wish().spare == 0 {
+            self.begin_dismantle();
+        } else {
+            self.at_rest();
+        }
+    }
+
+    fn wish(&self) -> Wish {
+        Wish {
+            spare: if self.pool.is_closed { 0 } else { self.pool.spare },
+            waiting: u32::try_from(self.waiting.len()).unwrap_or(u32::MAX),
+            capacity: self.pool.scheme.capacity(),
+        }
+    }
+
+    fn moves(&self) -> Moves {
+        let skipped = self.skipped.keys().copied().collect();
+        pool::moves(self.rows(), &skipped, self.wish())
+    }
+
+    /// The rows, but for those that are about to leave.
+    fn rows(&self) -> impl Iterator<Item = &SlotRow> {
+        self.kept.values().map(|kept| &kept.row).filter(|row| {
+            // What is to be taken down occupies its number, and is no spare one.
+            row.state != SlotState::Ready || !self.leaving.contains(&row.index)
+        })
+    }
+
+    /// Gives ready slots to those who wait, in the order in which they came.
+    fn hand_out(&mut self) {
+        while !self.waiting.is_empty()
+            && let Some(index) = pool::next(self.rows())
+            && let Some(Waiting { holder, reply }) = self.waiting.pop_front()
+            && let Some(kept) = self.kept.get_mut(&index)
+        {
+            let row = SlotRow { state: SlotState::Held, holder: Some(holder), ..kept.row.clone() };
+            if reply.send(Ok(Claimed { row: row.clone(), place: place(&kept.slot) })).is_ok() {
+                kept.row = row;
+            }
+        }
+    }
+
+    /// Nothing was recorded of the claim, so nobody was ever in it.
+    fn unclaim(&mut self, index: u32, incarnation: &Incarnation) {
+        if let Some(kept) = self.kept.get_mut(&index)
+            && kept.row.holder.as_ref().is_some_and(|holder| holder.incarnation == *incarnation)
+        {
+            kept.row.state = SlotState::Ready;
+            kept.row.holder = None;
+        }
+    }
+
+    fn release(&mut self, netns: &str, incarnation: &Incarnation, reply: Reply<Result<(), String>>) {
+        let is_it = |kept: &&Kept| {
+            kept.slot.netns == netns
+                && kept.row.holder.as_ref().is_some_and(|holder| holder.incarnation == *incarnation)
+        };
+        let Some(index) = self.kept.values().find(is_it).map(|kept| kept.row.index) else {
+            let _heard = reply.send(Ok(()));
+            return;
+        };
+        // One that is in the turn under way is taken down once more, which tells that it is gone.
+        self.leaving.insert(index);
+        self.releasers.entry(index).or_default().push(reply);
+    }
+
+    /// What could not be taken down is tried again.
+    pub(super) fn try_again(&mut self) {
+        let is_left = |kept: &&Kept| matches!(kept.row.state, SlotState::Quarantined | SlotState::Releasing);
+        self.leaving.extend(self.kept.values().filter(is_left).map(|kept| kept.row.index));
+    }
+
+    /// Nothing is left to do: whoever waits is told.
+    fn at_rest(&mut self) {
+        for Waiting { reply, .. } in std::mem::take(&mut self.waiting) {
+            let full = || Refusal::new(Kind::NoSlot, "every network slot is in use");
+            let _heard = reply.send(Err(self.trouble.clone().unwrap_or_else(full)));
+        }
+        for reply in std::mem::take(&mut self.pass.replies) {
+            let _heard = reply.send(());
+        }
+        let is_down = self.pool.is_closed && self.kept.is_empty() && !self.has_table;
+        self.queue.is_down.store(is_down, Ordering::Release);
+        for reply in std::mem::take(&mut self.closers) {
+            let names: Vec<&str> = self.kept.values().map(|kept| kept.slot.netns.as_str()).collect();
+            let left = match (&self.trouble, names.is_empty()) {
+                (Some(trouble), true) => trouble.detail.clone(),
+                (_, _) => format!("still held: {}", names.join(", ")),
+            };
+            let _heard = reply.send(if is_down { Ok(()) } else { Err(left) });
+        }
+    }
+
+    fn list(&self) -> Vec<Shown> {
+        let shown = |kept: &Kept| Shown {
+            place: place(&kept.slot),
+            link: kept.slot.link.clone(),
+            state: kept.row.state.as_str(),
+            instance: kept.row.holder.as_ref().map(|holder| holder.name.clone()),
+        };
+        let skipped = |slot: Slot| Shown { place: place(&slot), link: slot.link, state: "skipped", instance: None };
+        let mut all: Vec<Shown> = self.kept.values().map(shown).collect();
+        let free = self.skipped.keys().filter(|index| !self.kept.contains_key(index));
+        all.extend(free.filter_map(|index| self.pool.scheme.slot(*index)).map(skipped));
+        all.sort_by_key(|shown| shown.place.index);
+        all
+    }
+
+    /// The instances as a pass is to see them.
+    fn begin_pass(&mut self, entries: Vec<Arc<Entry>>, reply: Reply<()>) {
+        self.trouble = None;
+        self.try_again();
+        self.pass.entries = Some(entries);
+        self.pass.replies.push(reply);
+    }
+}
+
+/// Where a slot is, as instances show it.
+fn place(slot: &Slot) -> Place {
+    Place {
+        index: slot.index,
+        netns: slot.netns.clone(),
+        address: slot.address,
+        gateway: slot.gateway,
+        tap: slot.tap.clone(),
+    }
+}
