@@ -276,6 +276,41 @@ fn an_orphan_without_metadata_is_ended_when_two_passes_saw_it_and_its_look_alike
 }
 
 #[test]
+fn what_a_dead_worker_has_written_and_could_not_tell_is_told_once() {
+    let mut ground = Ground::new("owed", OnOrphan::Report, Duration::ZERO);
+    for id in ["written", "unwritten"] {
+        ground.guest(id, Some("{\"HypervisorPID\":1}"));
+    }
+    let pids = ["written", "unwritten"].map(|id| ground.fake(id));
+    let here = sexton_core::proc::here().expect("here");
+    run(async {
+        // The ledger and the files as kill -9 leaves them between the rename and the record.
+        let mut quiet = ground.options.clone();
+        quiet.watches = Vec::new();
+        let (_node, host, _reader) = begin(&quiet).await;
+        let intent = |(id, pid): (&str, Pid)| {
+            let identity = Handle::open(pid, &here).expect("alive").identity().clone();
+            serde_json::json!({ "watch": "hypeman", "id": id, "identity": identity })
+        };
+        let intents: Vec<_> = ["written", "unwritten"].into_iter().zip(pids).map(intent).collect();
+        let meta = vec![("watch.writing".to_owned(), Some(serde_json::json!(intents).to_string()))];
+        host.record(sexton_ledger::Batch { meta, ..Default::default() }).await.expect("recorded");
+    });
+    let [written, unwritten] = pids;
+    fs::write(ground.file("written"), format!("{{\"HypervisorPID\":{written}}}")).expect("written");
+    let untouched = inode(&ground.file("written"));
+    for _ in 0..2 {
+        run(async {
+            let (node, _host, reader) = begin(&ground.options).await;
+            node.reconcile().await.expect("reconciled");
+            let expected = [("written".to_owned(), written.as_raw()), ("unwritten".to_owned(), unwritten.as_raw())];
+            assert_eq!(told(&reader, EventKind::OrphanAdopted), expected, "once each");
+        });
+    }
+    assert_eq!(inode(&ground.file("written")), untouched);
+}
+
+#[test]
 fn an_orphan_of_a_declared_runtime_is_asked_by_its_own_steps() {
     let mut ground = Ground::new("declared", OnOrphan::Terminate, Duration::ZERO);
     let dir = ground.dir.display().to_string();

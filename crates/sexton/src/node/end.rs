@@ -199,7 +199,6 @@ impl Life {
             }
             Some(Step::Say(sentence, wait)) => {
                 self.asking.heard = Some(say(self.entry.name.clone(), sentence, wait));
-                crash_point!("stop.said");
                 Some(wait)
             }
             None => Some(Duration::ZERO),

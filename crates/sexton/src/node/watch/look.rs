@@ -134,6 +134,12 @@ impl Looker {
         Claim::Read { pid: recorded, start_ticks, recorded: self.who_has(recorded, watch, id, pid) }
     }
 
+    /// Whether the metadata of `id` names exactly the process `identity`.
+    pub fn is_right(&self, watch: &str, id: &str, identity: &Identity) -> bool {
+        let watch = self.watches.iter().find(|known| known.name == watch);
+        watch.is_some_and(|watch| self.claim(watch, id, identity.pid).is_right_for(identity))
+    }
+
     /// Who has the number that metadata records, where it is not `pid`.
     fn who_has(&self, recorded: Field, watch: &Watch, id: &str, pid: Pid) -> Recorded {
         let Field::Number(number) = recorded else { return Recorded::Nobody };

@@ -30,7 +30,7 @@ use tokio::time::{Instant, timeout_at};
 
 use self::look::{Looker, Who, who};
 use self::rule::Watch;
-use self::told::Told;
+use self::told::{Told, Writing};
 use super::host::SharedHost;
 use super::stop::OrphanEnd;
 use crate::refusal::{Kind, Refusal};
@@ -130,6 +130,7 @@ impl Watcher {
 
     /// One pass: look, tell, decide, act.
     async fn pass(&mut self, kind: PassKind) {
+        self.finish_writing().await;
         let world = self.look().await;
         self.tell(&world).await;
         let planned = plan(&world, &self.looker.policies(), 0);
@@ -228,11 +229,53 @@ impl Watcher {
             tracing::error!(%error, "a plan broke a rule, and nothing of it is done");
             return;
         }
+        let is_intended = self.intend(planned).await;
         for action in &planned.actions {
             match action {
-                Action::WriteBack { .. } => self.write_back(action).await,
+                Action::WriteBack { .. } if is_intended.is_ok() => self.write_back(action).await,
+                Action::WriteBack { .. } => {
+                    let why = is_intended.as_ref().err().map(ToString::to_string);
+                    self.failed(action, why.unwrap_or_default());
+                }
                 Action::Terminate { .. } => self.terminate(action).await,
             }
+        }
+    }
+
+    /// Makes durable what is about to be written back: a file that is right tells nobody whether its event was
+    /// recorded.
+    async fn intend(&mut self, planned: &Plan) -> Result<(), Refusal> {
+        let writing = planned.actions.iter().filter_map(|action| match action {
+            Action::WriteBack { watch, id, identity, .. } => {
+                Some(Writing { watch: watch.clone(), id: id.clone(), identity: identity.clone() })
+            }
+            Action::Terminate { .. } => None,
+        });
+        let writing: Vec<Writing> = writing.collect();
+        if writing.is_empty() {
+            return Ok(());
+        }
+        self.told.intend(writing.clone());
+        let recorded = self.looker.host.record(Batch { meta: self.told.meta(), ..Batch::default() }).await;
+        recorded
+            .map(drop)
+            .inspect_err(|_| writing.iter().for_each(|writing| self.told.written(&writing.watch, &writing.id)))
+    }
+
+    /// Tells what a worker before this one has written back and could not tell.
+    async fn finish_writing(&mut self) {
+        let mut events = Vec::new();
+        let unfinished = self.told.unfinished();
+        for Writing { watch, id, identity } in &unfinished {
+            let (looker, wanted) = (Arc::clone(&self.looker), (watch.clone(), id.clone(), identity.clone()));
+            let is_right = spawn_blocking(move || looker.is_right(&wanted.0, &wanted.1, &wanted.2)).await;
+            if is_right.unwrap_or(false) {
+                events.push(told::fact(EventKind::OrphanAdopted, watch, id, identity));
+            }
+            self.told.written(watch, id);
+        }
+        if !unfinished.is_empty() {
+            self.owe(events).await;
         }
     }
 
@@ -243,9 +286,15 @@ impl Watcher {
             Ok(()) => {
                 let (watch, id, identity) = action.subject();
                 tracing::info!(watch, id, pid = %identity.pid, "PID written back");
+                self.told.written(watch, id);
                 self.owe(vec![told::fact(EventKind::OrphanAdopted, watch, id, identity)]).await;
             }
-            Err(why) => self.failed(action, why),
+            Err(why) => {
+                let (watch, id, _) = action.subject();
+                self.told.written(watch, id);
+                self.failed(action, why);
+                self.owe(Vec::new()).await;
+            }
         }
     }
 

@@ -13,11 +13,25 @@ use super::look::{Who, who};
 
 /// The ledger's key.
 const KEY: &str = "watch.orphans";
+/// The ledger's key of what is being written back.
+const WRITING: &str = "watch.writing";
 
 /// Every orphan that was told of and is not known to be gone.
 #[derive(Debug, Default)]
 pub struct Told {
     rows: BTreeMap<Who, Row>,
+    writing: Vec<Writing>,
+}
+
+/// A PID that is about to be written back, so that whoever finds the file right knows whether that was told.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Writing {
+    /// The watch.
+    pub watch: String,
+    /// The id.
+    pub id: String,
+    /// Whose PID.
+    pub identity: Identity,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -33,7 +47,8 @@ impl Told {
     /// As the ledger has it.
     pub fn resume(meta: &BTreeMap<String, String>) -> Told {
         let rows: Vec<Row> = meta.get(KEY).and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
-        Told { rows: rows.into_iter().map(|row| (who(&row.identity), row)).collect() }
+        let writing = meta.get(WRITING).and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
+        Told { rows: rows.into_iter().map(|row| (who(&row.identity), row)).collect(), writing }
     }
 
     /// Notes an orphan; `None` where it is noted already.
@@ -53,6 +68,21 @@ impl Told {
         if let Some(row) = self.rows.get_mut(&who(identity)) {
             row.ending = ending;
         }
+    }
+
+    /// What a worker before this one was about to write back, and may have written.
+    pub fn unfinished(&self) -> Vec<Writing> {
+        self.writing.clone()
+    }
+
+    /// Notes what is about to be written back.
+    pub fn intend(&mut self, writing: Vec<Writing>) {
+        self.writing.extend(writing);
+    }
+
+    /// Forgets what was to be written back to one id, whatever came of it.
+    pub fn written(&mut self, watch: &str, id: &str) {
+        self.writing.retain(|writing| (writing.watch.as_str(), writing.id.as_str()) != (watch, id));
     }
 
     /// Forgets an orphan that is over, and tells so.
@@ -87,7 +117,8 @@ impl Told {
     pub fn meta(&self) -> Vec<(String, Option<String>)> {
         let rows: Vec<&Row> = self.rows.values().collect();
         let text = if rows.is_empty() { None } else { serde_json::to_string(&rows).ok() };
-        vec![(KEY.to_owned(), text)]
+        let writing = if self.writing.is_empty() { None } else { serde_json::to_string(&self.writing).ok() };
+        vec![(KEY.to_owned(), text), (WRITING.to_owned(), writing)]
     }
 }
 
@@ -131,6 +162,6 @@ mod tests {
         let pruned = resumed.prune(&here, |_| false);
         assert_eq!(pruned.events.iter().map(|event| event.kind).collect::<Vec<_>>(), [EventKind::OrphanTerminated]);
         assert!(resumed.prune(&here, |_| false).events.is_empty(), "once");
-        assert_eq!(resumed.meta(), [(KEY.to_owned(), None)]);
+        assert_eq!(resumed.meta(), [(KEY.to_owned(), None), (WRITING.to_owned(), None)]);
     }
 }

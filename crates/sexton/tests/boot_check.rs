@@ -1,0 +1,156 @@
+//! `sexton boot-check` as many short-lived commands use it at once, without a daemon: each instance of the boot before is
+//! settled once, however many race, and whoever is killed in the middle; nothing is signalled.
+//!
+//! The boot id is another one because another file is mounted over it, for these commands alone.
+
+#![allow(clippy::indexing_slicing, reason = "a JSON value indexed by a name that is not there is null")]
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Instant;
+
+use serde_json::{Value, json};
+use sexton_testkit::{Ground, processes_in};
+use support::SEXTON;
+
+const INSTANCES: usize = 24;
+const COPIES: usize = 50;
+/// Mounts its first argument over the boot id, and becomes the rest.
+const IN_ANOTHER_BOOT: &str = "mount --bind \"$1\" /proc/sys/kernel/random/boot_id && shift && exec \"$@\"";
+
+/// What a daemon leaves that was killed with its instances alive.
+struct State {
+    ground: Ground,
+    boot_id: PathBuf,
+}
+
+impl State {
+    fn new() -> State {
+        let ground = Ground::new(SEXTON).expect("a ground");
+        let boot_id = ground.dir().join("boot_id");
+        fs::write(&boot_id, "0f1d2c3b-4a59-6877-8695-a4b3c2d1e0ff\n").expect("written");
+        let daemon = ground.serve().expect("the daemon starts");
+        for number in 0..INSTANCES {
+            let body = json!({ "name": format!("vm-{number}"), "argv": ["sleep", "1000"] });
+            daemon.client().post("/v1/instances", &body).expect("an answer").expect(201);
+        }
+        daemon.client().put("/v1/instances/vm-3/snapshot", &json!({ "resume": 3 })).expect("an answer").expect(200);
+        let over = json!({ "name": "over", "argv": ["true"] });
+        daemon.client().post("/v1/instances", &over).expect("an answer").expect(201);
+        daemon.client().get("/v1/instances/over?until=settled&wait=20s").expect("an answer").expect(200);
+        daemon.kill9_both().expect("both killed");
+        State { ground, boot_id }
+    }
+
+    /// A copy of the ledger, to be spoilt.
+    fn copy(&self, round: usize) -> PathBuf {
+        let dir = self.ground.dir().join(format!("round-{round}"));
+        fs::create_dir(&dir).expect("made");
+        for file in fs::read_dir(self.ground.state_dir()).expect("readable").map(|file| file.expect("a file").path()) {
+            if file.is_file() {
+                fs::copy(&file, dir.join(file.file_name().expect("a name"))).expect("copied");
+            }
+        }
+        dir
+    }
+
+    fn boot_check(&self, state_dir: &Path) -> Child {
+        let mut command = Command::new("unshare");
+        command.args(["-m", "sh", "-c", IN_ANOTHER_BOOT, "sh"]).arg(&self.boot_id).arg(SEXTON);
+        command.args(["boot-check", "-o", "json", "--config", "/dev/null", "--state-dir"]).arg(state_dir);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("started")
+    }
+}
+
+/// How many instances a copy says that it settled.
+fn settled(child: Child) -> usize {
+    let output = child.wait_with_output().expect("ended");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let answer: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    usize::try_from(answer["settled"].as_u64().expect("a count")).expect("fits")
+}
+
+/// Everything in the ledger, after it was verified.
+fn dump(state_dir: &Path) -> Vec<Value> {
+    let ledger = |verb: &str| {
+        let told = Command::new(SEXTON)
+            .args(["ledger", verb, "--config", "/dev/null", "--state-dir"])
+            .arg(state_dir)
+            .output()
+            .expect("ended");
+        assert!(told.status.success(), "{verb}: {}", String::from_utf8_lossy(&told.stderr));
+        String::from_utf8(told.stdout).expect("text")
+    };
+    ledger("verify");
+    ledger("dump").lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
+}
+
+/// Every instance is lost by the reboot, told once, with spec and snapshot kept; what was over is as it was.
+fn assert_settled(state_dir: &Path) {
+    let rows = dump(state_dir);
+    let mut told: BTreeMap<String, usize> = BTreeMap::new();
+    for event in rows.iter().map(|row| &row["event"]).filter(|event| event["kind"] == "instance.lost") {
+        assert_eq!(event["data"]["reason"], "reboot", "{event}");
+        *told.entry(event["instance"].to_string()).or_default() += 1;
+    }
+    assert!(told.len() == INSTANCES && told.values().all(|count| *count == 1), "{told:?}");
+    assert_eq!(rows.iter().filter(|row| row["event"]["kind"] == "boot.changed").count(), 1);
+    let entries: Vec<&Value> = rows.iter().map(|row| &row["entry"]).filter(|entry| entry.is_object()).collect();
+    assert_eq!(entries.len(), INSTANCES + 1);
+    for entry in entries {
+        let is_over = entry["name"] == "over";
+        assert_eq!(entry["state"], if is_over { "exited" } else { "lost" }, "{entry}");
+        assert_eq!(entry["spec"]["argv"][0], if is_over { "true" } else { "sleep" });
+        let snapshot = if entry["name"] == "vm-3" { json!({ "resume": 3 }) } else { Value::Null };
+        assert_eq!(entry["snapshot"], snapshot, "{entry}");
+    }
+}
+
+#[test]
+fn fifty_at_once_settle_each_instance_once_and_signal_nobody() {
+    let state = State::new();
+    let living = || {
+        let mut found = processes_in(&state.ground.cgroup_dir());
+        found.sort_unstable();
+        found
+    };
+    let before = living();
+    assert_eq!(before.len(), INSTANCES);
+    let dir = state.ground.state_dir();
+    let copies: Vec<Child> = (0..COPIES).map(|_| state.boot_check(&dir)).collect();
+    let counts: Vec<usize> = copies.into_iter().map(settled).collect();
+    assert_eq!(counts.iter().sum::<usize>(), INSTANCES, "each row is counted by one: {counts:?}");
+    assert_settled(&dir);
+    let after = dump(&dir);
+    assert_eq!(settled(state.boot_check(&dir)), 0, "a second time");
+    assert_eq!(dump(&dir), after, "and nothing was written");
+    assert_eq!(living(), before);
+}
+
+#[test]
+fn whoever_is_killed_in_the_middle_the_next_one_finishes_and_tells_nothing_twice() {
+    const ROUNDS: u32 = 24;
+    let state = State::new();
+    // As long as one takes alone, so that the kills fall everywhere in it.
+    let began = Instant::now();
+    settled(state.boot_check(&state.copy(0)));
+    let alone = began.elapsed();
+    for round in 1..=ROUNDS {
+        let dir = state.copy(usize::try_from(round).expect("fits"));
+        let delay = alone * round * 2 / ROUNDS;
+        let copies: Vec<(Child, Instant)> = (0..3).map(|_| (state.boot_check(&dir), Instant::now())).collect();
+        for (mut child, begun) in copies {
+            // When it dies is what differs from round to round; nothing waits for this.
+            std::thread::sleep(delay.saturating_sub(begun.elapsed()));
+            child.kill().expect("killed, or over already");
+            child.wait().expect("reaped");
+        }
+        settled(state.boot_check(&dir));
+        assert_settled(&dir);
+        fs::remove_dir_all(dir).expect("removed");
+    }
+}
