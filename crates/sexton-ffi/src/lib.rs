@@ -15,7 +15,7 @@ mod reaper;
 mod sweep;
 
 use std::cell::RefCell;
-use std::ffi::{CStr, CString, c_char, c_int};
+use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// What a function answers, with the numbers of the header.
@@ -33,6 +33,20 @@ pub(crate) enum Code {
     Panicked = -8,
     NothingYet = -9,
     TooSmall = -10,
+}
+
+/// The caller's own pointer, handed back with each call.
+pub(crate) struct User(pub *mut c_void);
+
+// SAFETY: this library never looks through it; the header says that it goes to other threads.
+unsafe impl Send for User {}
+// SAFETY: as above.
+unsafe impl Sync for User {}
+
+impl User {
+    pub(crate) const fn pointer(&self) -> *mut c_void {
+        self.0
+    }
 }
 
 /// A refusal: its code, and a sentence for `sexton_error`.

@@ -9,8 +9,7 @@ use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Level, Metadata, Subscriber};
 
-use crate::guard_quietly;
-use crate::reaper::User;
+use crate::{User, guard_quietly};
 
 /// Who gets each line: 1 error, 2 warning, 3 information.
 #[allow(non_camel_case_types, reason = "the header's name")]

@@ -8,7 +8,7 @@ use sexton_core::reaper::{Exit, Fate, Reaper, RegisterError, StartReaperError};
 use sexton_plan::state::ExitStatus;
 
 use crate::process::pid;
-use crate::{Code, Refused, borrowed, guard, guard_quietly, log, put, take_back};
+use crate::{Code, Refused, User, borrowed, guard, guard_quietly, log, put, take_back};
 
 /// A reaper, and the exits that nobody has taken yet.
 #[allow(non_camel_case_types, reason = "the header's name")]
@@ -64,20 +64,6 @@ pub struct sexton_reaper_stats {
 /// Who is told of each exit, on the reaper's thread.
 #[allow(non_camel_case_types, reason = "the header's name")]
 pub type sexton_on_exit = Option<unsafe extern "C" fn(exit: *const sexton_exit, user: *mut c_void)>;
-
-/// The caller's own pointer, handed back with each call.
-pub(crate) struct User(pub *mut c_void);
-
-// SAFETY: this library never looks through it; the header says that it goes to other threads.
-unsafe impl Send for User {}
-// SAFETY: as above.
-unsafe impl Sync for User {}
-
-impl User {
-    pub(crate) const fn pointer(&self) -> *mut c_void {
-        self.0
-    }
-}
 
 /// Code and signal of an end, as the header has them.
 pub(crate) const fn code_and_signal(status: Option<ExitStatus>) -> (i32, i32) {

@@ -7,8 +7,8 @@ use sexton_core::reaper::Reaper;
 use sexton_core::sweep::{Inactive, ReapedZombie, Sweep, SweepReport, SweepSettings, Sweeper};
 
 use crate::process::pid;
-use crate::reaper::{User, code_and_signal, sexton_reaper};
-use crate::{Code, Refused, guard, guard_quietly, log, put_text, take_back};
+use crate::reaper::{code_and_signal, sexton_reaper};
+use crate::{Code, Refused, User, guard, guard_quietly, log, put_text, take_back};
 
 /// What to sweep with; a value that makes no sense is named in the log and replaced by the default.
 #[repr(C)]

@@ -8,11 +8,12 @@ use serde_json::json;
 use sexton_plan::id::{BootId, NodeId};
 use sexton_plan::state::{LostReason, Restart, State};
 
+use crate::connect::connect;
 use crate::entry::{Entry, ResourceState};
 use crate::event::{EventKind, NewEvent};
 use crate::look::{self, Files, OpenError, Sight};
-use crate::open::{self, BOOT_ID, PID_NS, Whereabouts};
 use crate::rows::{self, Stamp};
+use crate::whereabouts::{BOOT_ID, PID_NS, Whereabouts};
 
 /// What a check of the boot did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -53,7 +54,7 @@ pub fn boot_check(state_dir: &Path, check: BootCheck<'_>) -> Result<Settled, Ope
             }
         }
     }
-    let mut conn = open::connect(&Files::in_dir(state_dir))?;
+    let mut conn = connect(&Files::in_dir(state_dir))?;
     let transaction = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let before = Whereabouts::read(&transaction)?;
     let Some(node) = check.node.or(before.node.as_ref()).cloned() else { return Ok(Settled::default()) };

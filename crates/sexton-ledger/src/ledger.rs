@@ -11,8 +11,9 @@ use ulid::{Generator, Ulid};
 
 use crate::batch::{Batch, CommitError, Committed, Urgency};
 use crate::look::{Files, OpenError};
-use crate::open::{self, Contents, OWN, OpenOptions};
+use crate::open::{self, Contents, OpenOptions};
 use crate::read::Reader;
+use crate::whereabouts::OWN;
 use crate::writer::{Job, Reserve, Shared, Writer};
 
 /// The open ledger. Dropping it writes what was sent, tries once more what is owed, and closes the database.

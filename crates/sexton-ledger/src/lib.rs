@@ -13,6 +13,7 @@
 pub mod batch;
 mod boot;
 mod checksum;
+mod connect;
 pub mod duration;
 pub mod entry;
 pub mod event;
@@ -25,6 +26,7 @@ mod read;
 mod rows;
 pub mod slot;
 mod wal;
+mod whereabouts;
 mod writer;
 
 pub use batch::{Batch, CommitError, Committed, RequestRecord, Urgency};

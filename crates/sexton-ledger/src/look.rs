@@ -23,9 +23,9 @@ use rusqlite::{Connection, ErrorCode, OpenFlags};
 use sexton_plan::id::BootId;
 
 use crate::migrate;
-use crate::open::Whereabouts;
 use crate::rows::{self, ReadError};
 use crate::wal::{self, Wal};
+use crate::whereabouts::Whereabouts;
 
 /// The ledger's file in the state directory.
 pub const FILE_NAME: &str = "sexton.db";

@@ -8,27 +8,17 @@ use std::path::Path;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use rusqlite::{Connection, OpenFlags, TransactionBehavior};
+use rusqlite::{Connection, TransactionBehavior};
 use sexton_plan::id::{BootId, NodeId};
 
 use crate::boot::{self, Settled};
+use crate::connect::{WAL_SIZE_LIMIT, connect};
 use crate::entry::Entry;
 use crate::look::{self, Files, LOCK_WAIT, OpenError, Sight};
 use crate::migrate;
 use crate::rows::{self, Stamp};
 use crate::slot::SlotRow;
-
-/// Keys of `meta` that begin so are the ledger's own.
-pub(crate) const OWN: &str = "ledger.";
-pub(crate) const NODE: &str = "ledger.node";
-pub(crate) const BOOT_ID: &str = "ledger.boot_id";
-pub(crate) const PID_NS: &str = "ledger.pid_ns";
-
-/// After so many pages in the WAL SQLite itself checkpoints within a commit; the writer does so earlier, when idle.
-const AUTO_CHECKPOINT_PAGES: u32 = 4_000;
-
-/// The WAL is cut back to this after it has been longer.
-const WAL_SIZE_LIMIT: u32 = 4 << 20;
+use crate::whereabouts::{NODE, OWN, Whereabouts};
 
 /// Who opens the ledger, and when it is.
 #[derive(Clone, Debug)]
@@ -148,24 +138,6 @@ fn take_over(conn: &Connection, options: &OpenOptions, fresh: bool) -> Result<(C
     Ok((contents, stamp))
 }
 
-/// Where and when the ledger was last open.
-pub(crate) struct Whereabouts {
-    pub(crate) node: Option<NodeId>,
-    pub(crate) boot_id: Option<BootId>,
-    pub(crate) pid_ns: Option<u64>,
-}
-
-impl Whereabouts {
-    pub(crate) fn read(conn: &Connection) -> Result<Whereabouts, OpenError> {
-        let meta = rows::read_meta(conn)?;
-        let strange = |key: &str| OpenError::Damaged(format!("the value of `{key}` cannot be understood"));
-        let node = meta.get(NODE).map(|text| text.parse()).transpose().map_err(|_| strange(NODE))?;
-        let boot_id = meta.get(BOOT_ID).map(|text| text.parse()).transpose().map_err(|_| strange(BOOT_ID))?;
-        let pid_ns = meta.get(PID_NS).map(|text| text.parse()).transpose().map_err(|_| strange(PID_NS))?;
-        Ok(Whereabouts { node, boot_id, pid_ns })
-    }
-}
-
 /// The instances of a node stay its own under another name.
 fn rename_node(conn: &Connection, before: Option<&NodeId>, node: &NodeId) -> Result<(), OpenError> {
     if before.is_some() {
@@ -202,23 +174,4 @@ fn prepare_fresh(state_dir: &Path, files: &Files) -> Result<(), OpenError> {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         Err(error) => Err(OpenError::CannotCreate(error)),
     }
-}
-
-/// A connection that may write, to a file that exists.
-pub(crate) fn connect(files: &Files) -> Result<Connection, OpenError> {
-    let _gate = look::enter_gate();
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let conn = Connection::open_with_flags(&files.db, flags)?;
-    conn.busy_timeout(LOCK_WAIT)?;
-    let mode: String = conn.query_row("PRAGMA journal_mode = WAL", (), |row| row.get(0))?;
-    if mode != "wal" {
-        return Err(OpenError::Io(io::Error::other(format!("the file system allows journal mode `{mode}` only"))));
-    }
-    conn.pragma_update(None, "synchronous", "FULL")?;
-    conn.pragma_update(None, "wal_autocheckpoint", AUTO_CHECKPOINT_PAGES)?;
-    conn.query_row(&format!("PRAGMA journal_size_limit = {WAL_SIZE_LIMIT}"), (), |_| Ok(()))?;
-    conn.pragma_update(None, "temp_store", "MEMORY")?;
-    conn.pragma_update(None, "trusted_schema", false)?;
-    conn.set_prepared_statement_cache_capacity(32);
-    Ok(conn)
 }

@@ -23,9 +23,9 @@ use std::time::{Duration, Instant};
 use rusqlite::{Connection, ErrorCode};
 
 use crate::batch::{Batch, CommitError, Committed, Urgency};
-use crate::open::OWN;
 use crate::rows::{self, Stamp};
 use crate::wal;
+use crate::whereabouts::OWN;
 
 /// Batches in one transaction. BOUND: what one of them waits for the others stays in the range of a disk's flush.
 const GROUP: usize = 64;

@@ -25,8 +25,26 @@ pub struct Daemon {
     log: PathBuf,
 }
 
+impl Ground {
+    /// Starts a daemon and waits until it is ready.
+    ///
+    /// # Errors
+    /// It ended, or did not become ready.
+    pub fn serve(&self) -> Result<Daemon> {
+        Daemon::start(self, &[])
+    }
+
+    /// As [`Ground::serve`], with more in its environment.
+    ///
+    /// # Errors
+    /// It ended, or did not become ready.
+    pub fn serve_with(&self, env: &[(&str, &str)]) -> Result<Daemon> {
+        Daemon::start(self, env)
+    }
+}
+
 impl Daemon {
-    pub(crate) fn start(ground: &Ground, env: &[(&str, &str)]) -> Result<Daemon> {
+    fn start(ground: &Ground, env: &[(&str, &str)]) -> Result<Daemon> {
         let mut daemon = Daemon::launch(ground, env)?;
         daemon.wait_ready()?;
         Ok(daemon)

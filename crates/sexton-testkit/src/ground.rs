@@ -10,7 +10,6 @@ use anyhow::{Context, Result, bail};
 use sexton_sys::mount;
 
 use crate::client::Client;
-use crate::daemon::Daemon;
 use crate::host::{cgroup2, mounts_below, processes_in, tree};
 
 /// A directory and a cgroup subtree that no other test uses. Dropped, it leaves the host as it was.
@@ -99,22 +98,6 @@ impl Ground {
     /// A client of the daemon here, whichever it is at the moment.
     pub fn client(&self) -> Client {
         Client::new(&self.run_dir().join("sexton.sock"))
-    }
-
-    /// Starts a daemon and waits until it is ready.
-    ///
-    /// # Errors
-    /// It ended, or did not become ready.
-    pub fn serve(&self) -> Result<Daemon> {
-        Daemon::start(self, &[])
-    }
-
-    /// As [`Ground::serve`], with more in its environment.
-    ///
-    /// # Errors
-    /// It ended, or did not become ready.
-    pub fn serve_with(&self, env: &[(&str, &str)]) -> Result<Daemon> {
-        Daemon::start(self, env)
     }
 
     /// The flags by which every command finds the daemon here.

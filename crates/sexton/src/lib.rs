@@ -13,3 +13,4 @@ pub mod metrics;
 pub mod net;
 pub mod node;
 pub mod refusal;
+mod signal_name;

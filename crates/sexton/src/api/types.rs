@@ -11,8 +11,8 @@ use sexton_ledger::event::Event;
 use sexton_plan::identity::{Identity, Strength};
 use sexton_plan::state::{Restart, State};
 
-use super::spec::signal_name;
 use crate::node::slots::Shown;
+use crate::signal_name;
 
 /// One instance as it is shown.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -110,7 +110,7 @@ impl From<&Spec> for SpecView {
             runtime: spec.runtime.clone(),
             labels: spec.labels.clone(),
             grace: duration::format(spec.grace),
-            stop_signal: signal_name(spec.stop_signal),
+            stop_signal: signal_name::name(spec.stop_signal),
             slot: spec.slot,
             limits: spec.limits,
             pidns: spec.pidns,

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use sexton_ledger::duration;
 use sexton_plan::id::{Name, ParseIdError, Word};
-use sexton_sys::signal::Signal;
+
+use crate::signal_name;
 
 /// An instance's name.
 pub fn name(text: &str) -> Result<Name, ParseIdError> {
@@ -40,11 +41,9 @@ pub fn label(text: &str) -> Result<String, &'static str> {
 
 /// A signal, written as the API takes it.
 pub fn signal(text: &str) -> Result<String, &'static str> {
-    // Upper case alone: `term` is as likely a slip as meant.
-    let is_written_so = !text.bytes().any(|byte| byte.is_ascii_lowercase()) && !text.starts_with('0');
-    match Signal::parse(text.as_bytes()) {
-        Some(_) if is_written_so => Ok(text.to_owned()),
-        Some(_) | None => Err("a signal is a name such as `TERM` or `SIGTERM`, or a number from 1 to 64"),
+    match signal_name::parse(text) {
+        Some(_) => Ok(text.to_owned()),
+        None => Err("a signal is a name such as `TERM` or `SIGTERM`, or a number from 1 to 64"),
     }
 }
 

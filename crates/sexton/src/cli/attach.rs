@@ -15,7 +15,7 @@ use super::failure::{Failure, exit};
 use super::logs::{Copy, Ended, Sink, Stream};
 use super::member::Member as _;
 use super::watch::{self, GiveUp, Until};
-use super::{events, out, run, words};
+use super::{events, out, words};
 use crate::node::readiness;
 
 /// What is passed on to the instance.
@@ -32,11 +32,8 @@ const LOOK: Duration = Duration::from_secs(5);
 /// Pause before a stream that was cut off is taken up again.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Creates the instance of `body`, and ends as it does.
-pub async fn run(client: &Client, name: &Name, body: Value) -> Result<u8, Failure> {
-    // Before there is an instance: what comes meanwhile is for it.
-    let signals = Signals::block()?;
-    let instance = run::create(client, body).await?;
+/// Stays with `instance`, passes on the signals that come, and ends as it does.
+pub async fn stay(client: &Client, name: &Name, instance: &Value, signals: Signals) -> Result<u8, Failure> {
     let life = instance.at("incarnation").as_str().unwrap_or_default().to_owned();
     // The first that cannot go on ends all: a reader that is gone, an instance that was removed.
     let whole = async {
@@ -112,7 +109,7 @@ fn code(instance: &Value) -> Result<u8, Failure> {
 }
 
 /// Signals that come to this process, taken one by one.
-struct Signals(AsyncFd<Source>);
+pub struct Signals(AsyncFd<Source>);
 
 struct Source(SignalFd);
 
@@ -124,7 +121,7 @@ impl AsRawFd for Source {
 
 impl Signals {
     /// Blocks them for this thread, the only one yet; those of the runtime inherit that.
-    fn block() -> Result<Signals, Failure> {
+    pub fn block() -> Result<Signals, Failure> {
         let before = signal::replace_mask(SignalSet::EMPTY);
         let blocked = [Signal::HUP, Signal::INT, Signal::QUIT, Signal::TERM, Signal::USR1, Signal::USR2]
             .into_iter()

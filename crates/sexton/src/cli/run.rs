@@ -110,16 +110,18 @@ fn unique(flag: &str, pairs: &[(String, String)]) -> Result<Option<Value>, Failu
 pub async fn run(context: &Context, args: &RunArgs) -> Result<u8, Failure> {
     let body = args.body()?;
     let client = context.client()?;
-    if args.attach {
-        return attach::run(&client, &args.name, body).await;
-    }
+    // Before there is an instance: what comes meanwhile is for it.
+    let signals = args.attach.then(attach::Signals::block).transpose()?;
     let instance = create(&client, body).await?;
+    if let Some(signals) = signals {
+        return attach::stay(&client, &args.name, &instance, signals).await;
+    }
     context.out.document(&instance, |_| format!("{}\n", args.name))?;
     Ok(exit::DONE)
 }
 
 /// Creates the instance; asked again with the same key, the daemon makes no second one.
-pub async fn create(client: &Client, body: Value) -> Result<Value, Failure> {
+async fn create(client: &Client, body: Value) -> Result<Value, Failure> {
     let ask = Ask::post("/v1/instances", body).header("idempotency-key", ulid::Ulid::generate().to_string());
     client.send_again(&ask, Known::No).await?.into_body()
 }

@@ -10,6 +10,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sexton_plan::id::Word;
 
 use super::value::{AbsolutePath, CgroupPath, Interface, Size, Span, Subnet};
+use crate::signal_name;
 
 /// What a worker does with its instances when the daemon is asked to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -331,16 +332,15 @@ impl SignalName {
 impl<'de> Deserialize<'de> for SignalName {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<SignalName, D::Error> {
         let text = String::deserialize(deserializer)?;
-        let signal = sexton_sys::signal::Signal::parse(text.as_bytes());
-        signal
-            .map(|signal| SignalName(signal.number()))
+        signal_name::parse(&text)
+            .map(SignalName)
             .ok_or_else(|| D::Error::custom("a signal is a name such as `TERM` or `SIGTERM`, or `1` to `64`"))
     }
 }
 
 impl Serialize for SignalName {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&crate::api::spec::signal_name(self.0))
+        serializer.serialize_str(&signal_name::name(self.0))
     }
 }
 

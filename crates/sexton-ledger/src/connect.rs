@@ -1,0 +1,32 @@
+//! The one way to a connection that may write.
+
+use std::io;
+
+use rusqlite::{Connection, OpenFlags};
+
+use crate::look::{self, Files, LOCK_WAIT, OpenError};
+
+/// After so many pages in the WAL SQLite itself checkpoints within a commit; the writer does so earlier, when idle.
+const AUTO_CHECKPOINT_PAGES: u32 = 4_000;
+
+/// The WAL is cut back to this after it has been longer.
+pub(crate) const WAL_SIZE_LIMIT: u32 = 4 << 20;
+
+/// A connection that may write, to a file that exists.
+pub(crate) fn connect(files: &Files) -> Result<Connection, OpenError> {
+    let _gate = look::enter_gate();
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let conn = Connection::open_with_flags(&files.db, flags)?;
+    conn.busy_timeout(LOCK_WAIT)?;
+    let mode: String = conn.query_row("PRAGMA journal_mode = WAL", (), |row| row.get(0))?;
+    if mode != "wal" {
+        return Err(OpenError::Io(io::Error::other(format!("the file system allows journal mode `{mode}` only"))));
+    }
+    conn.pragma_update(None, "synchronous", "FULL")?;
+    conn.pragma_update(None, "wal_autocheckpoint", AUTO_CHECKPOINT_PAGES)?;
+    conn.query_row(&format!("PRAGMA journal_size_limit = {WAL_SIZE_LIMIT}"), (), |_| Ok(()))?;
+    conn.pragma_update(None, "temp_store", "MEMORY")?;
+    conn.pragma_update(None, "trusted_schema", false)?;
+    conn.set_prepared_statement_cache_capacity(32);
+    Ok(conn)
+}
