@@ -158,7 +158,9 @@ pub(crate) mod nr {
     pub const PIPE2: usize = 293;
     pub const SENDMSG: usize = 46;
     pub const RECVMSG: usize = 47;
+    pub const SOCKET: usize = 41;
     pub const SOCKETPAIR: usize = 53;
+    pub const SETSOCKOPT: usize = 54;
     pub const GETSOCKOPT: usize = 55;
     pub const EXECVE: usize = 59;
     pub const FCNTL: usize = 72;
@@ -187,6 +189,7 @@ pub(crate) mod nr {
     pub const OPENAT: usize = 257;
     pub const MKDIRAT: usize = 258;
     pub const UNLINKAT: usize = 263;
+    pub const LINKAT: usize = 265;
     pub const PPOLL: usize = 271;
     pub const UNSHARE: usize = 272;
     pub const EPOLL_PWAIT: usize = 281;
@@ -238,6 +241,7 @@ pub(crate) mod nr {
     pub const PIPE2: usize = 59;
     pub const MKDIRAT: usize = 34;
     pub const UNLINKAT: usize = 35;
+    pub const LINKAT: usize = 37;
     pub const UMOUNT2: usize = 39;
     pub const MOUNT: usize = 40;
     pub const PIVOT_ROOT: usize = 41;
@@ -268,7 +272,9 @@ pub(crate) mod nr {
     pub const PRCTL: usize = 167;
     pub const GETPID: usize = 172;
     pub const GETPPID: usize = 173;
+    pub const SOCKET: usize = 198;
     pub const SOCKETPAIR: usize = 199;
+    pub const SETSOCKOPT: usize = 208;
     pub const GETSOCKOPT: usize = 209;
     pub const SENDMSG: usize = 211;
     pub const RECVMSG: usize = 212;

@@ -58,6 +58,43 @@ pub fn mkdir(dir: RawFd, path: &CStr, mode: u32) -> Result<(), SysError> {
     done("mkdirat", ret)
 }
 
+/// Gives the file behind `fd`, which was opened without a name (`O_TMPFILE`), the name `path` below `dir`; what it
+/// holds is there from the first moment on.
+///
+/// # Errors
+/// As `linkat(2)`: `EEXIST` where the name is taken.
+pub fn link_unnamed(fd: RawFd, dir: RawFd, path: &CStr) -> Result<(), SysError> {
+    const AT_SYMLINK_FOLLOW: usize = 0x400;
+    let source = fd_path(fd);
+    let args = [word(AT_FDCWD), source.as_ptr() as usize, word(dir), path.as_ptr() as usize, AT_SYMLINK_FOLLOW, 0];
+    // SAFETY: the kernel reads two C strings; `fd_path` ends with NULs.
+    let ret = unsafe { syscall(nr::LINKAT, args) };
+    done("linkat", ret)
+}
+
+/// `/proc/self/fd/N`, with NULs behind it.
+fn fd_path(fd: RawFd) -> [u8; 32] {
+    let mut path = [0; 32];
+    let prefix = b"/proc/self/fd/";
+    let mut digits = [0_u8; 10];
+    let mut rest = fd.unsigned_abs();
+    let mut used = 0;
+    for digit in digits.iter_mut().rev() {
+        // A digit fits a byte.
+        *digit = b'0' + (rest % 10) as u8;
+        rest /= 10;
+        used += 1;
+        if rest == 0 {
+            break;
+        }
+    }
+    let number = digits.iter().skip(digits.len() - used);
+    for (place, byte) in path.iter_mut().zip(prefix.iter().chain(number)) {
+        *place = *byte;
+    }
+    path
+}
+
 /// Removes the name `path` below `dir`.
 ///
 /// # Errors

@@ -22,6 +22,7 @@ pub mod inotify;
 pub mod limit;
 pub mod memory;
 pub mod mount;
+pub mod net;
 pub mod pidfd;
 pub mod poll;
 pub mod process;

@@ -48,8 +48,12 @@ pub enum MountKind<'a> {
     Bind(&'a CStr),
     /// A new, empty file system in memory.
     Tmpfs,
+    /// Shows a directory, with all that is mounted below, at a second place.
+    BindAll(&'a CStr),
     /// Takes a mount, with all below, out of propagation.
     Private,
+    /// Has what is mounted at and below a mount appear, and vanish, wherever it was copied to.
+    Shared,
 }
 
 /// Mounts at `target` (`mount(2)`).
@@ -58,12 +62,16 @@ pub enum MountKind<'a> {
 /// As `mount(2)`.
 pub fn mount(kind: MountKind<'_>, target: &CStr) -> Result<(), SysError> {
     const MS_BIND: usize = 4096;
+    const MS_BIND_REC: usize = 4096 | 0x4000;
     const MS_REC_PRIVATE: usize = 0x4000 | 0x4_0000;
+    const MS_REC_SHARED: usize = 0x4000 | 0x10_0000;
     const MS_NOSUID_NODEV_NOEXEC: usize = 2 | 4 | 8;
     let (source, fstype, flags) = match kind {
         MountKind::Bind(source) => (source, c"none", MS_BIND),
+        MountKind::BindAll(source) => (source, c"none", MS_BIND_REC),
         MountKind::Tmpfs => (c"sexton", c"tmpfs", MS_NOSUID_NODEV_NOEXEC),
         MountKind::Private => (c"none", c"none", MS_REC_PRIVATE),
+        MountKind::Shared => (c"none", c"none", MS_REC_SHARED),
     };
     let args = [source.as_ptr() as usize, target.as_ptr() as usize, fstype.as_ptr() as usize, flags, 0, 0];
     // SAFETY: the kernel reads three strings up to their NUL.
@@ -79,6 +87,17 @@ pub fn unmount(target: &CStr) -> Result<(), SysError> {
     const MNT_DETACH_NOFOLLOW: usize = 2 | 8;
     // SAFETY: the kernel reads one string up to its NUL.
     let unmounted = unsafe { syscall(nr::UMOUNT2, [target.as_ptr() as usize, MNT_DETACH_NOFOLLOW, 0, 0, 0, 0]) };
+    unmounted.map(|_| ()).map_err(|errno| SysError::of("umount2", errno))
+}
+
+/// Takes the topmost mount at `target` away, unless it is in use or something is mounted below it.
+///
+/// # Errors
+/// `EBUSY`; `EINVAL` where nothing is mounted there, `ENOENT`.
+pub fn unmount_unused(target: &CStr) -> Result<(), SysError> {
+    const UMOUNT_NOFOLLOW: usize = 8;
+    // SAFETY: the kernel reads one string up to its NUL.
+    let unmounted = unsafe { syscall(nr::UMOUNT2, [target.as_ptr() as usize, UMOUNT_NOFOLLOW, 0, 0, 0, 0]) };
     unmounted.map(|_| ()).map_err(|errno| SysError::of("umount2", errno))
 }
 

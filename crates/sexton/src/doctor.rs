@@ -16,6 +16,7 @@ use sexton_plan::state::State;
 use sexton_sys::{file, limit, pidfd};
 
 use crate::config::Settings;
+use crate::net::{Net, Scheme};
 use crate::node::chain;
 use crate::node::host::Host;
 
@@ -82,8 +83,8 @@ pub fn examine(settings: &Settings) -> Vec<Check> {
     checks.push(directory("run directory", &settings.run_dir));
     checks.push(logs(&settings.state_dir));
     checks.push(open_files());
-    if settings.slots.count > 0 {
-        checks.push(nft());
+    if settings.slots.count > 0 || !settings.slots.uplink.0.is_empty() {
+        checks.extend(slots(settings));
     }
     checks
 }
@@ -194,12 +195,28 @@ fn open_files() -> Check {
     }
 }
 
-fn nft() -> Check {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    match std::env::split_paths(&path).map(|dir| dir.join("nft")).find(|program| program.is_file()) {
-        Some(program) => ok("nft", program.display().to_string()),
-        None => fail("nft", "not found in PATH", "install nftables: network slots need it"),
-    }
+/// Whether network slots can be made: what they need is asked for, and nothing made.
+fn slots(settings: &Settings) -> Vec<Check> {
+    let scheme = Scheme::new(&settings.cgroup, &settings.slots);
+    let hint = "run this as root (CAP_NET_ADMIN, CAP_SYS_ADMIN), on a kernel with nf_tables, veth and namespaces";
+    let kernel = match Net::open(scheme.clone()).observe(&[]) {
+        Ok(_) if fs::exists("/proc/self/ns/net").unwrap_or_default() => {
+            ok("slots", format!("links and rules can be asked for; room for {}", scheme.capacity()))
+        }
+        Ok(_) => fail("slots", "the kernel has no network namespaces", hint),
+        Err(error) => fail("slots", error.to_string(), hint),
+    };
+    let Some(name) = scheme.uplink() else { return vec![kernel] };
+    let uplink = if fs::exists(Path::new("/sys/class/net").join(name)).unwrap_or_default() {
+        ok("uplink", format!("slots reach the world as {name}"))
+    } else {
+        fail(
+            "uplink",
+            format!("there is no link `{name}`"),
+            "set `slots.uplink` to one that `ip link` shows, or to \"\"",
+        )
+    };
+    vec![kernel, uplink]
 }
 
 /// Looks at what a daemon has in custody, and at what lives in its cgroups without a row.

@@ -1,0 +1,441 @@
+//! Making slots, taking them down, looking at them, and putting back what is missing.
+//!
+//! ```text
+//!   table ─► new namespace, numbered ─► entry ─► pair ─► host end ─► inner end, TAP ─► element
+//! ```
+//!
+//! Cut off anywhere, what exists is proven ours by the kernel: the namespace by its number, the entry by the namespace
+//! or its text, the pair by its hardware address. Taking down does not ask how far the making came.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::CString;
+use std::fs::File;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::unix::fs::MetadataExt;
+use std::time::{Duration, Instant};
+
+use sexton_sys::net::{self, Family};
+use sexton_sys::{Errno, SysError};
+
+use super::entry::{self, Directory, Entry};
+use super::nft::{self, Table};
+use super::route::{self, Link, Place};
+use super::scheme::{Scheme, Slot};
+use super::socket::{Netlink, Refused};
+use super::{Made, NetError, Released, Seen, What};
+
+/// BOUND: how long a namespace that nobody holds may take to leave the kernel's list; measured in tens of milliseconds,
+/// more while hundreds leave.
+const CLEARING: Duration = Duration::from_secs(5);
+/// BOUND: how long a namespace may be held by what has ended: the kernel gives sockets back after a grace period of
+/// its own, which is milliseconds.
+const SETTLING: Duration = Duration::from_millis(200);
+/// Between two looks at either.
+const PAUSE: Duration = Duration::from_micros(500);
+
+/// The kernel's side of one daemon's network: sockets in the daemon's own namespace.
+#[derive(Debug)]
+pub struct Kernel {
+    scheme: Scheme,
+    route: Netlink,
+    filter: Netlink,
+    directory: Directory,
+    /// The uplink whose forwarding this process switched on.
+    switched_on: Option<String>,
+}
+
+/// What is on the host beside our slots.
+struct Ground {
+    addresses: Vec<Place>,
+    routes: Vec<Place>,
+}
+
+impl Ground {
+    fn look(netlink: &mut Netlink) -> Result<Ground, NetError> {
+        let addresses = route::addresses(netlink).map_err(|refused| refused.during("look at addresses"))?;
+        let routes = route::routes(netlink).map_err(|refused| refused.during("look at routes"))?;
+        Ok(Ground { addresses, routes })
+    }
+
+    /// What of somebody else's is in `slot`'s network; `own` is the number of its link.
+    fn stranger(&self, slot: &Slot, own: Option<u32>) -> Option<String> {
+        let base = slot.gateway.to_bits() & !3;
+        let is_inside = |place: &&Place| place.address.to_bits() & !3 == base && Some(place.link) != own;
+        if let Some(address) = self.addresses.iter().find(is_inside) {
+            return Some(format!("address {} is on another link", address.address));
+        }
+        let is_route = |place: &&Place| is_inside(place) && place.prefix_len >= slot.prefix_len;
+        let route = self.routes.iter().find(is_route)?;
+        Some(format!("there is a route to {}/{}", route.address, route.prefix_len))
+    }
+}
+
+impl Kernel {
+    /// Opens the sockets, in the calling thread's namespace.
+    ///
+    /// # Errors
+    /// The kernel has no such family, or too few descriptors are left.
+    pub fn open(scheme: Scheme) -> Result<Kernel, NetError> {
+        let open = |family, what: &str| Netlink::open(family).map_err(|refused| refused.during(what));
+        Ok(Kernel {
+            scheme,
+            route: open(Family::Route, "open a netlink socket for links")?,
+            filter: open(Family::Netfilter, "open a netlink socket for rules")?,
+            directory: Directory::default(),
+            switched_on: None,
+        })
+    }
+
+    /// Makes `slots`. The calling thread changes namespaces.
+    pub fn make(&mut self, slots: &[Slot]) -> Vec<Result<Made, NetError>> {
+        let ground = match self.ensure_table().and_then(|()| Ground::look(&mut self.route)) {
+            Ok(ground) => ground,
+            Err(error) => return slots.iter().map(|_| Err(error.clone())).collect(),
+        };
+        let mut made: Vec<Result<Made, NetError>> = slots.iter().map(|slot| self.make_one(slot, &ground)).collect();
+        let whole = slots.iter().zip(&made).filter(|(_, made)| made.is_ok()).map(|(slot, _)| slot);
+        if let Err(refused) = nft::add(&mut self.filter, &self.scheme, whole) {
+            let error = refused.during("add the slots' elements");
+            for (slot, made) in slots.iter().zip(&mut made).filter(|(_, made)| made.is_ok()) {
+                self.roll_back(slot);
+                *made = Err(error.clone());
+            }
+        }
+        made
+    }
+
+    fn make_one(&mut self, slot: &Slot, ground: &Ground) -> Result<Made, NetError> {
+        // What an earlier attempt left; what is not ours refuses.
+        let left = self.look(slot)?;
+        if let Some(stranger) = left.stranger.or_else(|| ground.stranger(slot, left.link)) {
+            return Err(NetError::Foreign(stranger));
+        }
+        self.take_down(slot)?;
+        let made = self.build(slot);
+        if made.is_err() {
+            self.roll_back(slot);
+        }
+        made
+    }
+
+    fn build(&mut self, slot: &Slot) -> Result<Made, NetError> {
+        let (namespace, ns_ino) = self.new_namespace(slot)?;
+        entry::bind(slot, namespace.as_fd(), &mut self.directory)?;
+        self.connect(slot, namespace.as_fd())?;
+        if let Some(tap) = &slot.tap {
+            let name = CString::new(tap.as_str()).unwrap_or_default();
+            let what = "make the slot's TAP";
+            net::make_tap(&name).map_err(|error| Refused::from(error).during(what))?;
+            Netlink::open(Family::Route)
+                .and_then(|mut inner| route::set_up_named(&mut inner, tap))
+                .map_err(|refused| refused.during(what))?;
+        }
+        Ok(Made { ns_ino })
+    }
+
+    /// Takes the calling thread into a new namespace, which gets the slot's number.
+    fn new_namespace(&mut self, slot: &Slot) -> Result<(File, u64), NetError> {
+        net::unshare().map_err(|error| Refused::from(error).during("make a network namespace"))?;
+        let failed = |error| NetError::Failed(format!("could not open a new namespace: {error}"));
+        let namespace = File::open("/proc/thread-self/ns/net").map_err(failed)?;
+        let ino = namespace.metadata().map_err(failed)?.ino();
+        let deadline = Instant::now() + CLEARING;
+        loop {
+            match route::set_nsid(&mut self.route, namespace.as_fd(), slot.nsid) {
+                Ok(()) => return Ok((namespace, ino)),
+                // The namespace before is still there: held, or nobody's and about to leave.
+                Err(refused) if refused.errno == Errno::EEXIST => {
+                    if self.is_held(slot)? || Instant::now() > deadline {
+                        return Err(busy(slot));
+                    }
+                    std::thread::sleep(PAUSE);
+                }
+                Err(refused) => return Err(refused.during("number the slot's namespace")),
+            }
+        }
+    }
+
+    /// Makes the pair between here and `namespace`, and both its ends as they are to be. The calling thread is inside.
+    fn connect(&mut self, slot: &Slot, namespace: BorrowedFd<'_>) -> Result<(), NetError> {
+        let group = self.scheme.group();
+        match route::add_pair(&mut self.route, slot, group, namespace) {
+            Ok(()) => {}
+            Err(refused) if refused.errno == Errno::EEXIST => {
+                return Err(NetError::Foreign(format!("link `{}` was made meanwhile", slot.link)));
+            }
+            Err(refused) => return Err(refused.during(&format!("make link `{}`", slot.link))),
+        }
+        let link = self.link(slot)?.filter(|link| link.is_of(slot));
+        let Some(link) = link else {
+            return Err(NetError::Failed(format!("link `{}` vanished", slot.link)));
+        };
+        self.set_host_end(slot, link.index)?;
+        Netlink::open(Family::Route)
+            .and_then(|mut inner| route::set_inner_end(&mut inner, slot))
+            .map_err(|refused| refused.during(&format!("set up the inside of `{}`", slot.netns)))
+    }
+
+    fn set_host_end(&mut self, slot: &Slot, index: u32) -> Result<(), NetError> {
+        let forwards = self.scheme.uplink().is_some();
+        route::set_host_end(&mut self.route, slot, index, forwards)
+            .map_err(|refused| refused.during(&format!("set up link `{}`", slot.link)))
+    }
+
+    /// Takes `slots` down.
+    pub fn release(&mut self, slots: &[Slot]) -> Vec<Result<Released, NetError>> {
+        if let Err(refused) = nft::remove(&mut self.filter, &self.scheme, slots.iter()) {
+            let error = refused.during("remove the slots' elements");
+            return slots.iter().map(|_| Err(error.clone())).collect();
+        }
+        let mut released: Vec<_> = slots.iter().map(|slot| self.take_down(slot)).collect();
+        let deadline = Instant::now() + SETTLING;
+        for (slot, released) in slots.iter().zip(&mut released).filter(|(_, released)| released.is_ok()) {
+            if let Err(error) = self.wait_till_unheld(slot, deadline) {
+                *released = Err(error);
+            }
+        }
+        released
+    }
+
+    fn wait_till_unheld(&mut self, slot: &Slot, deadline: Instant) -> Result<(), NetError> {
+        while self.is_held(slot)? {
+            if Instant::now() > deadline {
+                return Err(busy(slot));
+            }
+            std::thread::sleep(PAUSE);
+        }
+        Ok(())
+    }
+
+    fn is_held(&mut self, slot: &Slot) -> Result<bool, NetError> {
+        route::is_held(&mut self.route, slot.nsid).map_err(|refused| refused.during("ask who holds a namespace"))
+    }
+
+    /// Takes away the pair and the entry, where they are ours.
+    fn take_down(&mut self, slot: &Slot) -> Result<Released, NetError> {
+        let link = self.link(slot)?.filter(|link| link.is_of(slot));
+        let entry = matches!(entry::look(&mut self.route, slot)?, Entry::Ours(_) | Entry::Empty);
+        if let Some(link) = &link {
+            route::delete_link(&mut self.route, link.index)
+                .map_err(|refused| refused.during(&format!("remove link `{}`", slot.link)))?;
+        }
+        if entry {
+            entry::remove(slot)?;
+        }
+        Ok(if link.is_some() || entry { Released::Now } else { Released::WasGone })
+    }
+
+    fn roll_back(&mut self, slot: &Slot) {
+        if let Err(error) = self.take_down(slot) {
+            tracing::warn!(%error, slot = slot.index, "half a slot is left; it is taken down when next looked at");
+        }
+    }
+
+    fn link(&mut self, slot: &Slot) -> Result<Option<Link>, NetError> {
+        route::link(&mut self.route, &slot.link).map_err(|refused| refused.during(&format!("look at `{}`", slot.link)))
+    }
+
+    /// What bears the names of `slot`.
+    fn look(&mut self, slot: &Slot) -> Result<Left, NetError> {
+        let link = self.link(slot)?;
+        let entry = entry::look(&mut self.route, slot)?;
+        Ok(Left { stranger: stranger(slot, link.as_ref(), &entry), link: link.map(|link| link.index) })
+    }
+
+    /// Looks at all of `slots`.
+    pub fn observe(&mut self, slots: &[Slot]) -> Result<Vec<Seen>, NetError> {
+        let links = route::links(&mut self.route).map_err(|refused| refused.during("look at links"))?;
+        let look = Look {
+            links: links.into_iter().map(|link| (link.name.clone(), link)).collect(),
+            ground: Ground::look(&mut self.route)?,
+            table: nft::look(&mut self.filter, &self.scheme).map_err(|refused| refused.during("look at rules"))?,
+            elements: nft::elements(&mut self.filter, &self.scheme)
+                .map_err(|refused| refused.during("look at the slots' elements"))?,
+            forwards: self.scheme.uplink().is_some(),
+        };
+        slots.iter().map(|slot| Ok(look.judge(slot, &entry::look(&mut self.route, slot)?))).collect()
+    }
+
+    /// Puts back what is missing of `slot`. The calling thread changes namespaces.
+    pub fn repair(&mut self, slot: &Slot, holder: Option<BorrowedFd<'_>>) -> Result<(), NetError> {
+        let link = self.link(slot)?;
+        let entry = entry::look(&mut self.route, slot)?;
+        if let Some(stranger) = stranger(slot, link.as_ref(), &entry) {
+            return Err(NetError::Foreign(stranger));
+        }
+        self.ensure_table()?;
+        let namespace = self.restore_entry(slot, entry, holder)?;
+        let is_connected = |link: &Link| link.peer_nsid == Some(slot.nsid);
+        match link {
+            Some(link) if is_connected(&link) => self.set_host_end(slot, link.index)?,
+            left => {
+                if let Some(link) = left {
+                    route::delete_link(&mut self.route, link.index)
+                        .map_err(|refused| refused.during(&format!("remove link `{}`", slot.link)))?;
+                }
+                net::enter(namespace.as_raw_fd()).map_err(|error| Refused::from(error).during("enter a namespace"))?;
+                self.connect(slot, namespace.as_fd())?;
+            }
+        }
+        nft::add(&mut self.filter, &self.scheme, std::iter::once(slot))
+            .map_err(|refused| refused.during("add the slot's element"))
+    }
+
+    /// The slot's namespace, and its entry where that was gone.
+    fn restore_entry(&mut self, slot: &Slot, entry: Entry, holder: Option<BorrowedFd<'_>>) -> Result<File, NetError> {
+        let is_empty = match entry {
+            Entry::Ours(namespace) => return Ok(namespace),
+            Entry::Foreign(stranger) => return Err(NetError::Foreign(stranger)),
+            Entry::Empty => true,
+            Entry::Missing => false,
+        };
+        let Some(holder) = holder else {
+            return Err(NetError::Failed(format!("the namespace of slot {} is gone", slot.index)));
+        };
+        let nsid = route::nsid_of(&mut self.route, holder).map_err(|refused| refused.during("look at a namespace"))?;
+        if nsid != Some(slot.nsid) {
+            return Err(NetError::Failed(format!("its process has left the namespace of slot {}", slot.index)));
+        }
+        let copied = holder.try_clone_to_owned();
+        let namespace = copied.map_err(|error| NetError::Failed(format!("could not copy a descriptor: {error}")))?;
+        if is_empty {
+            entry::mount_onto(slot, namespace.as_fd())?;
+        } else {
+            entry::bind(slot, namespace.as_fd(), &mut self.directory)?;
+        }
+        Ok(File::from(namespace))
+    }
+
+    /// The table as it is to be, and forwarding at the uplink.
+    fn ensure_table(&mut self) -> Result<(), NetError> {
+        let uplink = self.uplink()?;
+        let table = nft::look(&mut self.filter, &self.scheme).map_err(|refused| refused.during("look at rules"))?;
+        if table != Table::Whole {
+            let is_off =
+                uplink.as_ref().is_some_and(|link| !link.forwards || self.switched_on.as_ref() == Some(&link.name));
+            // Noted before it is changed, where a crash does not lose it.
+            let note = uplink.as_ref().filter(|_| is_off).map(|link| note_of(&link.name));
+            nft::make_table(&mut self.filter, &self.scheme, note.as_deref())
+                .map_err(|refused| refused.during("make the nft table"))?;
+        }
+        match uplink {
+            Some(link) if !link.forwards => {
+                self.set_forwarding(&link, true)?;
+                self.switched_on = Some(link.name);
+            }
+            Some(_) | None => {}
+        }
+        Ok(())
+    }
+
+    fn uplink(&mut self) -> Result<Option<Link>, NetError> {
+        let Some(name) = self.scheme.uplink() else { return Ok(None) };
+        let found = route::link(&mut self.route, name).map_err(|refused| refused.during("look at the uplink"))?;
+        let missing = || NetError::Unsupported(format!("`slots.uplink`: there is no link `{name}`"));
+        found.map(Some).ok_or_else(missing)
+    }
+
+    fn set_forwarding(&mut self, link: &Link, on: bool) -> Result<(), NetError> {
+        route::set_forwarding(&mut self.route, link.index, on)
+            .map_err(|refused| refused.during(&format!("set forwarding of `{}`", link.name)))
+    }
+
+    /// Takes down what the slots share.
+    pub fn dismantle(&mut self) -> Result<Released, NetError> {
+        let note = nft::note(&mut self.filter, &self.scheme).map_err(|refused| refused.during("look at the table"))?;
+        let noted = note.as_deref().and_then(link_noted).map(str::to_owned);
+        if let Some(name) = noted.or_else(|| self.switched_on.clone()) {
+            let found = route::link(&mut self.route, &name).map_err(|refused| refused.during("look at the uplink"))?;
+            if let Some(link) = found {
+                self.set_forwarding(&link, false)?;
+            }
+            self.switched_on = None;
+        }
+        let was_there = nft::delete_table(&mut self.filter, &self.scheme)
+            .map_err(|refused| refused.during("remove the nft table"))?;
+        self.directory.remove();
+        Ok(if was_there { Released::Now } else { Released::WasGone })
+    }
+}
+
+/// What is left of a slot before it is made.
+struct Left {
+    stranger: Option<String>,
+    link: Option<u32>,
+}
+
+fn stranger(slot: &Slot, link: Option<&Link>, entry: &Entry) -> Option<String> {
+    if link.is_some_and(|link| !link.is_of(slot)) {
+        return Some(format!("link `{}` was made by somebody else", slot.link));
+    }
+    match entry {
+        Entry::Foreign(stranger) => Some(stranger.clone()),
+        Entry::Missing | Entry::Ours(_) | Entry::Empty => None,
+    }
+}
+
+fn busy(slot: &Slot) -> NetError {
+    NetError::Busy(format!("somebody holds the namespace of slot {}", slot.index))
+}
+
+/// What is noted in the table about an uplink whose forwarding is to be put back.
+fn note_of(link: &str) -> String {
+    format!("forwarding of {link} was off")
+}
+
+fn link_noted(note: &str) -> Option<&str> {
+    note.strip_prefix("forwarding of ")?.strip_suffix(" was off")
+}
+
+/// One look at everything but the entries.
+struct Look {
+    links: BTreeMap<String, Link>,
+    ground: Ground,
+    table: Table,
+    elements: BTreeSet<nft::Key>,
+    forwards: bool,
+}
+
+impl Look {
+    fn judge(&self, slot: &Slot, entry: &Entry) -> Seen {
+        let link = self.links.get(&slot.link);
+        if let Some(stranger) = stranger(slot, link, entry) {
+            return Seen::Foreign(stranger);
+        }
+        let has_element = self.elements.contains(&nft::key(slot));
+        if link.is_none() && matches!(entry, Entry::Missing) && !has_element {
+            return self.ground.stranger(slot, None).map_or(Seen::Absent, Seen::Foreign);
+        }
+        let is_connected =
+            |link: &&Link| link.is_up && link.peer_nsid == Some(slot.nsid) && link.forwards == self.forwards;
+        let is_gateway =
+            |place: &Place| place.address == slot.gateway && Some(place.link) == link.map(|link| link.index);
+        let parts = [
+            (What::Namespace, matches!(entry, Entry::Ours(_))),
+            (What::Link, link.filter(is_connected).is_some()),
+            (What::Address, self.ground.addresses.iter().any(is_gateway)),
+            (What::Rule, has_element && self.table == Table::Whole),
+        ];
+        let missing: Vec<What> = parts.into_iter().filter(|(_, is_there)| !is_there).map(|(what, _)| what).collect();
+        if missing.is_empty() { Seen::Whole } else { Seen::Damaged(missing) }
+    }
+}
+
+/// Runs `work` on a thread of its own, which may change namespaces and ends; it comes home before, so that nothing is
+/// held when this returns.
+///
+/// # Errors
+/// No thread is to be had, or home cannot be found again.
+pub fn apart<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T, NetError> {
+    let go = || {
+        let home = File::open("/proc/thread-self/ns/net").map_err(|error| error.to_string())?;
+        let done = work();
+        net::enter(home.as_raw_fd()).map_err(|error: SysError| error.to_string())?;
+        Ok::<T, String>(done)
+    };
+    let told = std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name("slots".to_owned()).spawn_scoped(scope, go);
+        thread.map_err(|error| error.to_string())?.join().unwrap_or_else(|_| Err("it panicked".to_owned()))
+    });
+    told.map_err(|error| NetError::Failed(format!("a thread for namespaces: {error}")))
+}
