@@ -6,21 +6,20 @@
 //! What hyper itself answers to a broken head has no body; it is replaced here by a problem document.
 
 use std::io;
-use std::os::fd::AsFd as _;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper::server::conn::http1;
-use tokio::net::{TcpStream, UnixStream};
-use tokio::sync::Notify;
-use tokio::time::Instant;
 
 use super::answer::raw_problem;
-use super::dispatch::{Peer, Service};
+use super::call::Peer;
+use super::dispatch::Service;
+use super::meter::{Meter, Phase};
+use super::socket::Socket;
 use crate::refusal::{Kind, Refusal};
 
 /// The head of a request: request line and headers, in bytes.
@@ -34,169 +33,6 @@ const LINGER_BYTES: usize = 8 << 20;
 
 /// How long it may take for that.
 const LINGER_TIME: Duration = Duration::from_secs(1);
-
-/// A stream socket of one of the kinds that are listened on.
-#[derive(Debug)]
-pub(super) enum Socket {
-    Unix(UnixStream),
-    Tcp(TcpStream),
-}
-
-impl Socket {
-    fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self {
-            Socket::Unix(stream) => stream.poll_read_ready(cx),
-            Socket::Tcp(stream) => stream.poll_read_ready(cx),
-        }
-    }
-
-    fn poll_write_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self {
-            Socket::Unix(stream) => stream.poll_write_ready(cx),
-            Socket::Tcp(stream) => stream.poll_write_ready(cx),
-        }
-    }
-
-    async fn readable(&self) -> io::Result<()> {
-        std::future::poll_fn(|cx| self.poll_read_ready(cx)).await
-    }
-
-    fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        match self {
-            Socket::Unix(stream) => stream.try_read(buffer),
-            Socket::Tcp(stream) => stream.try_read(buffer),
-        }
-    }
-
-    fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
-        match self {
-            Socket::Unix(stream) => stream.try_write(bytes),
-            Socket::Tcp(stream) => stream.try_write(bytes),
-        }
-    }
-
-    /// Tells the peer that nothing more comes.
-    fn end_writing(&self) -> io::Result<()> {
-        let end = std::net::Shutdown::Write;
-        match self {
-            Socket::Unix(stream) => {
-                std::os::unix::net::UnixStream::from(stream.as_fd().try_clone_to_owned()?).shutdown(end)
-            }
-            Socket::Tcp(stream) => std::net::TcpStream::from(stream.as_fd().try_clone_to_owned()?).shutdown(end),
-        }
-    }
-
-    /// Whether the peer has closed its end altogether, not just the direction that it writes in.
-    fn is_abandoned(&self) -> bool {
-        match self {
-            // KERNEL: a write of nothing tells: `unix_stream_sendmsg` looks for `SEND_SHUTDOWN`, which only a full
-            // close sets, before it looks at the length.
-            Socket::Unix(stream) => {
-                matches!(stream.try_write(&[]), Err(error) if error.kind() == io::ErrorKind::BrokenPipe)
-            }
-            Socket::Tcp(_) => false,
-        }
-    }
-}
-
-/// What a connection is doing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-#[repr(u8)]
-pub(super) enum Phase {
-    /// Between two requests.
-    Idle,
-    /// Some of a request's head has come.
-    Head,
-    /// A request is being carried out or answered.
-    Busy,
-}
-
-/// What is known about a connection from outside of it.
-#[derive(Debug)]
-pub(super) struct Meter {
-    socket: Arc<Socket>,
-    begin: Instant,
-    phase: AtomicU8,
-    /// Milliseconds since `begin` when `phase` was entered.
-    since: AtomicU64,
-    /// Milliseconds since `begin` when a write began to wait for its reader; `u64::MAX` while none waits.
-    stalled: AtomicU64,
-    /// The request line of the head that is being read is complete.
-    has_line: AtomicBool,
-    /// The request was answered before its body was read.
-    pub(super) is_unread: AtomicBool,
-    /// Whoever wants the connection gone wakes it here.
-    pub(super) gone: Notify,
-}
-
-impl Meter {
-    pub(super) fn new(socket: Arc<Socket>) -> Meter {
-        Meter {
-            socket,
-            begin: Instant::now(),
-            phase: AtomicU8::new(Phase::Idle as u8),
-            since: AtomicU64::new(0),
-            stalled: AtomicU64::new(u64::MAX),
-            has_line: AtomicBool::new(false),
-            is_unread: AtomicBool::new(false),
-            gone: Notify::new(),
-        }
-    }
-
-    fn now(&self) -> u64 {
-        u64::try_from(self.begin.elapsed().as_millis()).unwrap_or(u64::MAX)
-    }
-
-    pub(super) fn phase(&self) -> Phase {
-        match self.phase.load(Ordering::Relaxed) {
-            0 => Phase::Idle,
-            1 => Phase::Head,
-            _ => Phase::Busy,
-        }
-    }
-
-    pub(super) fn enter(&self, phase: Phase) {
-        self.phase.store(phase as u8, Ordering::Relaxed);
-        self.since.store(self.now(), Ordering::Relaxed);
-        if phase != Phase::Head {
-            self.has_line.store(false, Ordering::Relaxed);
-        }
-    }
-
-    /// How long it has been in its phase.
-    pub(super) fn age(&self) -> Duration {
-        Duration::from_millis(self.now().saturating_sub(self.since.load(Ordering::Relaxed)))
-    }
-
-    /// How long a write has waited for its reader.
-    pub(super) fn stall(&self) -> Option<Duration> {
-        match self.stalled.load(Ordering::Relaxed) {
-            u64::MAX => None,
-            since => Some(Duration::from_millis(self.now().saturating_sub(since))),
-        }
-    }
-
-    /// Whether nobody is there any more to read an answer.
-    pub(super) fn is_abandoned(&self) -> bool {
-        self.socket.is_abandoned()
-    }
-
-    fn note_read(&self, bytes: &[u8]) {
-        if !bytes.is_empty() && self.phase() == Phase::Idle {
-            self.enter(Phase::Head);
-        }
-        if self.phase() == Phase::Head && bytes.contains(&b'\n') {
-            self.has_line.store(true, Ordering::Relaxed);
-        }
-    }
-
-    fn note_write(&self, waits: bool) {
-        let now = if waits { self.now() } else { u64::MAX };
-        if !waits || self.stalled.load(Ordering::Relaxed) == u64::MAX {
-            self.stalled.store(now, Ordering::Relaxed);
-        }
-    }
-}
 
 /// Hyper's end of the socket.
 struct Io {

@@ -1,7 +1,6 @@
 //! From a request to its route: access, path, method, body, in the order in which refusals are told.
 
 use std::future::Future;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +12,8 @@ use hyper::{Method, Request, Response};
 use serde_json::Value;
 
 use super::answer::{Answer, Payload, method_not_allowed, problem, with_header};
-use super::connection::{Meter, Phase};
+use super::call::{Call, Peer};
+use super::meter::{Meter, Phase};
 use super::path::{Query, decode};
 use super::table::{BodyRule, Found, Route, find};
 use super::{Context, json};
@@ -24,41 +24,11 @@ use crate::refusal::{Kind, Refusal};
 /// The longest path and query.
 const URI_MAX: usize = 8 * 1_024;
 
-/// The largest body.
-pub const BODY_MAX: usize = 1 << 20;
-
 /// How long a body may pause.
 const BODY_PAUSE: Duration = Duration::from_secs(10);
 
 /// How long a body may take altogether.
 const BODY_TIME: Duration = Duration::from_secs(60);
-
-/// Who is at the other end.
-#[derive(Clone, Debug)]
-pub(super) enum Peer {
-    /// A process of this user (`SO_PEERCRED`), where the kernel tells.
-    Unix { uid: Option<u32> },
-    /// Somebody who must present this token.
-    Tcp { address: SocketAddr, token: Arc<str> },
-}
-
-/// One request, as far as its route needs it.
-#[derive(Debug)]
-pub(super) struct Call {
-    pub context: Arc<Context>,
-    pub caller: Caller,
-    /// Whether the caller is root or the daemon's own user.
-    pub is_owner: bool,
-    /// What stands in the path's braces, decoded once.
-    pub segments: Vec<String>,
-    pub query: Query,
-    pub headers: HeaderMap,
-    /// The body, where the route takes one and one was sent.
-    pub body: Option<Value>,
-}
-
-/// What a route's handler returns.
-pub(super) type Handling = Pin<Box<dyn Future<Output = Result<Answer, Refusal>> + Send>>;
 
 /// Answers the requests of one connection.
 pub(super) struct Service {

@@ -4,15 +4,18 @@
 //! Routes ask the node and show what it answers; they decide nothing about processes.
 
 pub mod answer;
+mod call;
 mod connection;
 mod dispatch;
 mod follow;
 pub mod json;
+mod meter;
 pub mod openapi;
 pub mod path;
 pub mod redact;
 mod routes;
 pub mod serve;
+mod socket;
 pub mod spec;
 pub mod table;
 mod tally;
@@ -28,6 +31,7 @@ use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use serde_json::Value;
 use sexton_ledger::Reader;
 use sexton_sys::file;
 use tokio::sync::{Semaphore, watch};
@@ -58,6 +62,8 @@ pub struct Context {
     disk: Semaphore,
     /// Whether the ledger can be written, where there is a host to ask.
     host: Option<Arc<Host>>,
+    /// The OpenAPI document of all that is served.
+    document: fn() -> Value,
     /// This process's user.
     own_uid: u32,
     /// Whether root is let in as the daemon's own user is; tests that run as root say no.
@@ -105,6 +111,7 @@ impl Context {
             writes: Writes::new(),
             disk: Semaphore::new(DISK_READERS),
             host: None,
+            document: openapi::document,
             own_uid,
             is_root_let_in: true,
         }

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, Permissions};
-use std::future::Future;
 use std::io;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
@@ -14,8 +13,10 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
 use super::Context;
-use super::connection::{self, Meter, Phase, Socket};
-use super::dispatch::Peer;
+use super::call::Peer;
+use super::connection;
+use super::meter::{Meter, Phase};
+use super::socket::Socket;
 use crate::refusal::{Kind, Refusal};
 
 /// Connections at once: above the 1,024 that are promised, so that there is somebody to drop.
@@ -281,11 +282,4 @@ pub fn listen(path: &Path) -> Result<std::os::unix::net::UnixListener, ListenErr
 /// `/proc` cannot be read.
 pub fn own_uid() -> io::Result<u32> {
     fs::metadata("/proc/self").map(|about| about.uid())
-}
-
-/// A future that runs to its end whoever waits for it.
-///
-/// CANCEL: dropping the returned future leaves the work running; a request that arrived whole is carried out.
-pub(super) async fn detached<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> Result<T, Refusal> {
-    tokio::spawn(work).await.map_err(|_| Refusal::ending())
 }

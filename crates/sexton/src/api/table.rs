@@ -2,7 +2,7 @@
 
 use hyper::Method;
 
-use super::dispatch::{BODY_MAX, Call, Handling};
+use super::call::{BODY_MAX, Call, Handling};
 use super::routes::{custody, events, health, instances, logs, node, plan, slots};
 use crate::config::Role;
 

@@ -5,9 +5,8 @@ use sexton_core::proc;
 use sexton_plan::id::Pid;
 
 use crate::api::answer::{Answer, json, with_header};
-use crate::api::dispatch::Call;
+use crate::api::call::{Call, detached};
 use crate::api::json::{Fields, bad_field};
-use crate::api::serve::detached;
 use crate::api::spec;
 use crate::api::types::InstanceView;
 use crate::node::adopt::{Proof, Wanted};

@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use super::limit;
 use crate::api::Context;
 use crate::api::answer::{Answer, json, stream};
-use crate::api::dispatch::Call;
+use crate::api::call::Call;
 use crate::api::path::whole;
 use crate::api::types::List;
 use crate::refusal::{Kind, Refusal};

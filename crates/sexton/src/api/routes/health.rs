@@ -8,8 +8,7 @@ use sexton_ledger::entry::ResourceState;
 
 use super::{everything, slots};
 use crate::api::answer::{self, Answer};
-use crate::api::dispatch::Call;
-use crate::api::openapi as document;
+use crate::api::call::Call;
 use crate::metrics::Metric;
 use crate::node::request::Facts;
 use crate::refusal::{Kind, Refusal};
@@ -79,6 +78,6 @@ async fn held(call: &Call) -> Result<BTreeMap<(String, &'static str), u32>, Refu
     Ok(held)
 }
 
-pub(in crate::api) async fn openapi(_call: Call) -> Result<Answer, Refusal> {
-    Ok(answer::json(200, &document::document()))
+pub(in crate::api) async fn openapi(call: Call) -> Result<Answer, Refusal> {
+    Ok(answer::json(200, &(call.context.document)()))
 }

@@ -12,9 +12,8 @@ use sexton_plan::id::Name;
 
 use super::{limit, name, wait};
 use crate::api::answer::{Answer, json, with_header};
-use crate::api::dispatch::Call;
+use crate::api::call::{Call, detached};
 use crate::api::json::Fields;
-use crate::api::serve::detached;
 use crate::api::spec;
 use crate::api::types::{ControlView, InstanceView, List};
 use crate::node::adapter;

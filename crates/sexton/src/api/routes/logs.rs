@@ -5,7 +5,7 @@ use tokio::sync::mpsc;
 
 use super::name;
 use crate::api::answer::{Answer, stream};
-use crate::api::dispatch::Call;
+use crate::api::call::Call;
 use crate::api::follow::{Follow, Stream};
 use crate::api::path::whole;
 use crate::refusal::Refusal;

@@ -16,7 +16,7 @@ use sexton_ledger::duration;
 use sexton_ledger::entry::Entry;
 use sexton_plan::id::Name;
 
-use super::dispatch::Call;
+use super::call::Call;
 use crate::node::request::{Filter, Node};
 use crate::refusal::{Kind, Refusal};
 

@@ -7,9 +7,8 @@ use serde_json::Value;
 
 use super::{everything, wait};
 use crate::api::answer::{Answer, json};
-use crate::api::dispatch::Call;
+use crate::api::call::{Call, detached};
 use crate::api::json::{Fields, bad_field};
-use crate::api::serve::detached;
 use crate::api::types::{LedgerView, Left, List, NodeView, SelfView, VersionView};
 use crate::doctor::{self, Report};
 use crate::node::request::Facts;

@@ -3,8 +3,7 @@
 use sexton_plan::plan::Plan;
 
 use crate::api::answer::{Answer, json};
-use crate::api::dispatch::Call;
-use crate::api::serve::detached;
+use crate::api::call::{Call, detached};
 use crate::refusal::{Kind, Refusal};
 
 pub(in crate::api) async fn show(call: Call) -> Result<Answer, Refusal> {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::limit;
 use crate::api::answer::{Answer, json};
-use crate::api::dispatch::Call;
+use crate::api::call::Call;
 use crate::api::path::whole;
 use crate::api::types::{List, SlotView};
 use crate::node::slots::Shown;
