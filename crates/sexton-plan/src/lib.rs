@@ -12,6 +12,7 @@ extern crate std;
 
 pub mod check;
 pub mod claim;
+pub mod gate;
 pub mod id;
 pub mod identity;
 pub mod judge;
