@@ -74,10 +74,7 @@ impl NodeStatus {
     /// With which status a daemon begins whose predecessors left this one, `drained` or not: a drain goes on, save under
     /// a new keeper once it is over.
     pub const fn at_start(self, drained: bool, new_keeper: bool) -> NodeStatus {
-        match self {
-            NodeStatus::Draining if drained && new_keeper => NodeStatus::Healthy,
-            other => other,
-        }
+        if matches!(self, NodeStatus::Draining) && drained && new_keeper { NodeStatus::Healthy } else { self }
     }
 }
 

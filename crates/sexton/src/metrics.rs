@@ -159,10 +159,13 @@ impl Metrics {
         for (_, kind, count) in facts.instances.iter().filter(|(state, _, _)| !state.is_terminal()) {
             self.add(Metric::Inflight, &[kind], float(*count));
         }
+        for operation in &facts.operations {
+            self.add(Metric::Inflight, &[&operation.kind], 1.0);
+        }
         let alive = |state: State| matches!(state, State::Running | State::Stopping | State::Stuck);
         let registered: u64 = facts.instances.iter().filter(|(state, _, _)| alive(*state)).map(|(_, _, n)| *n).sum();
         self.set(Metric::ReaperRegistered, &[], float(registered));
-        let drain = f64::from(u8::from(facts.state.draining) + u8::from(facts.state.drained));
+        let drain = f64::from(u8::from(facts.state.is_draining()) + u8::from(facts.state.drained));
         self.set(Metric::DrainState, &[], drain);
         self.set(Metric::Generation, &[], float(facts.generation));
         self.set(Metric::WorkerRestarts, &[], float(facts.worker_restarts));

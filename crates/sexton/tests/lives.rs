@@ -207,14 +207,14 @@ fn a_drain_refuses_the_new_cancels_builds_and_waits_for_the_rest() {
         let mut driver = begun.driver;
         tokio::spawn(async move { driver.run().await });
         let state = node.facts().await.expect("facts").state;
-        assert!(state.draining && state.drained);
+        assert!(state.is_draining() && state.drained);
     });
     run(async {
         let begun = worker::begin(&ground.options, Keeper::none(), true).await.expect("a new daemon");
         let node = begun.node.clone();
         let mut driver = begun.driver;
         tokio::spawn(async move { driver.run().await });
-        assert!(!node.facts().await.expect("facts").state.draining);
+        assert!(!node.facts().await.expect("facts").state.is_draining());
         node.create(new("again", spec(&["true"])), None, me()).await.expect("created");
         settled(&node, "again").await;
     });

@@ -48,7 +48,7 @@ impl Ground {
             reconcile_every: Duration::from_secs(3_600),
             runtimes: Default::default(),
             watches: vec![watch],
-            drain: sexton::node::drain::DrainRules { cancel: Vec::new() },
+            drain: sexton::node::drain::DrainRules::default(),
             drain_at_shutdown: None,
         };
         fs::create_dir_all(dir.join("guests")).expect("made");

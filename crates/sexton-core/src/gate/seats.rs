@@ -137,7 +137,9 @@ impl Seats {
         let mut found = Vec::new();
         for block in &self.blocks {
             let taken = block.word.load(Ordering::Acquire) & !CLOSED;
-            found.extend((0..CLOSED.trailing_zeros()).filter(|number| taken & (1 << number) != 0).filter_map(|n| block.read(n)));
+            found.extend(
+                (0..CLOSED.trailing_zeros()).filter(|number| taken & (1 << number) != 0).filter_map(|n| block.read(n)),
+            );
         }
         found
     }

@@ -12,12 +12,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::body::Bytes;
+use sexton_core::gate::OwnedPermit;
 use sexton_plan::id::{Incarnation, Name};
 use sexton_sys::file::seek_data;
 use tokio::sync::futures::Notified;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use super::Context;
+use crate::node::drain::NodeState;
 use crate::node::request::Watch;
 use crate::refusal::{Kind, Refusal};
 
@@ -57,6 +59,10 @@ pub(super) struct Follow {
     pub life: Option<Incarnation>,
     /// Where the bytes go; its other end is gone when the reader is.
     pub sender: mpsc::Sender<Bytes>,
+    /// Whether the node drains.
+    pub status: watch::Receiver<NodeState>,
+    /// The admission, so that a drain waits until everything is sent; or until it is forced.
+    pub permit: Option<OwnedPermit>,
 }
 
 /// The log of one life, and how far it is read.
@@ -79,21 +85,31 @@ pub(super) struct Reading {
 impl Reading {
     /// Sends what the life has written, up to where its log ended at the beginning of this; or, where it follows, also
     /// what is written from now on and by later lives, until the instance is removed or the reader is gone. Following
-    /// one life ends with that life.
+    /// one life ends with that life; while the node drains no other follows, so there any following does.
     pub(super) async fn run(mut self) {
-        let ended = match (self.end, &mut self.log) {
+        let name = self.follow.name.clone();
+        let cut = self.follow.permit.is_some().then(|| self.follow.status.clone());
+        let ended = tokio::select! {
+            ended = self.read() => ended,
+            () = forced(cut) => Err(Ended::Unheard),
+        };
+        if let Err(Ended::Failed(error)) = ended {
+            tracing::warn!(instance = %name, %error, "could not read a log");
+        }
+    }
+
+    async fn read(&mut self) -> Result<(), Ended> {
+        match (self.end, &mut self.log) {
             (Some(end), Some(log)) => self.follow.pump(log, end).await,
             (Some(_), None) => Ok(()),
             (None, _) => self.go_on().await,
-        };
-        if let Err(Ended::Failed(error)) = ended {
-            tracing::warn!(instance = %self.follow.name, %error, "could not read a log");
         }
     }
 
     async fn go_on(&mut self) -> Result<(), Ended> {
         loop {
             let newest = self.watch.borrow_and_update().clone();
+            let draining = self.follow.status.borrow().is_draining();
             let notice = self.follow.context.writes.next(&self.follow.path(&self.incarnation));
             let written = notice.as_ref().map(|notice| notice.notified());
             if self.log.is_none() {
@@ -105,7 +121,8 @@ impl Reading {
             let Some(newest) = newest else { return Ok(()) };
             let is_replaced = newest.incarnation.as_str() != self.incarnation;
             // What was written until it was over was sent just now: the entry was read before the log.
-            if self.follow.life.is_some() && (is_replaced || newest.state.is_terminal()) {
+            let over = is_replaced || newest.state.is_terminal();
+            if over && (self.follow.life.is_some() || (draining && !is_replaced)) {
                 return Ok(());
             }
             if is_replaced {
@@ -113,10 +130,30 @@ impl Reading {
                 self.log = None;
                 continue;
             }
-            if !self.follow.changed(&mut self.watch, written, self.log.is_some()).await? {
+            let changed = self.follow.changed(&mut self.watch, written, self.log.is_some());
+            let more = tokio::select! {
+                changed = changed => changed?,
+                () = drains(self.follow.status.clone()), if !draining => true,
+            };
+            if !more {
                 return Ok(());
             }
         }
+    }
+}
+
+/// Waits until the node drains; for ever where the driver is gone.
+async fn drains(mut status: watch::Receiver<NodeState>) {
+    if status.wait_for(NodeState::is_draining).await.is_err() {
+        std::future::pending().await
+    }
+}
+
+/// Waits until a drain is forced, where there is one to hear of.
+async fn forced(status: Option<watch::Receiver<NodeState>>) {
+    let Some(mut status) = status else { return std::future::pending().await };
+    if status.wait_for(|state| state.forced).await.is_err() {
+        std::future::pending().await
     }
 }
 

@@ -230,14 +230,25 @@ pub struct NodeView {
     pub status: String,
     pub drained: bool,
     pub deadline: Option<Timestamp>,
-    pub inflight: usize,
+    pub inflight: Vec<InflightView>,
     pub left: Vec<Left>,
+}
+
+/// Instances that are not over, as `instance`, or operations of one kind inside the gate.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct InflightView {
+    /// What.
+    pub kind: String,
+    /// How many.
+    pub count: usize,
+    /// Since when the oldest is.
+    pub since: Timestamp,
 }
 
 /// What a drain still waits for.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Left {
-    /// The instance.
+    /// The instance, or the kind of an operation.
     pub name: String,
     /// What keeps it, where something does.
     pub error: Option<String>,

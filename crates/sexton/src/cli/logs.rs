@@ -45,7 +45,7 @@ pub async fn run(context: &Context, args: &LogsArgs) -> Result<u8, Failure> {
     copy.tail = args.tail;
     loop {
         match copy.pass().await? {
-            Ended::Whole if !args.follow => break,
+            Ended::Whole if !args.follow || is_last(&client, &args.name).await? => break,
             // Followed to its end: removed, or the daemon hung up.
             Ended::Whole | Ended::Cut => {}
         }
@@ -66,6 +66,19 @@ pub async fn run(context: &Context, args: &LogsArgs) -> Result<u8, Failure> {
     }
     copy.end().await?;
     Ok(exit::DONE)
+}
+
+/// Whether nothing can follow what was read: the instance is over, and its node takes no new work.
+async fn is_last(client: &Client, name: &Name) -> Result<bool, Failure> {
+    let node = client.send_again(&Ask::get("/v1/node"), Known::Yes).await?.into_body()?;
+    if node.at("status") != "draining" {
+        return Ok(false);
+    }
+    match client.send_again(&Ask::get(watch::path(name)), Known::Yes).await?.into_body() {
+        Ok(instance) => Ok(matches!(instance.at("state").as_str(), Some("exited" | "failed" | "lost"))),
+        Err(failure) if failure.exit == exit::NOT_FOUND => Ok(true),
+        Err(failure) => Err(failure),
+    }
 }
 
 /// The newest life of an instance.

@@ -86,9 +86,9 @@ pub(super) struct File {
 
 /// `[drain]`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, default)]
 pub struct Drain {
-    /// What is done with each kind; what is not named is waited for.
+    /// What is done with each kind; what is not named is waited for, builds too where the table is given.
     pub kinds: BTreeMap<String, DrainRule>,
 }
 

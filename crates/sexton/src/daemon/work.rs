@@ -1,6 +1,5 @@
 //! The worker's own main: hears its keeper, opens the node, serves, and lets go in reverse order.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
@@ -11,7 +10,6 @@ use std::sync::Arc;
 use sexton_keeper::link::{FromKeeper, KeeperLink};
 use sexton_keeper::wire::{self, StoreName, SweepPolicy, ToKeeper, ToWorker, Welcome};
 use sexton_ledger::{Batch, EventKind, NewEvent};
-use sexton_plan::id::Word;
 use sexton_sys::Fd;
 use sexton_sys::fd::RawFd;
 use sexton_sys::signal::{self, Disposition, Signal};
@@ -122,17 +120,15 @@ fn options(settings: &Settings) -> Options {
         reconcile_every: settings.reconcile.interval.0,
         runtimes: super::watches::runtimes(settings),
         watches: super::watches::of(settings),
-        drain: DrainRules { cancel: cancelled_kinds(settings) },
+        drain: drain_rules(settings),
         drain_at_shutdown: (settings.on_shutdown == OnShutdown::Drain).then_some(settings.drain_timeout),
     }
 }
 
-/// The kinds that a drain ends at once: builds, unless the configuration says otherwise.
-fn cancelled_kinds(settings: &Settings) -> Vec<Word> {
-    let mut rules = BTreeMap::from([("build".to_owned(), DrainRule::Cancel)]);
-    rules.extend(settings.drain.kinds.clone());
-    let cancelled = rules.into_iter().filter(|(_, rule)| *rule == DrainRule::Cancel);
-    cancelled.filter_map(|(kind, _)| kind.parse().ok()).collect()
+/// What a drain does with each kind, as the configuration says.
+fn drain_rules(settings: &Settings) -> DrainRules {
+    let cancelled = settings.drain.kinds.iter().filter(|(_, rule)| **rule == DrainRule::Cancel);
+    DrainRules { cancel: cancelled.filter_map(|(kind, _)| kind.parse().ok()).collect() }
 }
 
 fn refused(error: &BeginError) -> Refused {

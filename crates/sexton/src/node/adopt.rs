@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde_json::json;
 use sexton_core::domain::Domain;
-use sexton_core::gate::Permit;
+use sexton_core::gate::OwnedPermit;
 use sexton_core::handle::{Handle, OpenHandleError};
 use sexton_core::proc;
 use sexton_ledger::entry::{Cgroup, Entry, Resource, ResourceState};
@@ -46,7 +46,7 @@ pub enum Proof {
 pub struct Taken {
     handle: Arc<Handle>,
     /// The admission, until the intent is shown.
-    permit: Permit,
+    permit: OwnedPermit,
 }
 
 impl Taken {
@@ -70,7 +70,7 @@ pub fn take(
     host: &Host,
     keeper_pid: u32,
     life: &Incarnation,
-    permit: Permit,
+    permit: OwnedPermit,
 ) -> Result<Taken, Refusal> {
     let refused = |why: String| Refusal::new(Kind::WrongState, format!("process {} {why}", wanted.pid));
     let own = [std::process::id(), keeper_pid];

@@ -1,7 +1,7 @@
 //! Draining: the gate is closed, what is in flight is waited for, cancelled or stopped, until nothing is left.
 //!
 //! It is durable: a worker that dies in the middle is followed by one that goes on. It is left only by a new keeper,
-//! after the node has been drained.
+//! after the node has been drained. Which status may follow which is decided in [`sexton_plan::gate`].
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,17 +11,21 @@ use jiff::Timestamp;
 use serde_json::json;
 use sexton_ledger::entry::Entry;
 use sexton_ledger::{Batch, EventKind, NewEvent};
+use sexton_plan::gate::{NodeStatus, Turn};
 use sexton_plan::id::{Name, Word};
 use sexton_plan::state::State;
 use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
 
+use super::crash::crash_point;
 use super::host::Host;
 use super::life::{Command, LifeHandle, now};
 use super::request::{Caller, Stop};
+use crate::refusal::{Kind, Refusal};
 
 const STATUS: &str = "node.status";
 const DEADLINE: &str = "node.deadline";
+const FORCED: &str = "node.forced";
 const DRAINED: &str = "node.drained";
 
 /// What a drain does with instances, by kind.
@@ -34,12 +38,21 @@ pub struct DrainRules {
 /// Whether the node takes work, and how far a drain is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NodeState {
-    /// The gate is closed.
-    pub draining: bool,
+    /// What it is for those who place work; the gate is closed while it drains, and open otherwise.
+    pub status: NodeStatus,
+    /// Whatever still lives is killed.
+    pub forced: bool,
     /// No process, no resource and no open operation is left, durably.
     pub drained: bool,
     /// When a graceful drain turns into a forced one.
     pub deadline: Option<Timestamp>,
+}
+
+impl NodeState {
+    /// Whether the gate is closed.
+    pub fn is_draining(&self) -> bool {
+        self.status == NodeStatus::Draining
+    }
 }
 
 /// What the drain's own tasks tell the driver.
@@ -47,6 +60,8 @@ pub struct NodeState {
 pub enum DrainNews {
     /// The deadline of the drain that began with this number has passed.
     DeadlinePassed(u64),
+    /// Whatever had been admitted has left the gate: it is shown, or over.
+    Shown,
     /// Nothing is left.
     Empty,
 }
@@ -69,10 +84,14 @@ impl Drain {
         new_keeper: bool,
     ) -> (Drain, mpsc::UnboundedReceiver<DrainNews>) {
         let drained = meta.contains_key(DRAINED);
-        let draining = meta.get(STATUS).is_some_and(|status| status == "draining") && !(drained && new_keeper);
+        // A word that a later version has written says nothing to this one.
+        let before: NodeStatus = meta.get(STATUS).and_then(|status| status.parse().ok()).unwrap_or_default();
+        let status = before.at_start(drained, new_keeper);
+        let draining = status == NodeStatus::Draining;
         let deadline = meta.get(DEADLINE).and_then(|at| at.parse().ok()).filter(|_| draining);
         let (news, heard) = mpsc::unbounded_channel();
-        let state = NodeState { draining, drained: drained && draining, deadline };
+        let forced = draining && meta.contains_key(FORCED);
+        let state = NodeState { status, forced, drained: drained && draining, deadline };
         (Drain { state: watch::Sender::new(state), news, rules, orders: 0, watched: false }, heard)
     }
 
@@ -89,16 +108,37 @@ impl Drain {
     /// After a start: writes what `resume` decided, closes the gate if a drain is under way, and goes on with it.
     pub async fn go_on(&mut self, host: &Host, meta: &BTreeMap<String, String>, lives: &BTreeMap<Name, LifeHandle>) {
         let state = self.state();
-        if state.draining {
-            host.gate.close();
-            self.arm(state.deadline);
-            self.apply_rules(lives);
-            self.watch_lives(lives);
-        } else if meta.contains_key(STATUS) {
-            let meta = [STATUS, DEADLINE, DRAINED].map(|key| (key.to_owned(), None)).to_vec();
-            let events = vec![NewEvent::of_node(EventKind::NodeStatus, json!({ "status": "healthy" }))];
+        if state.is_draining() {
+            self.close(host);
+            if !state.drained {
+                self.empty(state.deadline, lives);
+            }
+        } else if meta.get(STATUS).is_some_and(|status| status == NodeStatus::Draining.as_str()) {
+            let mut meta = vec![(STATUS.to_owned(), Some(state.status.to_string()))];
+            meta.extend([DEADLINE, FORCED, DRAINED].map(|key| (key.to_owned(), None)));
+            let events = vec![turned(&state)];
             host.owe(Batch { meta, events, ..Batch::default() }).await;
         }
+    }
+
+    /// Makes the node `wanted`, for those who place work; a drain is begun by [`Drain::order`].
+    ///
+    /// # Errors
+    /// It drains, or the ledger cannot be written: nothing has changed.
+    pub async fn set(&mut self, host: &Host, wanted: NodeStatus) -> Result<(), Refusal> {
+        let mut next = self.state();
+        match next.status.turn(wanted) {
+            Turn::Stays => return Ok(()),
+            Turn::Refused => {
+                let why = "the node is draining, which only a new start after `drained` ends";
+                return Err(Refusal::new(Kind::WrongState, why));
+            }
+            Turn::Becomes => next.status = wanted,
+        }
+        let meta = vec![(STATUS.to_owned(), Some(wanted.to_string()))];
+        host.record(Batch { meta, events: vec![turned(&next)], ..Batch::default() }).await?;
+        self.state.send_replace(next);
+        Ok(())
     }
 
     /// Begins a drain, or changes the one under way: a deadline, or force.
@@ -110,45 +150,71 @@ impl Drain {
         timeout: Option<Duration>,
     ) {
         // The gate first: what was admitted before is in `lives`, and nothing comes after.
-        host.gate.close();
+        self.close(host);
+        crash_point!("drain.closed");
         let before = self.state();
         let deadline = timeout.and_then(|after| now().checked_add(after).ok()).or(before.deadline);
-        let next = NodeState { draining: true, drained: before.drained, deadline };
+        let status = NodeStatus::Draining;
+        let next = NodeState { status, forced: before.forced || force, drained: before.drained, deadline };
         if next != before {
-            let mut meta = vec![(STATUS.to_owned(), Some("draining".to_owned()))];
+            let mut meta = vec![(STATUS.to_owned(), Some(status.to_string()))];
             meta.push((DEADLINE.to_owned(), deadline.map(|at| at.to_string())));
-            let data = json!({ "status": "draining", "deadline": deadline, "force": force });
-            let events = vec![NewEvent::of_node(EventKind::NodeStatus, data)];
+            meta.push((FORCED.to_owned(), next.forced.then(|| "true".to_owned())));
+            let events = (before.status.turn(status) == Turn::Becomes).then(|| turned(&next));
+            let events = events.into_iter().collect();
             host.owe(Batch { meta, events, ..Batch::default() }).await;
+            crash_point!("drain.recorded");
             self.state.send_replace(next);
         }
-        if before.drained {
+        if !before.drained {
+            self.empty(deadline, lives);
+        }
+    }
+
+    /// Closes the gate; what was admitted is heard of when it is shown.
+    fn close(&self, host: &Host) {
+        if host.gate.is_draining() {
             return;
         }
+        host.gate.begin_drain();
+        let news = self.news.clone();
+        host.gate.when_idle(move || {
+            let _heard = news.send(DrainNews::Shown);
+        });
+    }
+
+    /// Ends what is to be ended, and waits for the rest.
+    fn empty(&mut self, deadline: Option<Timestamp>, lives: &BTreeMap<Name, LifeHandle>) {
         self.arm(deadline);
-        self.apply_rules(lives);
-        if force {
-            self.force(lives);
-        }
+        self.end_what_is_due(lives);
         self.watch_lives(lives);
     }
 
-    /// Ends everything that still lives, with SIGKILL. Asked again, it tries again.
-    pub fn force(&self, lives: &BTreeMap<Name, LifeHandle>) {
-        let stop = Stop { force: true, grace: None };
-        lives.values().for_each(|life| tell_stop(life, &stop, "drained"));
+    /// A pass over all lives: by their kind, or by force. Some are still starting, and shown by the next pass.
+    fn end_what_is_due(&self, lives: &BTreeMap<Name, LifeHandle>) {
+        self.apply_rules(lives);
+        if self.state.borrow().forced {
+            force(lives);
+        }
     }
 
     /// What to do when one of the drain's tasks tells something; whether the node is drained now.
     pub async fn heed(&mut self, news: DrainNews, host: &Host, lives: &BTreeMap<Name, LifeHandle>) -> bool {
         match news {
-            DrainNews::DeadlinePassed(order) if order == self.orders => self.force(lives),
+            DrainNews::DeadlinePassed(order) if order == self.orders => {
+                self.state.send_modify(|state| state.forced = true);
+                crash_point!("drain.forcing");
+                force(lives);
+            }
             DrainNews::DeadlinePassed(_) => {}
+            DrainNews::Shown => {
+                self.end_what_is_due(lives);
+                self.watch_lives(lives);
+            }
             DrainNews::Empty => {
                 self.watched = false;
-                if host.gate.inside() > 0 {
-                    // Admitted before, and not shown yet: it takes a moment.
-                    self.try_again(Duration::from_millis(5));
+                if !host.gate.is_idle() {
+                    // Something admitted before is inside, and tells when it leaves.
                     return false;
                 }
                 if lives.values().any(|life| !is_settled(&life.entry.borrow())) {
@@ -159,15 +225,7 @@ impl Drain {
                     self.take_down_slots(host);
                     return false;
                 }
-                let meta = vec![(DRAINED.to_owned(), Some("true".to_owned()))];
-                let events = vec![NewEvent::of_node(EventKind::NodeDrained, json!({}))];
-                if host.record(Batch { meta, events, ..Batch::default() }).await.is_err() {
-                    // `drained`, once shown, is durable: it is shown when it can be.
-                    self.try_again(Duration::from_secs(1));
-                    return false;
-                }
-                self.state.send_modify(|state| state.drained = true);
-                return true;
+                return self.conclude(host).await;
             }
         }
         false
@@ -183,6 +241,24 @@ impl Drain {
             }
             let _heard = news.send(DrainNews::Empty);
         });
+    }
+
+    /// Nothing is left: says so durably, once.
+    async fn conclude(&mut self, host: &Host) -> bool {
+        if self.state().drained {
+            return true;
+        }
+        crash_point!("drain.empty");
+        let meta = vec![(DRAINED.to_owned(), Some("true".to_owned()))];
+        let events = vec![NewEvent::of_node(EventKind::NodeDrained, json!({}))];
+        if host.record(Batch { meta, events, ..Batch::default() }).await.is_err() {
+            // `drained`, once shown, is durable: it is shown when it can be.
+            self.try_again(Duration::from_secs(1));
+            return false;
+        }
+        crash_point!("drain.drained");
+        self.state.send_modify(|state| state.drained = true);
+        true
     }
 
     fn try_again(&self, after: Duration) {
@@ -211,7 +287,8 @@ impl Drain {
         for life in lives.values() {
             let Some(entry) = life.entry.borrow().clone() else { continue };
             let pending = entry.state.is_terminal() && entry.restarts.next_at.is_some();
-            if pending || self.rules.cancel.contains(&entry.spec.kind) {
+            // What is being stopped already was told by the pass before, or by somebody else.
+            if pending || (entry.stop.is_none() && self.rules.cancel.contains(&entry.spec.kind)) {
                 tell_stop(life, &stop, "cancelled");
             }
         }
@@ -232,6 +309,18 @@ impl Drain {
             let _heard = news.send(DrainNews::Empty);
         });
     }
+}
+
+/// Ends everything that still lives, with SIGKILL. Asked again, it tries again.
+fn force(lives: &BTreeMap<Name, LifeHandle>) {
+    let stop = Stop { force: true, grace: None };
+    lives.values().for_each(|life| tell_stop(life, &stop, "drained"));
+}
+
+/// The event of a status that is new.
+fn turned(state: &NodeState) -> NewEvent {
+    let data = json!({ "status": state.status, "deadline": state.deadline, "force": state.forced });
+    NewEvent::of_node(EventKind::NodeStatus, data)
 }
 
 fn is_settled(entry: &Option<Arc<Entry>>) -> bool {

@@ -9,10 +9,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::json;
-use sexton_core::gate::Permit;
+use sexton_core::gate::{self, EnterError, OwnedPermit};
 use sexton_keeper::link::{FromKeeper, LinkError};
 use sexton_keeper::wire::{ExitRecord, Swept, ToWorker};
-use sexton_ledger::entry::{Entry, Restarts, Spec};
+use sexton_ledger::entry::{Entry, Restarts, Spec, StuckProcess};
 use sexton_ledger::{Batch, EventKind, NewEvent, RequestRecord};
 use sexton_plan::id::Name;
 use sexton_plan::state::State;
@@ -25,7 +25,7 @@ use super::host::SharedHost;
 use super::life::{Answer, Command, Life, LifeHandle, Next};
 use super::reconcile::Reconciler;
 use super::recover;
-use super::request::{Caller, Facts, Filter, IdempotencyKey, InFlight, NewInstance, Node, Page, Request};
+use super::request::{Caller, Facts, Filter, IdempotencyKey, InFlight, NewInstance, Node, Operation, Page, Request};
 use crate::refusal::{Kind, Refusal};
 
 /// Instances on one node: what the keeper's roster holds.
@@ -190,6 +190,15 @@ impl Driver {
                 self.drain.order(&self.host, &self.lives, force, timeout).await;
                 let _heard = reply.send(());
             }
+            Request::SetStatus { status, caller, reply } => {
+                let set = self.drain.set(&self.host, status).await;
+                if set.is_ok() {
+                    let data = json!({ "call": "status", "by": caller.by, "uid": caller.uid, "status": status });
+                    let events = vec![NewEvent::of_node(EventKind::ApiCalled, data)];
+                    self.host.owe_unwaited(Batch { events, ..Batch::default() });
+                }
+                let _heard = reply.send(set);
+            }
             Request::Status { reply } => {
                 let _heard = reply.send(self.drain.subscribe());
             }
@@ -223,7 +232,7 @@ impl Driver {
                 Err(refusal) => return refuse(reply, refusal),
             }
         }
-        let permit = match self.admit(&new.name) {
+        let permit = match self.admit(&new.name, gate::Kind::START) {
             Ok(permit) => permit,
             Err(refusal) => return refuse(reply, refusal),
         };
@@ -249,7 +258,7 @@ impl Driver {
             let why = "field `slot`: a process that runs already cannot be given a network slot";
             return refuse(reply, Refusal::new(Kind::BadArgument, why));
         }
-        let admitted = self.admit(&new.name);
+        let admitted = self.admit(&new.name, gate::Kind::ADOPT);
         let blank = first_incarnation(new, &self.host);
         let take = |permit| adopt::take(wanted, &self.host, self.keeper_pid, &blank.incarnation, permit);
         let taken = match admitted.and_then(take) {
@@ -264,8 +273,8 @@ impl Driver {
     }
 
     /// Whether another instance may begin.
-    fn admit(&self, name: &Name) -> Result<Permit, Refusal> {
-        let permit = self.host.gate.enter().ok_or_else(draining)?;
+    fn admit(&self, name: &Name, kind: gate::Kind) -> Result<OwnedPermit, Refusal> {
+        let permit = self.host.gate.enter_owned(kind).map_err(not_admitted)?;
         if self.lives.contains_key(name) {
             return Err(Refusal::new(Kind::NameInUse, format!("an instance named `{name}` exists")));
         }
@@ -340,6 +349,7 @@ impl Driver {
             keeper_pid: self.keeper_pid,
             generation: self.reconciler.generation(),
             state: self.drain.state(),
+            operations: self.host.gate.in_flight().into_iter().map(Operation::of).collect(),
             inflight: self.lives.values().filter_map(|life| in_flight(life.entry.borrow().as_deref()?)).collect(),
             instances: instances.into_iter().map(|((state, kind), count)| (state, kind, count)).collect(),
             worker_restarts: self.worker_restarts,
@@ -418,13 +428,27 @@ fn in_flight(entry: &Entry) -> Option<InFlight> {
         return None;
     }
     let error = match entry.state {
-        State::Stuck => Some("SIGKILL was delivered and something still lives".to_owned()),
+        State::Stuck => Some(stuck(entry)),
         State::Unverified => entry.reason.clone(),
         State::Exited | State::Failed | State::Lost => Some("something is not given back yet".to_owned()),
         State::Starting | State::Running | State::Stopping => None,
     };
     let since = entry.started_at.unwrap_or(entry.created_at);
     Some(InFlight { name: entry.name.clone(), state: entry.state, since, error })
+}
+
+impl Operation {
+    fn of(inside: gate::Inside) -> Operation {
+        let now = super::life::now();
+        Operation { kind: inside.kind, since: now.checked_sub(inside.age).unwrap_or(now) }
+    }
+}
+
+/// What lives in spite of SIGKILL.
+fn stuck(entry: &Entry) -> String {
+    let told = |one: &StuckProcess| format!("process {} in state {} at {}", one.pid, one.state, one.wchan);
+    let processes: Vec<String> = entry.stuck.iter().flatten().map(told).collect();
+    format!("SIGKILL was delivered and something still lives: {}", processes.join(", "))
 }
 
 /// A request that was made before.
@@ -487,9 +511,12 @@ fn refuse(reply: Answer, refusal: Refusal) {
     let _heard = reply.send(Err(refusal));
 }
 
-/// The gate is closed.
-pub(super) fn draining() -> Refusal {
-    Refusal::new(Kind::NodeDraining, "the node is draining and takes no new work")
+/// The gate is closed, or full.
+pub(super) fn not_admitted(error: EnterError) -> Refusal {
+    match error {
+        EnterError::Draining => Refusal::new(Kind::NodeDraining, "the node is draining and takes no new work"),
+        EnterError::Full => Refusal::new(Kind::NodeFull, error.to_string()),
+    }
 }
 
 /// What can be known of a spec before anything of it is recorded.

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use sexton_core::gate::Permit;
+use sexton_core::gate::{self, OwnedPermit};
 use sexton_ledger::entry::{Entry, StopOrder};
 use sexton_ledger::{Batch, EventKind, NewEvent, RequestRecord};
 use sexton_plan::id::Name;
@@ -103,7 +103,7 @@ pub enum Next {
         /// Where the answer goes.
         reply: Answer,
         /// The admission, until the intent is shown.
-        permit: Permit,
+        permit: OwnedPermit,
     },
     /// Take custody of a process that something else started.
     TakeCustody {
@@ -312,6 +312,8 @@ impl Life {
     }
 
     pub(super) async fn keep_snapshot(&mut self, value: Value, caller: &Caller, reply: Answer) {
+        // A drain waits for it. Kept while draining, it is what the owner needs to resume elsewhere: not refused.
+        let _permit = self.host.gate.enter_owned(gate::Kind::SNAPSHOT);
         let mut next = (*self.entry).clone();
         next.snapshot = Some(value);
         let events = vec![called(&next, "snapshot", caller)];

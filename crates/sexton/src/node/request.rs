@@ -6,6 +6,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde_json::Value;
 use sexton_ledger::entry::{Entry, Spec};
+use sexton_plan::gate::NodeStatus;
 use sexton_plan::id::{Name, Word};
 use sexton_plan::plan::Plan;
 use sexton_plan::state::State;
@@ -116,6 +117,7 @@ pub enum Request {
     Apply { plan: Plan, caller: Caller, reply: Reply<Result<(), Refusal>> },
     Adopt { new: Box<NewInstance>, wanted: Wanted, caller: Caller, reply: Answer },
     Drain { force: bool, timeout: Option<Duration>, caller: Caller, reply: Reply<()> },
+    SetStatus { status: NodeStatus, caller: Caller, reply: Reply<Result<(), Refusal>> },
     Status { reply: Reply<watch::Receiver<NodeState>> },
 }
 
@@ -130,12 +132,23 @@ pub struct Facts {
     pub generation: u64,
     /// Whether it takes work, and how far a drain is.
     pub state: NodeState,
-    /// What a drain waits for: name, state, and since when.
+    /// Instances that a drain waits for: name, state, and since when.
     pub inflight: Vec<InFlight>,
+    /// Operations inside the gate, the oldest first.
+    pub operations: Vec<Operation>,
     /// Instances by state and kind.
     pub instances: Vec<(State, String, u64)>,
     /// Times the worker was replaced under this keeper.
     pub worker_restarts: u64,
+}
+
+/// One operation inside the gate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Operation {
+    /// What it is.
+    pub kind: String,
+    /// When it was admitted.
+    pub since: Timestamp,
 }
 
 /// One instance that is not over, or has not given everything back.
@@ -294,6 +307,14 @@ impl Node {
     /// The daemon is ending.
     pub async fn drain(&self, force: bool, timeout: Option<Duration>, caller: Caller) -> Result<(), Refusal> {
         self.ask(|reply| Request::Drain { force, timeout, caller, reply }).await
+    }
+
+    /// Makes the node `standby`, `healthy` or `unhealthy`; answers when that is durable.
+    ///
+    /// # Errors
+    /// It drains, the ledger cannot be written, or the daemon is ending.
+    pub async fn set_status(&self, status: NodeStatus, caller: Caller) -> Result<(), Refusal> {
+        self.ask(|reply| Request::SetStatus { status, caller, reply }).await?
     }
 
     /// The node's status as a stream.

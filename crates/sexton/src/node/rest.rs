@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use serde_json::json;
+use sexton_core::gate::{self, EnterError};
 use sexton_ledger::entry::{Entry, Restarts, StopOrder};
 use sexton_ledger::{Batch, EventKind, NewEvent};
 use sexton_plan::state::State;
@@ -101,12 +102,19 @@ impl Life {
     }
 
     async fn restart(&mut self) -> bool {
-        let Some(_permit) = self.host.gate.enter() else {
-            // A drain ends pending restarts; whoever wants it back starts it.
-            let mut next = (*self.entry).clone();
-            next.restarts.next_at = None;
-            self.owe(next, Vec::new()).await;
-            return false;
+        let _permit = match self.host.gate.enter_owned(gate::Kind::RESTART) {
+            Ok(permit) => permit,
+            Err(EnterError::Draining) => {
+                // A drain ends pending restarts; whoever wants it back starts it.
+                let mut next = (*self.entry).clone();
+                next.restarts.next_at = None;
+                self.owe(next, Vec::new()).await;
+                return false;
+            }
+            Err(EnterError::Full) => {
+                sleep(RESTART_AGAIN).await;
+                return false;
+            }
         };
         let restarts = Restarts { next_at: None, ..self.entry.restarts };
         let mut next = next_incarnation(&self.entry, &self.host, restarts);
@@ -137,9 +145,12 @@ impl Life {
             self.answer_as_before(key, reply);
             return None;
         }
-        let Some(_permit) = self.host.gate.enter() else {
-            let _heard = reply.send(Err(super::driver::draining()));
-            return None;
+        let _permit = match self.host.gate.enter_owned(gate::Kind::START) {
+            Ok(permit) => permit,
+            Err(error) => {
+                let _heard = reply.send(Err(super::driver::not_admitted(error)));
+                return None;
+            }
         };
         if !self.entry.resources.is_empty() {
             self.refuse(reply, "has not given back everything yet");

@@ -147,7 +147,7 @@ pub async fn begin(options: &Options, keeper: Keeper, new_keeper: bool) -> Resul
         slots,
     });
     let drain = Drain::resume(&contents.meta, options.drain.clone(), new_keeper);
-    let pool = Pool { is_closed: drain.0.state().draining, ..options.slots.clone() };
+    let pool = Pool { is_closed: drain.0.state().is_draining(), ..options.slots.clone() };
     let owner = Owner::new(Arc::clone(&host), asked_of_slots, pool, contents.slots, &contents.entries);
     tokio::spawn(owner.resume(&contents.meta).run());
     let (watcher, watching) = Watcher::new(Arc::clone(&host), options.watches.clone(), &contents.meta);

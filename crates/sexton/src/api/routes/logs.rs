@@ -1,5 +1,6 @@
 //! Logs: the raw bytes of one stream, from the file that the workload itself writes.
 
+use sexton_core::gate;
 use sexton_plan::id::Incarnation;
 use tokio::sync::mpsc;
 
@@ -26,7 +27,10 @@ pub(in crate::api) async fn read(call: Call) -> Result<Answer, Refusal> {
     let rule = "an incarnation, which is a ULID";
     let life: Option<Incarnation> = call.query.parsed("incarnation", rule, |text| text.parse().ok())?;
     let (sender, pieces) = mpsc::channel(PIECES);
-    let follow = Follow { context: call.context, name, stream: which, tail, life, sender };
+    // What is asked for while draining is handed out all the same, and nobody waits for it.
+    let permit = call.context.host.as_ref().and_then(|host| host.gate.enter_owned(gate::Kind::LOG_EXPORT).ok());
+    let status = call.context.node.status().await?;
+    let follow = Follow { context: call.context, name, stream: which, tail, life, sender, status, permit };
     let reading = follow.begin(follows).await?;
     tokio::spawn(reading.run());
     Ok(stream("application/octet-stream", pieces))

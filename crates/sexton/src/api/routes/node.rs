@@ -1,15 +1,18 @@
 //! The daemon itself: who it is, what it uses, what it is told to do.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use serde_json::Value;
+use sexton_plan::gate::NodeStatus;
 
 use super::{everything, wait};
 use crate::api::answer::{Answer, json};
 use crate::api::call::{Call, detached};
 use crate::api::json::{Fields, bad_field};
-use crate::api::types::{LedgerView, Left, List, NodeView, SelfView, VersionView};
+use crate::api::types::{InflightView, LedgerView, Left, List, NodeView, SelfView, VersionView};
 use crate::doctor::{self, Report};
 use crate::node::request::Facts;
 use crate::refusal::{Kind, Refusal};
@@ -76,16 +79,40 @@ pub(in crate::api) async fn reconcile(call: Call) -> Result<Answer, Refusal> {
 
 /// The node as it is shown.
 fn node_view(facts: &Facts) -> NodeView {
-    let status = if facts.state.draining { "draining" } else { "healthy" };
-    let left = if facts.state.draining && !facts.state.drained { facts.inflight.as_slice() } else { &[] };
+    let left = if facts.state.is_draining() && !facts.state.drained { left(facts) } else { Vec::new() };
     NodeView {
         id: facts.node.clone(),
-        status: status.to_owned(),
+        status: facts.state.status.to_string(),
         drained: facts.state.drained,
         deadline: facts.state.deadline,
-        inflight: facts.inflight.len(),
-        left: left.iter().map(|one| Left { name: one.name.to_string(), error: one.error.clone() }).collect(),
+        inflight: in_flight(facts),
+        left,
     }
+}
+
+/// What a drain waits for, each by name.
+fn left(facts: &Facts) -> Vec<Left> {
+    let instances = facts.inflight.iter().map(|one| Left { name: one.name.to_string(), error: one.error.clone() });
+    let operations = facts
+        .operations
+        .iter()
+        .map(|one| Left { name: one.kind.clone(), error: Some(format!("an operation under way since {}", one.since)) });
+    instances.chain(operations).collect()
+}
+
+/// What is in flight, by kind.
+fn in_flight(facts: &Facts) -> Vec<InflightView> {
+    let instances = facts.inflight.iter().map(|one| ("instance", one.since));
+    let operations = facts.operations.iter().map(|one| (one.kind.as_str(), one.since));
+    let mut kinds: BTreeMap<&str, (usize, Timestamp)> = BTreeMap::new();
+    for (kind, since) in instances.chain(operations) {
+        let (count, oldest) = kinds.entry(kind).or_insert((0, since));
+        *count += 1;
+        *oldest = since.min(*oldest);
+    }
+    let view =
+        |(kind, (count, since)): (&str, (usize, Timestamp))| InflightView { kind: kind.to_owned(), count, since };
+    kinds.into_iter().map(view).collect()
 }
 
 pub(in crate::api) async fn node(call: Call) -> Result<Answer, Refusal> {
@@ -113,12 +140,8 @@ pub(in crate::api) async fn doctor(call: Call) -> Result<Answer, Refusal> {
 /// What a caller wants a node to become.
 #[derive(Debug, PartialEq, Eq)]
 enum Change {
-    Drain {
-        force: bool,
-        timeout: Option<Duration>,
-    },
-    /// One of the other words, which the node is left by or is in already.
-    Other(String),
+    Drain { force: bool, timeout: Option<Duration> },
+    Status(NodeStatus),
 }
 
 fn change(body: Option<Value>) -> Result<Change, Refusal> {
@@ -127,14 +150,13 @@ fn change(body: Option<Value>) -> Result<Change, Refusal> {
     let force = fields.fact("forceStop")?;
     let timeout = fields.duration("timeout")?;
     fields.end("", &["status", "forceStop", "timeout"])?;
-    match status.as_str() {
-        "draining" => Ok(Change::Drain { force, timeout }),
-        "standby" | "healthy" | "unhealthy" if force => Err(bad_field("forceStop", "goes with `draining` alone")),
-        "standby" | "healthy" | "unhealthy" if timeout.is_some() => {
-            Err(bad_field("timeout", "goes with `draining` alone"))
-        }
-        "standby" | "healthy" | "unhealthy" => Ok(Change::Other(status)),
-        _ => Err(bad_field("status", "must be `standby`, `healthy`, `unhealthy` or `draining`")),
+    let rule = "must be `standby`, `healthy`, `unhealthy` or `draining`";
+    let status = status.parse::<NodeStatus>().map_err(|_| bad_field("status", rule))?;
+    match status {
+        NodeStatus::Draining => Ok(Change::Drain { force, timeout }),
+        _ if force => Err(bad_field("forceStop", "goes with `draining` alone")),
+        _ if timeout.is_some() => Err(bad_field("timeout", "goes with `draining` alone")),
+        NodeStatus::Standby | NodeStatus::Healthy | NodeStatus::Unhealthy => Ok(Change::Status(status)),
     }
 }
 
@@ -149,13 +171,10 @@ pub(in crate::api) async fn set_node(mut call: Call) -> Result<Answer, Refusal> 
     }
     match change {
         Change::Drain { force, timeout } => drain(&call, &facts, force, timeout, wait).await,
-        Change::Other(_) if facts.state.draining => {
-            Err(Refusal::new(Kind::WrongState, "the node is draining, which only a new start after `drained` ends"))
-        }
-        Change::Other(status) if status == "healthy" => Ok(json(200, &node_view(&facts))),
-        Change::Other(status) => {
-            let told = format!("a node on its own is not made `{status}` by a request");
-            Err(Refusal::new(Kind::WrongState, told))
+        Change::Status(status) => {
+            let (node, caller) = (call.context.node.clone(), call.caller.clone());
+            detached(async move { node.set_status(status, caller).await }).await??;
+            Ok(json(200, &node_view(&call.context.node.facts().await?)))
         }
     }
 }
@@ -169,7 +188,7 @@ async fn drain(
     wait: Option<Duration>,
 ) -> Result<Answer, Refusal> {
     // The configured deadline counts from the first order; a later one without its own does not move it.
-    let configured = call.context.settings.drain_timeout.filter(|_| !facts.state.draining);
+    let configured = call.context.settings.drain_timeout.filter(|_| !facts.state.is_draining());
     let (node, caller) = (call.context.node.clone(), call.caller.clone());
     let timeout = timeout.or(configured);
     detached(async move { node.drain(force, timeout, caller).await }).await??;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use sexton_ledger::entry::{Entry, Restarts};
+use sexton_plan::gate::{NodeStatus, Turn};
 use sexton_plan::id::Name;
 use sexton_plan::plan::Plan;
 use sexton_plan::state::State;
@@ -102,6 +103,17 @@ pub(super) async fn drive(mut requests: mpsc::Receiver<Request>) {
     }
 }
 
+fn set_status(state: &watch::Sender<NodeState>, status: NodeStatus) -> Result<(), Refusal> {
+    let turn = state.borrow().status.turn(status);
+    match turn {
+        Turn::Refused => Err(Refusal::new(Kind::WrongState, "it drains")),
+        Turn::Becomes | Turn::Stays => {
+            state.send_modify(|state| state.status = status);
+            Ok(())
+        }
+    }
+}
+
 fn answer(lives: &mut Lives, state: &watch::Sender<NodeState>, request: Request) {
     let end = |entry: &mut Entry| entry.state = State::Exited;
     match request {
@@ -159,11 +171,12 @@ fn answer(lives: &mut Lives, state: &watch::Sender<NodeState>, request: Request)
             let _heard = reply.send(2);
         }
         Request::Drain { reply, .. } => {
-            state.send_modify(|state| {
-                state.draining = true;
-                state.drained = lives.is_empty();
-            });
+            let drained = lives.is_empty();
+            state.send_replace(NodeState { status: NodeStatus::Draining, drained, ..NodeState::default() });
             let _heard = reply.send(());
+        }
+        Request::SetStatus { status, reply, .. } => {
+            let _heard = reply.send(set_status(state, status));
         }
         Request::Status { reply } => {
             let _heard = reply.send(state.subscribe());

@@ -269,8 +269,13 @@ async fn a_drain_tells_what_is_left_and_is_not_left() {
     let node = api.ask("GET", "/v1/node", None).await.json();
     assert_eq!(
         node,
-        json!({"id": "n1", "status": "healthy", "drained": false, "deadline": null, "inflight": 1, "left": []})
+        json!({"id": "n1", "status": "healthy", "drained": false, "deadline": null,
+            "inflight": [{"kind": "instance", "count": 1, "since": "1970-01-01T00:00:00Z"}], "left": []})
     );
+    for word in ["standby", "unhealthy", "healthy"] {
+        let reply = api.ask("POST", "/v1/nodes/self", Some(&format!(r#"{{"status":"{word}"}}"#))).await;
+        assert_eq!((reply.status, reply.json()["status"].as_str()), (200, Some(word)));
+    }
     let reply = api.ask("POST", "/v1/nodes/self?wait=20ms", Some(r#"{"status":"draining"}"#)).await;
     assert_eq!((reply.status, reply.json()["left"].clone()), (202, json!([{"name": "vm-1", "error": null}])));
     for other in ["healthy", "standby", "unhealthy"] {

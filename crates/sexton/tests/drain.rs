@@ -1,0 +1,267 @@
+//! A drain: everything admitted is waited for, nothing comes after, and whoever dies in the middle, it goes on.
+
+#![allow(missing_docs, reason = "tests")]
+#![allow(clippy::indexing_slicing, reason = "a JSON value indexed by a name that is not there is null")]
+
+mod support;
+
+use std::sync::Barrier;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use sexton_testkit::{Client, Connection, SOON, crash_bin_dir, eventually, processes_in};
+
+use support::{Dead, Node, SEXTON, is_settled, script, spec, text};
+
+/// Starts that run against one drain.
+const STARTS: usize = 200;
+
+fn order(node: &mut Node, path: &str, body: Value) -> (u16, Value) {
+    let (answer, _) = node.ask("POST", path, None, Some(&body));
+    (answer.status, answer.json())
+}
+
+fn drain(node: &mut Node) -> Value {
+    let (status, shown) = order(node, "/v1/nodes/self", json!({ "status": "draining" }));
+    assert!(matches!(status, 200 | 202), "{shown}");
+    shown
+}
+
+/// Waits until the node shows that it is drained.
+fn drained(node: &mut Node) -> Value {
+    eventually("drained", SOON, || {
+        let shown = node.get("/v1/node");
+        if shown["drained"] == true { Ok(shown) } else { Err(shown.to_string()) }
+    })
+}
+
+/// Events of one kind, oldest first.
+fn events(node: &mut Node, kind: &str) -> Vec<Value> {
+    let all = node.ground.client().list("/v1/events").expect("events");
+    all.into_iter().filter(|event| event["kind"] == kind).collect()
+}
+
+/// A new daemon, in place of one that is drained.
+fn serve_again(node: &mut Node) {
+    node.daemon.take().expect("a daemon").terminate(SOON).expect("ended");
+    node.serve();
+}
+
+#[test]
+fn every_start_is_counted_by_the_drain_or_refused_and_none_runs_after_drained() {
+    let rounds = std::env::var("SEXTON_TEST_DRAIN_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(6);
+    let mut node = Node::new(SEXTON, &[]);
+    for round in 0..rounds {
+        let client = node.ground.client();
+        let line = Barrier::new(STARTS + 1);
+        // The drain comes after so many microseconds, another number each round.
+        let after = Duration::from_micros(u64::from(round * 7_919 % 40_000_u32));
+        let statuses: Vec<u16> = std::thread::scope(|scope| {
+            let starts: Vec<_> = (0..STARTS)
+                .map(|at| {
+                    scope.spawn({
+                        let (client, line) = (&client, &line);
+                        move || start(client, line, at)
+                    })
+                })
+                .collect();
+            line.wait();
+            std::thread::sleep(after);
+            let body = json!({ "status": "draining" });
+            let answer = client.post("/v1/nodes/self", &body).expect("an answer");
+            assert!(matches!(answer.status, 200 | 202), "{}", answer.text());
+            starts.into_iter().map(|start| start.join().expect("a start")).collect()
+        });
+        let begun = statuses.iter().filter(|status| **status == 201).count();
+        drained(&mut node);
+        let listed = node.instances();
+        assert_eq!(listed.len(), begun, "round {round}: every start that was answered with 201, and no other");
+        for entry in &listed {
+            assert!(is_settled(entry), "round {round}: it is not over, and the node is drained: {entry}");
+        }
+        let living = processes_in(&node.ground.cgroup_dir());
+        assert!(living.is_empty(), "round {round}: {living:?} live after drained");
+        let late = node.ask("POST", "/v1/instances", None, Some(&spec("late", &["/bin/true"]))).0;
+        assert_eq!((late.status, late.json()["code"].as_str()), (503, Some("node_draining")));
+        assert!(late.header("retry-after").is_some());
+        println!("round {round}: {begun} of {STARTS} admitted, drain after {after:?}");
+        node.clear();
+        serve_again(&mut node);
+    }
+}
+
+/// One start; its status. Whatever else it is, it is a refusal because of the drain.
+fn start(client: &Client, line: &Barrier, at: usize) -> u16 {
+    let body = spec(&format!("s-{at}"), &["/bin/true"]);
+    line.wait();
+    let answer = client.post("/v1/instances", &body).expect("an answer");
+    if answer.status != 201 {
+        assert_eq!((answer.status, answer.json()["code"].as_str()), (503, Some("node_draining")), "{}", answer.text());
+    }
+    answer.status
+}
+
+#[test]
+fn a_status_is_shown_kept_and_told_once_and_draining_is_not_left() {
+    let mut node = Node::new(SEXTON, &[]);
+    let set = |node: &mut Node, status: &str| order(node, "/v1/nodes/self", json!({ "status": status }));
+    for word in ["standby", "standby", "unhealthy"] {
+        let (status, shown) = set(&mut node, word);
+        assert_eq!((status, shown["status"].as_str()), (200, Some(word)));
+    }
+    node.kill(Dead::Both, || {});
+    assert_eq!(node.get("/v1/node")["status"], "unhealthy", "it is durable");
+    // A word for whoever places work: the node itself takes it.
+    node.ask("POST", "/v1/instances", None, Some(&spec("works", &["/bin/true"]))).0.expect(201);
+    assert_eq!(set(&mut node, "asleep").0, 400);
+    let (status, _) = order(&mut node, "/v1/nodes/self", json!({ "status": "healthy", "forceStop": true }));
+    assert_eq!(status, 400);
+    drain(&mut node);
+    for word in ["unhealthy", "healthy", "standby"] {
+        assert_eq!(set(&mut node, word).0, 409, "{word}");
+    }
+    drained(&mut node);
+    assert_eq!(set(&mut node, "unhealthy").0, 409);
+    node.kill(Dead::Worker, || {});
+    assert_eq!(node.get("/v1/node")["status"], "draining", "a new worker alone does not end it");
+    let told: Vec<String> =
+        events(&mut node, "node.status").iter().map(|event| text(&event["data"], "status")).collect();
+    assert_eq!(told, ["standby", "unhealthy", "draining"]);
+    serve_again(&mut node);
+    let shown = node.get("/v1/node");
+    assert_eq!((shown["status"].as_str(), shown["drained"].as_bool()), (Some("healthy"), Some(false)));
+    node.clear();
+}
+
+#[test]
+fn a_log_that_is_handed_out_is_in_flight_and_ends_with_the_drain() {
+    let mut node = Node::new(SEXTON, &[]);
+    let gate = node.ground.dir().join("gate");
+    let body = script("talks", &format!("echo first; until [ -e {} ]; do sleep 0.01; done; echo last", gate.display()));
+    node.ask("POST", "/v1/instances", None, Some(&body)).0.expect(201);
+    let mut reader = Connection::open(&node.ground.run_dir().join("sexton.sock")).expect("connected");
+    let request = b"GET /v1/instances/talks/logs?follow=true HTTP/1.1\r\nhost: sexton\r\n\r\n";
+    reader.send_raw(request).expect("sent");
+    let shown = eventually("the log is in flight", SOON, || {
+        let shown = node.get("/v1/node");
+        if count(&shown, "log_export") == 1 { Ok(shown) } else { Err(shown.to_string()) }
+    });
+    assert_eq!(count(&shown, "instance"), 1);
+    let shown = drain(&mut node);
+    let left: Vec<String> = shown["left"].as_array().expect("a list").iter().map(|one| text(one, "name")).collect();
+    assert_eq!(left, ["talks", "log_export"]);
+    std::fs::write(&gate, "").expect("written");
+    // The whole of it arrives, and then the stream ends: nothing can follow.
+    assert_eq!(reader.answer().expect("an answer").text(), "first\nlast\n");
+    let shown = drained(&mut node);
+    assert_eq!((&shown["inflight"], &shown["left"]), (&json!([]), &json!([])));
+    let late = node.ask("GET", "/v1/instances/talks/logs?follow=true", None, None).0;
+    assert_eq!(late.text(), "first\nlast\n", "a log can be read on a drained node, to its end");
+    node.clear();
+}
+
+#[test]
+fn a_forced_drain_hangs_up_on_a_reader_who_does_not_read() {
+    let mut node = Node::new(SEXTON, &[]);
+    let body = script("talks", "head -c 4000000 /dev/zero | tr '\\0' x; sleep 1000");
+    node.ask("POST", "/v1/instances", None, Some(&body)).0.expect(201);
+    let mut reader = Connection::open(&node.ground.run_dir().join("sexton.sock")).expect("connected");
+    reader.send_raw(b"GET /v1/instances/talks/logs?follow=true HTTP/1.1\r\nhost: sexton\r\n\r\n").expect("sent");
+    eventually("the log is in flight", SOON, || {
+        let shown = node.get("/v1/node");
+        if count(&shown, "log_export") == 1 { Ok(()) } else { Err(shown.to_string()) }
+    });
+    let body = json!({ "status": "draining", "forceStop": true });
+    let (status, shown) = order(&mut node, "/v1/nodes/self?wait=20s", body);
+    assert_eq!((status, shown["drained"].as_bool()), (200, Some(true)), "{shown}");
+    node.clear();
+}
+
+fn count(shown: &Value, kind: &str) -> u64 {
+    let kinds = shown["inflight"].as_array().expect("a list");
+    kinds.iter().find(|one| one["kind"] == kind).and_then(|one| one["count"].as_u64()).unwrap_or(0)
+}
+
+#[test]
+fn what_becomes_of_a_kind_is_configured_and_what_is_not_named_is_waited_for() {
+    let mut node = Node::new(SEXTON, &[]);
+    let config = node.ground.dir().join("kinds.toml");
+    std::fs::write(&config, "[drain]\nkinds = { job = \"cancel\", sandbox = \"wait\" }\n").expect("written");
+    serve_with_config(&mut node, &config);
+    for kind in ["job", "sandbox", "build"] {
+        let mut body = script(kind, "sleep 1000");
+        body["kind"] = kind.into();
+        node.ask("POST", "/v1/instances", None, Some(&body)).0.expect(201);
+    }
+    drain(&mut node);
+    assert_eq!(text(&node.settled("job"), "reason"), "cancelled");
+    for kind in ["sandbox", "build"] {
+        assert_eq!(text(&node.instance(kind), "state"), "running", "{kind}");
+    }
+    assert_eq!(node.get("/v1/node")["drained"], false);
+    node.clear();
+    drained(&mut node);
+}
+
+fn serve_with_config(node: &mut Node, config: &std::path::Path) {
+    node.daemon.take().expect("a daemon").terminate(SOON).expect("ended");
+    let config = config.display().to_string();
+    node.daemon = Some(node.ground.serve_with(&[("SEXTON_CONFIG", &config)]).expect("the daemon starts"));
+}
+
+/// Where a drain can be cut off, and who dies there.
+#[test]
+fn a_drain_goes_on_whoever_dies_at_whichever_step() {
+    let Some(bin) = crash_bin_dir() else {
+        sexton_testkit::skip!("the daemon with crash points is built by `cargo xtask ci`");
+    };
+    let scratch = std::env::temp_dir().join(format!("sexton-drain-crash-{}", std::process::id()));
+    let order_file = scratch.display().to_string();
+    let mut node = Node::new(bin.join("sexton"), &[("SEXTON_CRASH_FILE", &order_file)]);
+    for point in ["drain.closed", "drain.recorded", "drain.forcing", "drain.empty", "drain.drained"] {
+        for who in [Dead::Worker, Dead::Both] {
+            goes_on(&mut node, &scratch, point, who);
+        }
+    }
+    let _gone = std::fs::remove_file(&scratch);
+}
+
+fn goes_on(node: &mut Node, order_file: &std::path::Path, point: &str, who: Dead) {
+    for (name, kind) in [("box", "sandbox"), ("make", "build")] {
+        let mut body = script(name, "sleep 1000");
+        body["kind"] = kind.into();
+        node.ask("POST", "/v1/instances", None, Some(&body)).0.expect(201);
+    }
+    if who == Dead::Both {
+        node.bind_keeper_to_worker();
+    }
+    std::fs::write(order_file, format!("{point} 1 {who:?}")).expect("written");
+    let body = json!({ "status": "draining", "timeout": "300ms" });
+    node.ask("POST", "/v1/nodes/self", None, Some(&body));
+    let (first, shown) = (node.get("/v1/node")["deadline"].clone(), node.get("/v1/node"));
+    assert_eq!(shown["status"], "draining", "{point} {who:?}");
+    let entry = node.settled("box");
+    assert_eq!(text(&entry, "reason"), "drained", "{point} {who:?}: by force, at the deadline: {entry}");
+    assert_eq!(text(&node.settled("make"), "reason"), "cancelled", "{point} {who:?}");
+    let shown = eventually("drained", SOON, || {
+        node.revive();
+        let shown = node.get("/v1/node");
+        // A new keeper after `drained` takes work again, which is where the drain led to.
+        if shown["drained"] == true || shown["status"] == "healthy" { Ok(shown) } else { Err(shown.to_string()) }
+    });
+    assert!(!order_file.exists(), "{point} {who:?}: nobody came by");
+    assert!(shown["status"] == "healthy" || shown["deadline"] == first, "{point} {who:?}: {first} {shown}");
+    assert!(processes_in(&node.ground.cgroup_dir()).is_empty(), "{point} {who:?}");
+    assert_eq!(
+        events(node, "node.drained").len(),
+        events(node, "node.status").iter().filter(|event| event["data"]["status"] == "draining").count(),
+        "{point} {who:?}"
+    );
+    if who == Dead::Both {
+        node.unbind();
+    }
+    node.clear();
+    if node.get("/v1/node")["status"] == "draining" {
+        serve_again(node);
+    }
+}
