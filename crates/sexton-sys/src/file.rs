@@ -31,6 +31,8 @@ pub mod flags {
     pub const DIRECTORY: i32 = 0o40_000;
     #[cfg(target_arch = "aarch64")]
     pub const NOFOLLOW: i32 = 0o100_000;
+    /// A file without a name, in the directory that is opened.
+    pub const TMPFILE: i32 = 0o20_000_000 | DIRECTORY;
 }
 
 /// Opens `path` below `dir`; `mode` counts where a file is made.

@@ -4,7 +4,7 @@
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -35,8 +35,10 @@ fn check(settings: &Settings, made: &mut Made) -> Result<File, Refused> {
     made.directory(&settings.state_dir)?;
     let lock = lock(&settings.state_dir)?;
     check_ledger(&settings.state_dir)?;
+    check_writable(&settings.state_dir)?;
     check_socket(&settings.listen_path())?;
     made.directory(&settings.run_dir)?;
+    check_writable(&settings.run_dir)?;
     made.subtree(&settings.cgroup)?;
     Ok(lock)
 }
@@ -79,6 +81,19 @@ fn lock_soon(dir: &File) -> Result<bool, SysError> {
 pub fn check_ledger(state_dir: &Path) -> Result<(), Refused> {
     let here = proc::here().map_err(|error| Refused::new(exit::UNAVAILABLE, format!("`/proc` is needed: {error}")))?;
     sexton_ledger::check(state_dir, &here.boot_id).map_err(|error| ledger_refused(&error))
+}
+
+/// Whether files can be made in a directory: asked with one that has no name, so that nothing changes.
+fn check_writable(dir: &Path) -> Result<(), Refused> {
+    use sexton_sys::file::flags;
+    let probe = fs::OpenOptions::new().write(true).custom_flags(flags::TMPFILE).open(dir);
+    match probe {
+        // Any other answer is about files without a name, or a full disk, which is no reason not to start.
+        Err(error) if matches!(error.kind(), io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied) => {
+            Err(cannot("write in", dir, &error))
+        }
+        Ok(_) | Err(_) => Ok(()),
+    }
 }
 
 /// The exit code of a ledger that cannot be opened.

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::fs;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -19,6 +20,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::adapter::{Said, Sentence, Step};
 use super::crash::crash_point;
+use super::host::Host;
 use super::life::{Life, Next, RollBack, fact, now};
 use super::process::{Ending, Process};
 use super::slots;
@@ -373,10 +375,21 @@ impl Life {
         let (kind, data) = told(&next);
         events.push(fact(kind, &next, data));
         let request = self.answered_at_end(&next);
-        self.host.owe(Batch { puts: vec![next.clone()], events, request, ..Batch::default() }).await;
+        let late = self.host.owe(Batch { puts: vec![next.clone()], events, request, ..Batch::default() }).await;
         self.show(next);
         crash_point!("settle.recorded");
-        self.let_go().await;
+        match late {
+            None => let_go(&self.host, &self.entry).await,
+            // The ledger cannot be written: until it is, what kept the exit is all that would know it after a crash.
+            Some(durable) => {
+                let (host, entry) = (Arc::clone(&self.host), Arc::clone(&self.entry));
+                tokio::spawn(async move {
+                    if durable.await.is_ok() {
+                        let_go(&host, &entry).await;
+                    }
+                });
+            }
+        }
         self.prune_logs();
         Next::Rest
     }
@@ -419,22 +432,6 @@ impl Life {
         left
     }
 
-    /// Lets go of what kept the exit safe while it was not durable: the pin, the keeper's roster, the mark.
-    pub(super) async fn let_go(&self) {
-        let key = self.entry.incarnation.to_string();
-        if let Some(Err(error)) = self.host.with_pins(move |pins| pins.unpin(&key)).await {
-            tracing::warn!(name = %self.entry.name, %error, "pin not removed");
-        }
-        self.host.remove_mark(&self.entry.incarnation);
-        if let Some(identity) = &self.entry.identity {
-            let (pid, ino) = (identity.pid.as_raw().cast_unsigned(), identity.pidfs_ino.unwrap_or(0));
-            self.host.keeper.send(ToKeeper::Release(HeldProcess { pid, ino })).await;
-            if let Some((seq, _)) = self.host.keeper.exit_of(identity) {
-                self.host.keeper.settled(seq).await;
-            }
-        }
-    }
-
     /// Tries again to give back what could not be given back; tells whether all is gone now.
     pub(super) async fn release_again(&mut self) -> bool {
         let domain = self.open_domain().await;
@@ -467,6 +464,22 @@ impl Life {
             for stream in ["stdout", "stderr"] {
                 let _gone = fs::remove_file(dir.join(format!("{life}.{stream}")));
             }
+        }
+    }
+}
+
+/// Lets go of what kept the exit safe while it was not durable: the pin, the keeper's roster, the mark.
+pub(super) async fn let_go(host: &Host, entry: &Entry) {
+    let key = entry.incarnation.to_string();
+    if let Some(Err(error)) = host.with_pins(move |pins| pins.unpin(&key)).await {
+        tracing::warn!(name = %entry.name, %error, "pin not removed");
+    }
+    host.remove_mark(&entry.incarnation);
+    if let Some(identity) = &entry.identity {
+        let (pid, ino) = (identity.pid.as_raw().cast_unsigned(), identity.pidfs_ino.unwrap_or(0));
+        host.keeper.send(ToKeeper::Release(HeldProcess { pid, ino })).await;
+        if let Some((seq, _)) = host.keeper.exit_of(identity) {
+            host.keeper.settled(seq).await;
         }
     }
 }

@@ -113,17 +113,24 @@ impl Host {
     }
 
     /// Records what has happened already. It becomes durable in its order; when the ledger cannot be written, life
-    /// goes on after a short wait, and the record follows.
-    pub async fn owe(&self, batch: Batch) {
-        let (told, news) = oneshot::channel();
-        self.ledger.commit(batch, Urgency::Owed, move |result| {
-            if let Err(error) = &result {
-                tracing::error!(%error, "a record was not written");
+    /// goes on after a short wait, and the record follows: what is given then tells when, or
+    /// that it never will.
+    pub async fn owe(&self, batch: Batch) -> Option<oneshot::Receiver<()>> {
+        let (told, mut durable) = oneshot::channel();
+        self.ledger.commit(batch, Urgency::Owed, move |result| match result {
+            Ok(_) => {
+                let _heard = told.send(());
             }
-            let _heard = told.send(());
+            Err(error) => tracing::error!(%error, "a record was not written"),
         });
-        if self.ledger.writable() {
-            let _in_time = tokio::time::timeout(OWED_WAIT, news).await;
+        if !self.ledger.writable() {
+            return Some(durable);
+        }
+        match tokio::time::timeout(OWED_WAIT, &mut durable).await {
+            Ok(Ok(())) => None,
+            // Never: a channel that nobody sends on.
+            Ok(Err(_)) => Some(oneshot::channel().1),
+            Err(_) => Some(durable),
         }
     }
 
@@ -155,6 +162,10 @@ impl Host {
 
     /// Takes down what lasts of the daemon's own, where it keeps nothing.
     pub fn dismantle(&self) {
+        if !self.ledger.writable() {
+            // What is still owed to it is known to the pins alone.
+            return;
+        }
         if let Some(Err(error)) = self.pins.as_ref().map(PinBoard::remove) {
             tracing::warn!(error = super::chain(&error), "pins not removed");
         }

@@ -74,7 +74,17 @@ impl Bond {
 
 impl Node {
     pub fn new(program: impl Into<PathBuf>, env: &[(&str, &str)]) -> Node {
+        Node::prepared(program, env, |_| {})
+    }
+
+    /// As [`Node::new`], on ground that `prepare` has been to first.
+    pub fn on(program: impl Into<PathBuf>, prepare: impl FnOnce(&Ground)) -> Node {
+        Node::prepared(program, &[], prepare)
+    }
+
+    fn prepared(program: impl Into<PathBuf>, env: &[(&str, &str)], prepare: impl FnOnce(&Ground)) -> Node {
         let ground = Ground::new(program).expect("a ground");
+        prepare(&ground);
         let env = env.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
         let mut node = Node { daemon: None, ground, env, bond: None };
         node.serve();

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper::header::{HeaderName, LOCATION};
+use hyper::header::{HeaderMap, HeaderName, LOCATION};
 use sexton_ledger::entry::Entry;
 use sexton_plan::id::Name;
 
@@ -33,13 +33,20 @@ fn unknown(name: &Name) -> Refusal {
 pub(in crate::api) async fn create(call: Call) -> Result<Answer, Refusal> {
     wait(&call)?;
     let new = spec::new_instance(call.body.unwrap_or_default(), &call.context.settings)?;
-    let key = match call.headers.get(&IDEMPOTENCY_KEY) {
-        None => None,
-        Some(value) => Some(IdempotencyKey { key: key_text(value.as_bytes())?, fingerprint: fingerprint(&new) }),
-    };
+    let key = key(&call.headers)?.map(|key| IdempotencyKey { key, fingerprint: fingerprint(&new) });
     let (node, caller) = (call.context.node.clone(), call.caller);
     let entry = detached(async move { node.create(new, key, caller).await }).await??;
     Ok(with_header(shown(201, &entry), LOCATION, &format!("/v1/instances/{}", entry.name)))
+}
+
+/// The idempotency key; given twice, it must be the same: which of two was meant nobody can tell.
+fn key(headers: &HeaderMap) -> Result<Option<String>, Refusal> {
+    let mut values = headers.get_all(&IDEMPOTENCY_KEY).iter();
+    let Some(first) = values.next() else { return Ok(None) };
+    if values.any(|value| value != first) {
+        return Err(Refusal::new(Kind::BadArgument, "`Idempotency-Key` is given twice, with two values"));
+    }
+    key_text(first.as_bytes()).map(Some)
 }
 
 fn key_text(value: &[u8]) -> Result<String, Refusal> {

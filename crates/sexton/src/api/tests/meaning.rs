@@ -185,7 +185,9 @@ async fn a_key_must_be_visible_ascii() {
             .await
             .refused(400, "bad_argument");
     }
-    assert_eq!(api.ask_with("POST", "/v1/instances", &[("idempotency-key", "k-1")], Some(run)).await.status, 201);
+    let twice = |second| [("idempotency-key", "k-1"), ("idempotency-key", second)];
+    api.ask_with("POST", "/v1/instances", &twice("k-2"), Some(run)).await.refused(400, "bad_argument");
+    assert_eq!(api.ask_with("POST", "/v1/instances", &twice("k-1"), Some(run)).await.status, 201);
 }
 
 #[tokio::test]

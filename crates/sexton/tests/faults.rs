@@ -1,0 +1,330 @@
+//! Faults from outside: a full disk, places that cannot be written, processes that do not want to end, and one that
+//! the kernel does not end.
+
+#![allow(clippy::indexing_slicing, reason = "a JSON value indexed by a name that is not there is null")]
+
+mod support;
+#[path = "support/unanswering.rs"]
+mod unanswering;
+
+use std::collections::BTreeSet;
+use std::fs::{self, OpenOptions};
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use sexton_testkit::{Ground, SOON, eventually, processes_in, skip};
+use support::{Dead, Node, SEXTON, file_appears, script, spec, text};
+use unanswering::Unanswering;
+
+fn create(node: &mut Node, body: &Value) -> Value {
+    node.ask("POST", "/v1/instances", None, Some(body)).0.expect(201)
+}
+
+fn stop(node: &mut Node, name: &str, order: &Value) -> Value {
+    node.ask("POST", &format!("/v1/instances/{name}/stop?wait=20s"), None, Some(order)).0.expect(200)
+}
+
+/// A state directory of 8 MiB on a file system of its own, which the test can fill.
+struct SmallDisk {
+    filler: PathBuf,
+}
+
+impl SmallDisk {
+    fn mount(ground: &Ground) -> SmallDisk {
+        let dir = ground.state_dir();
+        fs::create_dir(&dir).expect("a state directory");
+        let status = Command::new("mount").args(["-t", "tmpfs", "-o", "size=8m", "sexton-test"]).arg(&dir).status();
+        assert!(status.expect("mount").success());
+        SmallDisk { filler: dir.join("filler") }
+    }
+
+    /// Fills it to the last byte.
+    fn fill(&self) {
+        let mut filler = OpenOptions::new().append(true).create(true).open(&self.filler).expect("filler");
+        let mut size = 1 << 16;
+        while size > 0 {
+            match filler.write(&vec![1; size]) {
+                Ok(_) => {}
+                Err(error) if error.kind() == std::io::ErrorKind::StorageFull => size /= 2,
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+
+    fn clear(&self) {
+        fs::remove_file(&self.filler).expect("cleared");
+    }
+}
+
+/// Everything below the daemon's directories and cgroup that a start could have made.
+fn things(ground: &Ground) -> BTreeSet<PathBuf> {
+    let mut found = BTreeSet::new();
+    let mut dirs = vec![ground.state_dir().join("logs"), ground.run_dir(), ground.cgroup_dir()];
+    while let Some(dir) = dirs.pop() {
+        for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                dirs.push(entry.path());
+            }
+            found.insert(entry.path());
+        }
+    }
+    found
+}
+
+/// Takes up what the ledger had put by for such days, until it cannot be written; tells what was created by that.
+fn exhaust(node: &mut Node) -> Vec<String> {
+    let mut names = Vec::new();
+    let mut size = 100_000;
+    let others = node.instances().len();
+    loop {
+        let name = format!("filler-{}", others + names.len());
+        let mut body = spec(&name, &["/bin/true"]);
+        body["env"] = json!({ "FILLER": "x".repeat(size) });
+        let (answer, _) = node.ask("POST", "/v1/instances", None, Some(&body));
+        match answer.status {
+            201 => names.push(name),
+            503 if size == 0 => return names,
+            503 => size /= 10,
+            _ => panic!("{}", answer.text()),
+        }
+        assert!(names.len() < 2_000, "it is never full");
+    }
+}
+
+/// A create is refused within the time of the contract, and nothing of it is there.
+fn refuses_to_create(node: &mut Node, name: &str) {
+    let before = things(&node.ground);
+    let began = Instant::now();
+    let (answer, _) = node.ask("POST", "/v1/instances", None, Some(&spec(name, &["/bin/sleep", "1000"])));
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    let refusal = answer.expect(503);
+    assert_eq!(refusal["code"], "ledger_unwritable", "{refusal}");
+    assert!(answer.header("retry-after").is_some(), "{:?}", answer.headers);
+    assert_eq!(node.ask("GET", &format!("/v1/instances/{name}"), None, None).0.status, 404);
+    let after = things(&node.ground);
+    assert!(after.is_subset(&before), "{:?}", after.difference(&before).collect::<Vec<_>>());
+}
+
+/// Waits until something can be created again, without anybody's help.
+fn creates_again(node: &mut Node, name: &str) {
+    eventually("creates are taken again", SOON, || {
+        let (answer, _) = node.ask("POST", "/v1/instances", None, Some(&spec(name, &["/bin/true"])));
+        if answer.status == 201 { Ok(()) } else { Err(answer.text()) }
+    });
+}
+
+/// Ends with `code` as soon as its gate is there.
+fn gated(node: &Node, name: &str, code: u8) -> (Value, PathBuf) {
+    let gate = node.ground.dir().join(format!("{name}.gate"));
+    (script(name, &format!("until [ -e {} ]; do sleep 0.01; done; exit {code}", gate.display())), gate)
+}
+
+#[test]
+fn a_full_disk_refuses_what_is_new_and_ends_what_is_old() {
+    let mut disk = None;
+    let mut node = Node::on(SEXTON, |ground| disk = Some(SmallDisk::mount(ground)));
+    let disk = disk.expect("a disk");
+    create(&mut node, &spec("stopped", &["/bin/sleep", "1000"]));
+    create(&mut node, &spec("stays", &["/bin/sleep", "1000"]));
+    let (body, gate) = gated(&node, "ends", 7);
+    create(&mut node, &body);
+    disk.fill();
+    let fillers = exhaust(&mut node);
+    refuses_to_create(&mut node, "new");
+    assert_eq!(node.instances().len(), 3 + fillers.len());
+    let over = stop(&mut node, "stopped", &json!({}));
+    assert_eq!((&over["state"], &over["exit"]["signal"]), (&json!("exited"), &json!(15)), "{over}");
+    fs::write(gate, "").expect("gate opened");
+    assert_eq!(node.settled("ends")["exit"]["code"], 7);
+    refuses_to_create(&mut node, "new");
+    disk.clear();
+    creates_again(&mut node, "later");
+    // What happened meanwhile is durable, for a daemon that knows nothing else.
+    node.kill(Dead::Both, || {});
+    let known = |node: &mut Node, name: &str| node.instance(name)["exit"].clone();
+    assert_eq!(known(&mut node, "stopped")["signal"], 15);
+    assert_eq!(known(&mut node, "ends")["code"], 7);
+    assert_eq!(node.instance("stays")["state"], "running");
+}
+
+#[test]
+fn a_disk_that_is_full_when_worker_and_keeper_die_loses_no_exit() {
+    let mut disk = None;
+    let mut node = Node::on(SEXTON, |ground| disk = Some(SmallDisk::mount(ground)));
+    let disk = disk.expect("a disk");
+    let (seen, seen_gate) = gated(&node, "seen", 5);
+    let (unseen, unseen_gate) = gated(&node, "unseen", 6);
+    let stays = create(&mut node, &spec("stays", &["/bin/sleep", "1000"]));
+    create(&mut node, &seen);
+    let pid = create(&mut node, &unseen)["identity"]["pid"].as_i64().expect("a PID");
+    disk.fill();
+    exhaust(&mut node);
+    refuses_to_create(&mut node, "new");
+    fs::write(seen_gate, "").expect("gate opened");
+    assert_eq!(node.settled("seen")["exit"]["code"], 5);
+    node.kill(Dead::Both, || {
+        fs::write(unseen_gate, "").expect("gate opened");
+        eventually("the unseen one ends", SOON, || {
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            let runs = stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']));
+            if runs { Err(stat) } else { Ok(()) }
+        });
+    });
+    for (name, code) in [("seen", 5), ("unseen", 6)] {
+        let over = node.settled(name);
+        assert_eq!((&over["state"], &over["exit"]["code"]), (&json!("exited"), &json!(code)), "{over}");
+    }
+    assert_eq!(node.instance("stays")["identity"], stays["identity"]);
+    disk.fill();
+    exhaust(&mut node);
+    refuses_to_create(&mut node, "new");
+    disk.clear();
+    creates_again(&mut node, "later");
+    node.kill(Dead::Both, || {});
+    for (name, code) in [("seen", 5), ("unseen", 6)] {
+        assert_eq!(node.instance(name)["exit"]["code"], code);
+    }
+}
+
+#[test]
+fn whatever_a_workload_does_it_ends_when_it_is_stopped() {
+    let mut node = Node::new(SEXTON, &[]);
+    let leaderless = leaderless(node.ground.dir());
+    let cgroup = "C=$(dirname $(dirname $(dirname $R)))/$(sed -n 's/^0:://p' /proc/self/cgroup)";
+    let nested = format!(
+        "{cgroup}; mkdir -p $C/a/b $C/t; echo threaded > $C/t/cgroup.type; sleep 1000 & echo $! > $C/a/b/cgroup.procs; \
+         sleep 1000 & echo $! > $C/a/cgroup.procs; echo 1 > $C/a/b/cgroup.freeze; touch $READY; wait"
+    );
+    let cases: [(&str, Vec<&str>); 7] = [
+        ("ignores", vec!["/bin/sh", "-c", "trap '' TERM HUP INT QUIT; touch $READY; while :; do sleep 1; done"]),
+        ("stopped", vec!["/bin/sh", "-c", "trap '' TERM; touch $READY; kill -STOP $$; while :; do sleep 1; done"]),
+        ("leaderless", vec![&leaderless]),
+        (
+            "bomb",
+            vec![
+                "/bin/bash",
+                "-c",
+                "touch $READY; trap '' TERM; f() { f 2>/dev/null | f 2>/dev/null & }; f; while :; do f 2>/dev/null; done",
+            ],
+        ),
+        ("nested", vec!["/bin/sh", "-c", &nested]),
+        ("frozen", vec!["/bin/sh", "-c", "touch $READY; while :; do sleep 1; done"]),
+        (
+            "traced",
+            vec!["/bin/sh", "-c", "touch $READY; exec strace -f -o /dev/null sh -c 'while :; do sleep 1; done'"],
+        ),
+    ];
+    for (name, argv) in &cases {
+        let ready = node.ground.dir().join(format!("{name}.ready"));
+        let mut body = spec(name, argv);
+        body["grace"] = json!("200ms");
+        body["env"] = json!({ "READY": ready, "R": node.ground.cgroup_dir().join("x/y"), "PATH": "/usr/bin:/bin" });
+        if *name == "bomb" {
+            body["limits"] = json!({ "pids": 150 });
+        }
+        let entry = create(&mut node, &body);
+        file_appears(&ready);
+        let dir = node.ground.cgroup_at(&text(&entry["cgroup"], "path"));
+        if *name == "frozen" {
+            fs::write(dir.join("cgroup.freeze"), "1").expect("frozen");
+        }
+        let began = Instant::now();
+        let over = stop(&mut node, name, &json!({}));
+        assert_eq!((&over["state"], &over["resources"]), (&json!("exited"), &json!([])), "{name}: {over}");
+        assert!(began.elapsed() < Duration::from_secs(5), "{name}: {:?}", began.elapsed());
+        assert!(!dir.exists() && processes_in(&dir).is_empty(), "{name}");
+        assert!(over["exit"]["code"].is_u64() || over["exit"]["signal"].is_u64(), "{name}: {over}");
+    }
+}
+
+/// A program whose main thread has left while another runs: `Z` in `/proc`, and alive.
+fn leaderless(dir: &Path) -> String {
+    const SOURCE: &str = "
+        #include <pthread.h>
+        #include <stdio.h>
+        #include <stdlib.h>
+        #include <unistd.h>
+        static void *stay(void *main) {
+            pthread_join(*(pthread_t *)main, NULL);
+            fclose(fopen(getenv(\"READY\"), \"w\"));
+            for (;;) pause();
+        }
+        int main(void) {
+            static pthread_t main_thread, other;
+            main_thread = pthread_self();
+            pthread_create(&other, NULL, stay, &main_thread);
+            pthread_exit(NULL);
+        }";
+    let program = dir.join("leaderless");
+    let mut cc = Command::new("cc");
+    cc.args(["-x", "c", "-", "-pthread", "-o"]).arg(&program).stdin(Stdio::piped());
+    let mut compiler = cc.spawn().expect("a C compiler, which Rust needs too");
+    compiler.stdin.take().expect("its input").write_all(SOURCE.as_bytes()).expect("compiled");
+    assert!(compiler.wait().expect("compiled").success());
+    program.display().to_string()
+}
+
+#[test]
+fn what_the_kernel_does_not_end_is_stuck_and_nobody_waits_for_it() {
+    let mut node = Node::new(SEXTON, &[]);
+    let Some(mut hole) = Unanswering::mount(&node.ground.dir().join("hole")) else { skip!("no /dev/fuse") };
+    let entry = create(&mut node, &spec("stuck", &["/bin/cat", &hole.file()]));
+    hole.wait_asked(1);
+    for name in ["a", "b", "c"] {
+        create(&mut node, &spec(name, &["/bin/sleep", "1000"]));
+    }
+    let path = "/v1/instances/stuck/stop";
+    let began = Instant::now();
+    let (answer, _) = node.ask("POST", path, None, Some(&json!({ "force": true })));
+    answer.expect(202);
+    // While it is waited for, nobody else waits.
+    let others = Instant::now();
+    stop(&mut node, "a", &json!({}));
+    create(&mut node, &spec("d", &["/bin/true"]));
+    assert!(others.elapsed() < Duration::from_secs(1), "{:?}", others.elapsed());
+    let told = eventually("it is called stuck", SOON, || {
+        let entry = node.instance("stuck");
+        if entry["state"] == "stuck" { Ok(entry) } else { Err(entry.to_string()) }
+    });
+    assert!(began.elapsed() < Duration::from_millis(5_500), "{:?}", began.elapsed());
+    let one = &told["stuck"][0];
+    assert_eq!((&one["pid"], &one["state"]), (&entry["identity"]["pid"], &json!("D")), "{told}");
+    assert!(one["wchan"].as_str().is_some_and(|wchan| wchan.contains("request_wait_answer")), "{told}");
+    // Its name and its cgroup stay withheld, whoever dies.
+    let again = node.ask("POST", "/v1/instances", None, Some(&spec("stuck", &["/bin/true"]))).0;
+    again.expect(409);
+    node.kill(Dead::Both, || {});
+    stop(&mut node, "b", &json!({}));
+    let still = node.instance("stuck");
+    assert!(["stuck", "stopping"].contains(&text(&still, "state").as_str()), "{still}");
+    assert_eq!(still["identity"], entry["identity"], "{still}");
+    hole.release();
+    let over = node.settled("stuck");
+    assert_eq!((&over["state"], &over["exit"]["signal"]), (&json!("exited"), &json!(9)), "{over}");
+    assert_eq!(over["stuck"], Value::Null, "{over}");
+}
+
+#[test]
+fn a_start_that_hangs_in_execve_hears_a_stop() {
+    let mut node = Node::new(SEXTON, &[]);
+    let Some(mut hole) = Unanswering::mount(&node.ground.dir().join("hole")) else { skip!("no /dev/fuse") };
+    let (client, body) = (node.ground.client(), spec("hangs", &[&hole.file()]));
+    let caller = std::thread::spawn(move || client.post("/v1/instances", &body).expect("an answer"));
+    hole.wait_asked(1);
+    assert_eq!(node.instance("hangs")["state"], "starting");
+    node.ask("POST", "/v1/instances/hangs/stop", None, Some(&json!({ "force": true }))).0.expect(202);
+    // Whoever waited for the start is told, though its process cannot be ended yet.
+    let answer = caller.join().expect("answered");
+    assert!(answer.status >= 400, "{}", answer.text());
+    eventually("it is called stuck", SOON, || {
+        let entry = node.instance("hangs");
+        if entry["state"] == "stuck" { Ok(()) } else { Err(entry.to_string()) }
+    });
+    hole.release();
+    let over = node.settled("hangs");
+    assert!(["exited", "failed"].contains(&text(&over, "state").as_str()), "{over}");
+    assert_ne!(over["exit"]["code"], 0, "{over}");
+}

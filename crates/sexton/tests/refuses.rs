@@ -1,0 +1,314 @@
+//! What is refused changes nothing: a start that must not be, and every argument outside the contract.
+
+#![allow(clippy::indexing_slicing, reason = "a JSON value indexed by a name that is not there is null")]
+#![allow(clippy::disallowed_types, reason = "a test starts programs as a user does")]
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use sexton_testkit::{Ground, eventually};
+use support::{Node, SEXTON, SIGCONT, SIGSTOP, spec};
+
+/// Mode, owner, time of change and bytes of everything below, by path.
+type Files = BTreeMap<PathBuf, (u32, u32, i64, i64, Vec<u8>)>;
+
+fn files(dirs: &[&Path]) -> Files {
+    let mut found = Files::new();
+    let mut paths: Vec<PathBuf> = dirs.iter().map(|dir| dir.to_path_buf()).collect();
+    while let Some(path) = paths.pop() {
+        let Ok(about) = fs::symlink_metadata(&path) else { continue };
+        let mut bytes = Vec::new();
+        if about.is_dir() {
+            paths.extend(fs::read_dir(&path).into_iter().flatten().flatten().map(|entry| entry.path()));
+        } else if about.is_file() {
+            // What holds the pins' namespace looks like a file, and has no bytes.
+            bytes = fs::read(&path).unwrap_or_default();
+        }
+        found.insert(path, (about.mode(), about.uid(), about.mtime(), about.mtime_nsec(), bytes));
+    }
+    found
+}
+
+/// Everything that a start on this ground could change.
+fn all(ground: &Ground) -> Files {
+    let mut found = files(&[&ground.state_dir(), &ground.run_dir()]);
+    // Of a cgroup, what is there; the kernel counts in its files by itself.
+    let mut dirs = vec![ground.cgroup_dir()];
+    while let Some(dir) = dirs.pop() {
+        let Ok(entries) = fs::read_dir(&dir) else { continue };
+        let below = entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+        dirs.extend(below.map(|entry| entry.path()));
+        found.insert(dir, (0, 0, 0, 0, Vec::new()));
+    }
+    found
+}
+
+/// A start that must end with `code`, and must have changed nothing.
+fn refuses(ground: &Ground, code: i32, more: &[&str], as_nobody: bool) {
+    let before = all(ground);
+    let mut command = ground.command(&[&["serve"], more].concat());
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    if as_nobody {
+        command.uid(65_534).gid(65_534);
+    }
+    let mut child = command.spawn().expect("the program starts");
+    let ended = eventually("the start is refused", Duration::from_secs(10), || match child.try_wait() {
+        Ok(Some(status)) => Ok(status),
+        Ok(None) => Err("it runs".to_owned()),
+        Err(error) => Err(error.to_string()),
+    });
+    let mut told = String::new();
+    std::io::Read::read_to_string(&mut child.stderr.take().expect("stderr"), &mut told).expect("text");
+    assert_eq!(ended.code(), Some(code), "{more:?}: {told}");
+    assert!(told.starts_with("error: "), "{code}: {told}");
+    let after = all(ground);
+    let differs: Vec<&PathBuf> =
+        before.keys().chain(after.keys()).filter(|path| before.get(*path) != after.get(*path)).collect();
+    assert!(differs.is_empty(), "{code}: {differs:?}: {told}");
+}
+
+/// A ground on which a daemon has run and has ended, leaving one instance behind it in the ledger.
+fn used(program: &str) -> Ground {
+    let ground = Ground::new(program).expect("a ground");
+    let daemon = ground.serve().expect("a daemon");
+    daemon.client().post("/v1/instances", &spec("was", &["/bin/true"])).expect("an answer").expect(201);
+    daemon.terminate(Duration::from_secs(20)).expect("ended");
+    ground
+}
+
+/// Replaces bytes of the ledger, as a newer version or a bad disk would.
+fn edit_ledger(ground: &Ground, at: usize, bytes: &[u8]) {
+    let path = ground.state_dir().join("sexton.db");
+    let mut ledger = fs::read(&path).expect("the ledger");
+    ledger[at..at + bytes.len()].copy_from_slice(bytes);
+    fs::write(path, ledger).expect("written");
+}
+
+#[test]
+fn a_start_is_refused_where_another_daemon_is() {
+    let mut node = Node::new(SEXTON, &[]);
+    // Held still, so that every change is the other one's.
+    let held = [node.daemon().worker().expect("a worker"), node.daemon().keeper().expect("a keeper")];
+    held.iter().for_each(|held| held.signal(SIGSTOP).expect("stopped"));
+    refuses(&node.ground, 75, &[], false);
+    // Another state directory, and the socket of the one that runs.
+    let other = node.ground.dir().join("other");
+    refuses(&node.ground, 73, &["--state-dir", &other.display().to_string()], false);
+    assert!(!other.exists(), "what had to be made to look is gone");
+    held.iter().for_each(|held| held.signal(SIGCONT).expect("continued"));
+}
+
+#[test]
+fn a_start_is_refused_where_its_places_cannot_be_made() {
+    let ground = used(SEXTON);
+    let file = ground.config().display().to_string();
+    let below = format!("{file}/below");
+    for place in [file.as_str(), &below] {
+        refuses(&ground, 73, &["--state-dir", place], false);
+        refuses(&ground, 73, &["--run-dir", place], false);
+        refuses(&ground, 73, &["--socket", place], false);
+    }
+    refuses(&ground, 64, &["--drain-timeout", "5"], false);
+    refuses(&ground, 64, &["--on-shutdown", "burn"], false);
+    refuses(&ground, 64, &["--cgroup", "../up"], false);
+    refuses(&ground, 64, &["--config", &format!("{file}.none")], false);
+}
+
+#[test]
+fn a_start_is_refused_by_a_ledger_that_is_newer_or_damaged() {
+    let ground = used(SEXTON);
+    // `user_version` stands at byte 60 of an SQLite file, most significant byte first.
+    edit_ledger(&ground, 60, &9_999_u32.to_be_bytes());
+    refuses(&ground, 76, &[], false);
+    edit_ledger(&ground, 0, b"no ledger at all");
+    refuses(&ground, 78, &[], false);
+    let ground = used(SEXTON);
+    let path = ground.state_dir().join("sexton.db");
+    let whole = fs::read(&path).expect("the ledger");
+    fs::write(&path, &whole[..whole.len() / 2]).expect("cut");
+    refuses(&ground, 78, &[], false);
+    let row = whole.windows(9).position(|bytes| bytes == b"/bin/true").expect("a row");
+    fs::write(&path, &whole).expect("restored");
+    edit_ledger(&ground, row, b"/bin/evil");
+    refuses(&ground, 78, &[], false);
+    fs::write(&path, &whole).expect("restored");
+    let daemon = ground.serve().expect("as it was, it serves");
+    assert_eq!(daemon.client().get("/v1/instances/was").expect("an answer").expect(200)["state"], "exited");
+}
+
+#[test]
+fn a_start_is_refused_where_it_may_not() {
+    let ground = used(SEXTON);
+    fs::set_permissions(ground.state_dir(), fs::Permissions::from_mode(0o700)).expect("closed");
+    refuses(&ground, 77, &[], true);
+}
+
+#[test]
+fn a_start_is_refused_where_its_file_systems_are_read_only() {
+    let ground = used(SEXTON);
+    for dir in [ground.state_dir(), ground.run_dir()] {
+        let mount = |args: &[&str]| {
+            let status = std::process::Command::new("mount").args(args).arg(&dir).status();
+            assert!(status.expect("mount").success(), "{args:?}");
+        };
+        mount(&["--bind", &dir.display().to_string()]);
+        mount(&["-o", "remount,bind,ro"]);
+        refuses(&ground, 73, &[], false);
+        let target = std::ffi::CString::new(dir.display().to_string()).expect("a path");
+        sexton_sys::mount::unmount(&target).expect("unmounted");
+    }
+}
+
+/// What a refused request must leave as it was: rows, events and requests; cgroups; files.
+fn state(node: &Node) -> (String, Vec<PathBuf>) {
+    let dump = node.ground.command(&["ledger", "dump"]).output().expect("a dump");
+    assert!(dump.status.success());
+    let paths = all(&node.ground).into_keys().collect();
+    (String::from_utf8(dump.stdout).expect("text"), paths)
+}
+
+#[test]
+fn every_body_outside_the_contract_is_refused_by_name_and_changes_nothing() {
+    let mut node = Node::new(SEXTON, &[]);
+    node.ask("POST", "/v1/instances", None, Some(&spec("is", &["/bin/sleep", "1000"]))).0.expect(201);
+    let before = state(&node);
+    let long = "x".repeat(200_000);
+    let create: [(&str, Value); 33] = [
+        ("name", json!("../x")),
+        ("name", json!("A")),
+        ("name", json!("")),
+        ("name", json!(".")),
+        ("name", json!(5)),
+        ("name", json!("a".repeat(64))),
+        ("name", json!(null)),
+        ("argv", json!([])),
+        ("argv", json!([""])),
+        ("argv", json!(["a\0b"])),
+        ("argv", json!("true")),
+        ("argv", json!([long])),
+        ("env", json!({"": "x"})),
+        ("env", json!({"A=B": "x"})),
+        ("env", json!({"A": 1})),
+        ("cwd", json!("tmp")),
+        ("user", json!("a b")),
+        ("user", json!("nobody-of-that-name")),
+        ("kind", json!("Build")),
+        ("runtime", json!("docker")),
+        ("labels", json!({"A": "x"})),
+        ("grace", json!(5)),
+        ("grace", json!("-5s")),
+        ("grace", json!("5")),
+        ("stop_signal", json!("TREM")),
+        ("stop_signal", json!(15)),
+        ("slot", json!("yes")),
+        ("pidns", json!(1)),
+        ("limits", json!({"pids": 0})),
+        ("limits", json!({"memory": "1GiB"})),
+        ("limits", json!({"cpu": 1})),
+        ("restart", json!("sometimes")),
+        ("colour", json!("red")),
+    ];
+    for (field, value) in create {
+        let mut body = spec("bad", &["/bin/true"]);
+        body[field] = value;
+        refused(&mut node, "POST", "/v1/instances", &body, Some(field));
+    }
+    for (path, body, field) in other_bodies() {
+        refused(&mut node, "POST", path, &body, field);
+    }
+    for path in
+        ["/v1/instances?limit=0", "/v1/instances?limit=1001", "/v1/instances?state=asleep", "/v1/events?after=-1"]
+    {
+        assert_eq!(node.ask("GET", path, None, None).0.status, 400, "{path}");
+    }
+    assert_eq!(node.instance("is")["state"], "running");
+    let after = state(&node);
+    assert_eq!(before.0, after.0);
+    assert_eq!(before.1, after.1);
+}
+
+/// Bodies of everything but a creation.
+fn other_bodies() -> [(&'static str, Value, Option<&'static str>); 19] {
+    [
+        ("/v1/instances/is/stop", json!({"force": 1}), Some("force")),
+        ("/v1/instances/is/stop", json!({"grace": "soon"}), Some("grace")),
+        ("/v1/instances/is/stop", json!({"now": true}), Some("now")),
+        ("/v1/instances/is/stop?wait=5", json!({}), Some("wait")),
+        ("/v1/instances/is/stop?tail=5", json!({}), Some("tail")),
+        ("/v1/instances/is/signal", json!({}), Some("signal")),
+        ("/v1/instances/is/signal", json!({"signal": "0"}), Some("signal")),
+        ("/v1/instances/is/signal", json!({"signal": "65"}), Some("signal")),
+        ("/v1/instances/is/signal", json!({"signal": 9}), Some("signal")),
+        ("/v1/instances/is/signal", json!({"signal": "KILL", "all": true}), Some("all")),
+        ("/v1/instances/..%2fis/stop", json!({}), None),
+        ("/v1/adopt", json!({"name": "x", "pid": 0}), Some("pid")),
+        ("/v1/adopt", json!({"name": "x", "pid": -1, "start_ticks": 5}), Some("pid")),
+        ("/v1/adopt", json!({"name": "x", "pid": "5", "start_ticks": 5}), Some("pid")),
+        ("/v1/adopt", json!({"name": "x", "start_ticks": 5}), Some("pid")),
+        ("/v1/nodes/self", json!({"status": "asleep"}), Some("status")),
+        ("/v1/nodes/self", json!({"status": "healthy", "forceStop": true}), Some("forceStop")),
+        ("/v1/nodes/self", json!({"status": "draining", "timeout": 5}), Some("timeout")),
+        ("/v1/apply", json!([]), None),
+    ]
+}
+
+fn refused(node: &mut Node, method: &str, path: &str, body: &Value, field: Option<&str>) {
+    let (answer, _) = node.ask(method, path, None, Some(body));
+    let shown = body.to_string();
+    assert_eq!(answer.status, 400, "{path} {:.100}: {}", shown, answer.text());
+    let detail = answer.json()["detail"].as_str().unwrap_or_default().to_owned();
+    let names = field.is_none_or(|field| {
+        let inner = body[field].as_object().into_iter().flat_map(|inner| inner.keys());
+        detail.contains(field) || inner.into_iter().any(|key| detail.contains(key.as_str()))
+    });
+    assert!(names && !detail.is_empty(), "{path} {:.100}: {detail}", shown);
+}
+
+#[test]
+fn every_flag_outside_the_contract_is_2_and_changes_nothing() {
+    let node = Node::new(SEXTON, &[]);
+    let before = state(&node);
+    for args in [
+        &["run", "A", "--", "true"][..],
+        &["run", "a", "--kind", "Build", "--", "true"],
+        &["run", "a", "--runtime", "docker", "--", "true"],
+        &["run", "a", "--env", "novalue", "--", "true"],
+        &["run", "a", "--env", "=x", "--", "true"],
+        &["run", "a", "--cwd", "tmp", "--", "true"],
+        &["run", "a", "--user", "a b", "--", "true"],
+        &["run", "a", "--label", "A=x", "--", "true"],
+        &["run", "a", "--grace", "5", "--", "true"],
+        &["run", "a", "--stop-signal", "term", "--", "true"],
+        &["run", "a", "--pids-max", "0", "--", "true"],
+        &["run", "a", "--memory-max", "much", "--", "true"],
+        &["run", "a", "--restart", "sometimes", "--", "true"],
+        &["run", "a", "--", ""],
+        &["run", "a"],
+        &["stop", "a", "--grace", "-1s"],
+        &["stop", "a", "--wait", "5"],
+        &["wait", "a", "--timeout", "5"],
+        &["signal", "a", "0"],
+        &["adopt", "a", "--pid", "0"],
+        &["adopt", "a", "--pid", "x"],
+        &["events", "--after", "-1"],
+        &["logs", "a", "--tail", "x"],
+        &["drain", "--timeout", "5"],
+        &["ps", "--kind", "Build"],
+        &["ps", "--label", "A"],
+    ] {
+        let output = node.ground.command(args).stdin(Stdio::null()).output().expect("the program starts");
+        let told = String::from_utf8(output.stderr).expect("text");
+        assert_eq!(output.status.code(), Some(2), "{args:?}: {told}");
+        assert!(told.starts_with("error: ") && output.stdout.is_empty(), "{args:?}: {told}");
+    }
+    let after = state(&node);
+    assert_eq!(before, after);
+}
