@@ -3,9 +3,12 @@
 //! Deliberately written from the contract and not from the planner, so that one mistake is not made twice.
 
 use crate::claim::{Claim, Recorded};
+use crate::id::Incarnation;
 use crate::identity::Identity;
+use crate::judge::ProcessSeen;
 use crate::plan::{Action, OnOrphan, Plan, Policies, order};
-use crate::world::{Before, Custody, Parent, Sighting, World};
+use crate::state::State;
+use crate::world::{Before, Content, Custody, Doubted, Owner, Parent, Sighting, World};
 
 /// The rule that a plan breaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -25,6 +28,12 @@ pub enum Broken {
     /// A process that must live would be ended.
     #[error("a process would be ended that must not be")]
     NotToEnd,
+    /// An instance would be taken, ended or closed without proof.
+    #[error("an instance would be taken, ended or closed without proof")]
+    NotProven,
+    /// Something would be removed that is somebody's, or in use.
+    #[error("something would be removed that is somebody's, or in use")]
+    NotToRelease,
     /// The actions are not in their order.
     #[error("the actions are not in their order")]
     Disorder,
@@ -46,18 +55,60 @@ pub fn check(plan: &Plan, world: &World, policies: &Policies) -> Result<(), Brok
 }
 
 fn check_action(action: &Action, world: &World, policies: &Policies) -> Result<(), Broken> {
-    let (watch, id, identity) = action.subject();
+    let (watch, id, identity) = match action {
+        Action::WriteBack { watch, id, identity, .. } | Action::Terminate { watch, id, identity, .. } => {
+            (watch, id, identity)
+        }
+        Action::Adopt { incarnation, .. } => {
+            return check_own(world, incarnation, |seen| is_ours(seen) && !is_ending(seen));
+        }
+        Action::FinishStop { incarnation, .. } => {
+            return check_own(world, incarnation, |seen| is_ours(seen) && is_ending(seen));
+        }
+        Action::Close { incarnation, .. } => return check_own(world, incarnation, is_over),
+        Action::Release { kind, key, ino, .. } => {
+            let mut same = world.marked.iter().filter(|seen| seen.kind == *kind && seen.key == *key);
+            let may = same.any(|seen| seen.ino == *ino && seen.owner == Owner::Nobody && seen.content == Content::Dead);
+            return if may { Ok(()) } else { Err(Broken::NotToRelease) };
+        }
+    };
     if world.sightings.iter().filter(|seen| is_same(&seen.identity, identity)).count() > 1 {
         return Err(Broken::Twice);
     }
-    let seen = world.sightings.iter().find(|seen| seen.watch == watch && seen.id == id && seen.identity == *identity);
+    let seen = world.sightings.iter().find(|seen| seen.watch == *watch && seen.id == *id && seen.identity == *identity);
     let seen = seen.ok_or(Broken::Unseen)?;
     if seen.parent != Parent::Adopter || seen.custody != Custody::None {
         return Err(Broken::NoOrphan);
     }
-    match action {
-        Action::WriteBack { file, .. } => check_write(seen, file, world),
-        Action::Terminate { .. } => check_end(seen, world, policies),
+    if let Action::WriteBack { file, .. } = action {
+        check_write(seen, file, world)
+    } else {
+        check_end(seen, world, policies)
+    }
+}
+
+/// The one instance of this life, if what was seen of it proves what is to be done.
+fn check_own(world: &World, life: &Incarnation, proves: impl Fn(&Doubted) -> bool) -> Result<(), Broken> {
+    let mut same = world.doubted.iter().filter(|seen| seen.incarnation == *life && !seen.claimed.state.is_terminal());
+    match (same.next(), same.next()) {
+        (Some(seen), None) if proves(seen) => Ok(()),
+        (Some(_) | None, Some(_) | None) => Err(Broken::NotProven),
+    }
+}
+
+fn is_ours(seen: &Doubted) -> bool {
+    seen.process == ProcessSeen::Same
+}
+
+fn is_ending(seen: &Doubted) -> bool {
+    seen.claimed.stop_ordered || seen.claimed.exit_known || matches!(seen.claimed.state, State::Stopping | State::Stuck)
+}
+
+fn is_over(seen: &Doubted) -> bool {
+    match seen.process {
+        ProcessSeen::Gone | ProcessSeen::NotRecorded => true,
+        ProcessSeen::Unproven => seen.claimed.exit_known,
+        ProcessSeen::Same => false,
     }
 }
 

@@ -9,9 +9,10 @@ use core::time::Duration;
 use serde::{Deserialize, Serialize, Serializer};
 
 use crate::claim::{Claim, Recorded};
-use crate::id::{BootId, Pid};
+use crate::id::{BootId, Incarnation, Name, Pid};
 use crate::identity::{Identity, Strength};
-use crate::world::{Before, Custody, Left, Parent, Sighting, World};
+use crate::judge::{self, MarkSeen};
+use crate::world::{Before, Content, Custody, Doubted, Left, Marked, MarkedKind, Owner, Parent, Sighting, World};
 
 /// What one watch allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,15 +67,63 @@ pub enum Action {
         /// The proof.
         reason: String,
     },
+    /// Take custody again of an instance that was doubted.
+    Adopt {
+        /// The instance.
+        instance: Name,
+        /// Its life.
+        incarnation: Incarnation,
+        /// Its process.
+        #[serde(serialize_with = "some_with_strength")]
+        identity: Option<Identity>,
+        /// The proof.
+        reason: String,
+    },
+    /// Carry the stop of an instance that was doubted to its end.
+    FinishStop {
+        /// The instance.
+        instance: Name,
+        /// Its life.
+        incarnation: Incarnation,
+        /// Its process.
+        #[serde(serialize_with = "some_with_strength")]
+        identity: Option<Identity>,
+        /// The proof.
+        reason: String,
+    },
+    /// Close an instance that was doubted: learn how it ended, and give back what it held.
+    Close {
+        /// The instance.
+        instance: Name,
+        /// Its life.
+        incarnation: Incarnation,
+        /// Its process, which is gone.
+        #[serde(serialize_with = "some_with_strength")]
+        identity: Option<Identity>,
+        /// The proof.
+        reason: String,
+    },
+    /// Remove what bears our mark and is nobody's.
+    Release {
+        /// What it is.
+        kind: MarkedKind,
+        /// Its name.
+        key: String,
+        /// Its inode, where another one could bear its name.
+        ino: Option<u64>,
+        /// The proof.
+        reason: String,
+    },
 }
 
 impl Action {
-    /// Watch, id and process.
-    pub fn subject(&self) -> (&str, &str, &Identity) {
+    /// Watch, id and process, where it is about a watched one.
+    pub fn watched(&self) -> Option<(&str, &str, &Identity)> {
         match self {
             Action::WriteBack { watch, id, identity, .. } | Action::Terminate { watch, id, identity, .. } => {
-                (watch, id, identity)
+                Some((watch, id, identity))
             }
+            Action::Adopt { .. } | Action::FinishStop { .. } | Action::Close { .. } | Action::Release { .. } => None,
         }
     }
 }
@@ -85,11 +134,28 @@ impl Action {
 pub struct Plan {
     /// The pass whose findings it builds on.
     pub generation: u64,
-    /// What would change something, in the order of watch, id and PID.
+    /// What would change something: instances by name, what is watched by watch, id and PID, releases by kind and key.
     pub actions: Vec<Action>,
     /// What is let alone, and why.
     #[serde(default)]
     pub left: Vec<Left>,
+}
+
+impl Plan {
+    /// This plan and that of another part of the same look, as one.
+    #[must_use]
+    pub fn joined(mut self, other: Plan) -> Plan {
+        self.actions.extend(other.actions);
+        self.left.extend(other.left);
+        self.in_order()
+    }
+
+    fn in_order(mut self) -> Plan {
+        self.actions.sort_by(|a, b| order(a).cmp(&order(b)));
+        self.left.sort();
+        self.left.dedup();
+        self
+    }
 }
 
 /// Plans for `world`, which was looked at after pass `generation`.
@@ -103,16 +169,47 @@ pub fn plan(world: &World, policies: &Policies, generation: u64) -> Plan {
             Verdict::Rest => {}
         }
     }
-    actions.sort_by(|a, b| order(a).cmp(&order(b)));
-    left.sort();
-    left.dedup();
-    Plan { generation, actions, left }
+    for doubted in &world.doubted {
+        match judge_doubted(doubted) {
+            Verdict::Act(action) => actions.push(action),
+            Verdict::Leave(reason) => left.push(Left {
+                what: format!("instance `{}`", doubted.name),
+                pid: doubted.identity.as_ref().map(|identity| identity.pid),
+                reason,
+            }),
+            Verdict::Rest => {}
+        }
+    }
+    for marked in &world.marked {
+        match judge_marked(marked) {
+            Verdict::Act(action) => actions.push(action),
+            Verdict::Leave(reason) => left.push(Left { what: name_of(marked), pid: None, reason }),
+            Verdict::Rest => {}
+        }
+    }
+    Plan { generation, actions, left }.in_order()
 }
 
 /// The order in which actions are carried out and shown.
-pub(crate) fn order(action: &Action) -> (&str, &str, Pid, Option<u64>) {
-    let (watch, id, identity) = action.subject();
-    (watch, id, identity.pid, identity.pidfs_ino)
+pub(crate) fn order(action: &Action) -> (u8, &str, &str, Option<Pid>, Option<u64>) {
+    match action {
+        Action::Adopt { instance, incarnation, .. }
+        | Action::FinishStop { instance, incarnation, .. }
+        | Action::Close { instance, incarnation, .. } => (0, instance.as_str(), incarnation.as_str(), None, None),
+        Action::WriteBack { watch, id, identity, .. } | Action::Terminate { watch, id, identity, .. } => {
+            (1, watch, id, Some(identity.pid), identity.pidfs_ino)
+        }
+        Action::Release { kind, key, ino, .. } => (2 + *kind as u8, key, "", None, *ino),
+    }
+}
+
+fn name_of(marked: &Marked) -> String {
+    match marked.kind {
+        MarkedKind::Mark => format!("mark `{}`", marked.key),
+        MarkedKind::Logs => format!("logs of `{}`", marked.key),
+        MarkedKind::Pin => format!("pin `{}`", marked.key),
+        MarkedKind::Cgroup => format!("cgroup `{}`", marked.key),
+    }
 }
 
 enum Verdict {
@@ -139,6 +236,47 @@ fn judge(seen: &Sighting, world: &World, policies: &Policies) -> Verdict {
         Claim::Missing => judge_orphan(seen, world, *policy),
         claim @ Claim::Read { .. } if claim.is_right_for(&seen.identity) => Verdict::Rest,
         Claim::Read { recorded, .. } => judge_claimed(seen, world, *recorded),
+    }
+}
+
+/// An instance that was doubted, judged as at every start of the worker.
+fn judge_doubted(doubted: &Doubted) -> Verdict {
+    let Doubted { name, incarnation, identity, .. } = doubted.clone();
+    let (instance, told) = (name, |reason: &str| reason.to_string());
+    match judge::judge(doubted.claimed, doubted.process, MarkSeen::Absent) {
+        judge::Verdict::Adopt => {
+            let reason = told("its process lives, and is proven the recorded one");
+            Verdict::Act(Action::Adopt { instance, incarnation, identity, reason })
+        }
+        judge::Verdict::FinishStop => {
+            let reason = told("its process lives, is proven the recorded one, and a stop was accepted");
+            Verdict::Act(Action::FinishStop { instance, incarnation, identity, reason })
+        }
+        judge::Verdict::Close => {
+            let reason = told("its process is proven gone");
+            Verdict::Act(Action::Close { instance, incarnation, identity, reason })
+        }
+        judge::Verdict::LeaveUnverified => Verdict::Leave(doubted.why.clone()),
+        judge::Verdict::RollBack | judge::Verdict::Release | judge::Verdict::Rest => Verdict::Rest,
+    }
+}
+
+/// What bears our mark goes when it is nobody's, and nothing lives in it.
+fn judge_marked(marked: &Marked) -> Verdict {
+    match (marked.owner, marked.content) {
+        (Owner::Row, _) => Verdict::Rest,
+        (Owner::Forgotten, _) => {
+            Verdict::Leave("the ledger is new, and this may be all that is left of an older one".to_string())
+        }
+        (Owner::Nobody, Content::Dead) => Verdict::Act(Action::Release {
+            kind: marked.kind,
+            key: marked.key.clone(),
+            ino: marked.ino,
+            reason: "no row claims it, and nothing lives in it".to_string(),
+        }),
+        // Each process in it is told of by itself.
+        (Owner::Nobody, Content::Living) => Verdict::Rest,
+        (Owner::Nobody, Content::Unread) => Verdict::Leave("it could not be read".to_string()),
     }
 }
 
@@ -193,6 +331,16 @@ fn judge_orphan(seen: &Sighting, world: &World, policy: Policy) -> Verdict {
         reason: "its parent is gone, it has no metadata, it is older than the grace, and it was seen before"
             .to_string(),
     })
+}
+
+fn some_with_strength<S: Serializer>(identity: &Option<Identity>, serializer: S) -> Result<S::Ok, S::Error> {
+    struct Shown<'a>(&'a Identity);
+    impl Serialize for Shown<'_> {
+        fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+            with_strength(self.0, serializer)
+        }
+    }
+    identity.as_ref().map(Shown).serialize(serializer)
 }
 
 /// An identity with its strength beside the evidence, as it is shown everywhere.

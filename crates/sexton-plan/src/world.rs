@@ -7,8 +7,9 @@ use core::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::claim::Claim;
-use crate::id::Pid;
+use crate::id::{Incarnation, Name, Pid};
 use crate::identity::Identity;
+use crate::judge::{Claimed, ProcessSeen};
 
 /// Clock ticks in a second of `/proc` (`USER_HZ`), the same on every architecture that Linux runs on today.
 const TICKS_PER_SECOND: u64 = 100;
@@ -20,6 +21,10 @@ pub struct World {
     pub now: Duration,
     /// Watched processes, each once a watch.
     pub sightings: Vec<Sighting>,
+    /// Instances of this node that were proven neither ours nor gone, looked at again.
+    pub doubted: Vec<Doubted>,
+    /// What bears the mark of this node, whoever claims it.
+    pub marked: Vec<Marked>,
     /// What is let alone whatever is planned: what could not be read, and what other parts of the look found.
     pub left: Vec<Left>,
 }
@@ -43,6 +48,74 @@ pub struct Sighting {
     pub file: String,
     /// What its metadata says.
     pub claim: Claim,
+}
+
+/// An instance of this node whose process was proven neither ours nor gone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Doubted {
+    /// Its name.
+    pub name: Name,
+    /// Its life.
+    pub incarnation: Incarnation,
+    /// The recorded process.
+    pub identity: Option<Identity>,
+    /// What its row says.
+    pub claimed: Claimed,
+    /// What is found of its process now.
+    pub process: ProcessSeen,
+    /// Why it is doubted.
+    pub why: String,
+}
+
+/// Something on this host that bears the mark of this node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Marked {
+    /// What it is.
+    pub kind: MarkedKind,
+    /// Its name.
+    pub key: String,
+    /// Its inode, where another one could bear its name.
+    pub ino: Option<u64>,
+    /// Whose it is.
+    pub owner: Owner,
+    /// What is in it.
+    pub content: Content,
+}
+
+/// Kinds of things that are made for instances.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MarkedKind {
+    /// The mark by which a started child tells how far it came.
+    Mark,
+    /// The logs of an instance.
+    Logs,
+    /// A pin.
+    Pin,
+    /// A cgroup.
+    Cgroup,
+}
+
+/// Whose something is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Owner {
+    /// A row claims it.
+    Row,
+    /// No row does.
+    Nobody,
+    /// No row does, but the ledger is new, and it may be all that is left of an older one.
+    Forgotten,
+}
+
+/// What is in something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Content {
+    /// Nothing that lives.
+    Dead,
+    /// A process, or another daemon's things.
+    Living,
+    /// It could not be read.
+    Unread,
 }
 
 /// Whose child a process is.

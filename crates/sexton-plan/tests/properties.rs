@@ -1,6 +1,6 @@
 //! Random worlds: one plan each, which obeys the rules and, carried out, leaves nothing to plan.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use proptest::collection::vec;
@@ -10,8 +10,10 @@ use sexton_plan::check::check;
 use sexton_plan::claim::{Claim, Field, Recorded};
 use sexton_plan::id::Pid;
 use sexton_plan::identity::Identity;
+use sexton_plan::judge::{Claimed, ProcessSeen};
 use sexton_plan::plan::{Action, OnOrphan, Plan, Policies, Policy, plan};
-use sexton_plan::world::{Before, Custody, Parent, Sighting, World};
+use sexton_plan::state::State;
+use sexton_plan::world::{Before, Content, Custody, Doubted, Marked, MarkedKind, Owner, Parent, Sighting, World};
 
 fn field() -> impl Strategy<Value = Field> {
     prop_oneof![Just(Field::Absent), (2..8u64).prop_map(Field::Number), Just(Field::Other)]
@@ -65,13 +67,55 @@ fn sighting() -> impl Strategy<Value = Sighting> {
 }
 
 fn world() -> impl Strategy<Value = World> {
-    (0..600u64, vec(sighting(), 0..6)).prop_map(|(now, mut sightings)| {
+    let seen = (0..600u64, vec(sighting(), 0..6)).prop_map(|(now, mut sightings)| {
         // One file says one thing, whoever is looked at.
         let mut claims = BTreeMap::new();
         for seen in &mut sightings {
             seen.claim = claims.entry(seen.file.clone()).or_insert_with(|| seen.claim.clone()).clone();
         }
-        World { now: Duration::from_secs(now), sightings, left: Vec::new() }
+        (now, sightings)
+    });
+    (seen, vec(doubted(), 0..4), vec(marked(), 0..6)).prop_map(|((now, sightings), mut doubted, mut marked)| {
+        // A life and a name are one each.
+        let (mut lives, mut names) = (BTreeSet::new(), BTreeSet::new());
+        doubted.retain(|seen| lives.insert(seen.name.clone()));
+        marked.retain(|seen| names.insert((seen.kind, seen.key.clone())));
+        World { now: Duration::from_secs(now), sightings, doubted, marked, left: Vec::new() }
+    })
+}
+
+fn doubted() -> impl Strategy<Value = Doubted> {
+    let process = prop_oneof![
+        Just(ProcessSeen::Same),
+        Just(ProcessSeen::Gone),
+        Just(ProcessSeen::Unproven),
+        Just(ProcessSeen::NotRecorded)
+    ];
+    let state = proptest::sample::select(State::ALL);
+    ("[abcd]", state, any::<[bool; 3]>(), process).prop_map(|(name, state, facts, process)| {
+        let [stop_ordered, exit_known, holds_resources] = facts;
+        Doubted {
+            incarnation: format!("01ARZ3NDEKTSV4RRFFQ69G5FA{}", name.to_uppercase()).parse().expect("a ULID"),
+            name: name.parse().expect("a name"),
+            identity: None,
+            claimed: Claimed { state, stop_ordered, exit_known, holds_resources },
+            process,
+            why: "odd".to_owned(),
+        }
+    })
+}
+
+fn marked() -> impl Strategy<Value = Marked> {
+    let kind =
+        prop_oneof![Just(MarkedKind::Mark), Just(MarkedKind::Logs), Just(MarkedKind::Pin), Just(MarkedKind::Cgroup)];
+    let owner = prop_oneof![Just(Owner::Row), Just(Owner::Nobody), Just(Owner::Forgotten)];
+    let content = prop_oneof![Just(Content::Dead), Just(Content::Living), Just(Content::Unread)];
+    (kind, "[abc]", proptest::option::of(0..3u64), owner, content).prop_map(|(kind, key, ino, owner, content)| Marked {
+        kind,
+        key,
+        ino,
+        owner,
+        content,
     })
 }
 
@@ -85,12 +129,15 @@ fn policies() -> Policies {
 /// What carrying it out does to the world.
 fn carry_out(plan: &Plan, world: &mut World) {
     for action in &plan.actions {
-        let (watch, id, identity) = action.subject();
         match action {
-            Action::Terminate { .. } => world.sightings.retain(|seen| seen.identity != *identity),
-            Action::WriteBack { .. } => {
+            Action::Adopt { incarnation, .. }
+            | Action::FinishStop { incarnation, .. }
+            | Action::Close { incarnation, .. } => world.doubted.retain(|seen| seen.incarnation != *incarnation),
+            Action::Release { kind, key, .. } => world.marked.retain(|seen| (seen.kind, &seen.key) != (*kind, key)),
+            Action::Terminate { identity, .. } => world.sightings.retain(|seen| seen.identity != *identity),
+            Action::WriteBack { watch, id, identity, .. } => {
                 for seen in &mut world.sightings {
-                    if seen.watch == watch && seen.id == id && seen.identity == *identity {
+                    if seen.watch == *watch && seen.id == *id && seen.identity == *identity {
                         let tick = identity.start_ticks.map_or(Field::Absent, Field::Number);
                         let pid = Field::Number(u64::from(identity.pid.as_raw().unsigned_abs()));
                         seen.claim = Claim::Read { pid, start_ticks: Some(tick), recorded: Recorded::Nobody };
@@ -106,8 +153,11 @@ proptest! {
     fn the_same_world_gives_the_same_plan_in_whatever_order_it_was_seen(world in world()) {
         let there = plan(&world, &policies(), 1);
         prop_assert_eq!(&there, &plan(&world, &policies(), 1));
-        let backwards = World { sightings: world.sightings.into_iter().rev().collect(), ..World::default() };
-        let backwards = World { now: world.now, ..backwards };
+        let World { now, mut sightings, mut doubted, mut marked, left } = world;
+        sightings.reverse();
+        doubted.reverse();
+        marked.reverse();
+        let backwards = World { now, sightings, doubted, marked, left };
         prop_assert_eq!(there, plan(&backwards, &policies(), 1));
     }
 
@@ -130,7 +180,9 @@ proptest! {
     fn an_action_that_the_planner_did_not_plan_is_refused(world in world()) {
         let planned = plan(&world, &policies(), 1);
         for seen in &world.sightings {
-            let is_planned = planned.actions.iter().any(|action| action.subject().2.pid == seen.identity.pid);
+            let is_planned = planned.actions.iter().any(|action| {
+                action.watched().is_some_and(|(_, _, identity)| identity.pid == seen.identity.pid)
+            });
             if is_planned {
                 continue;
             }
@@ -140,6 +192,25 @@ proptest! {
                 identity: seen.identity.clone(),
                 file: seen.file.clone(),
                 reason: String::new(),
+            };
+            let forged = Plan { generation: 1, actions: vec![forged], left: Vec::new() };
+            prop_assert!(check(&forged, &world, &policies()).is_err(), "{:?}", seen);
+        }
+        for seen in &world.marked {
+            let Marked { kind, key, ino, .. } = seen.clone();
+            let forged = Action::Release { kind, key, ino, reason: String::new() };
+            let is_planned = planned.actions.iter().any(|action| matches!((action, &forged),
+                (Action::Release { kind, key, .. }, Action::Release { kind: mine, key: my_key, .. })
+                    if (kind, key) == (mine, my_key)));
+            let forged = Plan { generation: 1, actions: vec![forged], left: Vec::new() };
+            prop_assert_eq!(check(&forged, &world, &policies()).is_ok(), is_planned, "{:?}", seen);
+        }
+        for seen in &world.doubted {
+            let Doubted { name: instance, incarnation, identity, process, .. } = seen.clone();
+            let forged = if process == ProcessSeen::Same {
+                Action::Close { instance, incarnation, identity, reason: String::new() }
+            } else {
+                Action::Adopt { instance, incarnation, identity, reason: String::new() }
             };
             let forged = Plan { generation: 1, actions: vec![forged], left: Vec::new() };
             prop_assert!(check(&forged, &world, &policies()).is_err(), "{:?}", seen);

@@ -5,7 +5,10 @@
 //! watch NAME grace=SECONDS report|terminate
 //! see WATCH/ID pid=N pidfs=N start=TICKS [child] [held] [before] CLAIM…
 //!     CLAIM: missing | odd | has=N|nothing|text [tick=N|nothing] [rival=N | unread=N]
+//! doubt NAME pid=N same|gone|unproven [stop] [exit]
+//! mark|logs|pin|cgroup KEY row|nobody|forgotten [living|unread]
 //! plan
+//! > adopt|finish-stop|close NAME | > release KIND KEY |
 //! > write-back WATCH/ID pid=N | > terminate WATCH/ID pid=N | > leave WATCH/ID pid=N WORDS OF THE REASON
 //! ```
 
@@ -20,8 +23,10 @@ use sexton_plan::check::check;
 use sexton_plan::claim::{Claim, Field, Recorded};
 use sexton_plan::id::Pid;
 use sexton_plan::identity::Identity;
+use sexton_plan::judge::{Claimed, ProcessSeen};
 use sexton_plan::plan::{Action, OnOrphan, Plan, Policies, Policy, plan};
-use sexton_plan::world::{Before, Custody, Parent, Sighting, World};
+use sexton_plan::state::State;
+use sexton_plan::world::{Before, Content, Custody, Doubted, Marked, MarkedKind, Owner, Parent, Sighting, World};
 
 fn value<'a>(words: &[&'a str], key: &str) -> Option<&'a str> {
     words.iter().find_map(|word| word.strip_prefix(key)?.strip_prefix('='))
@@ -80,18 +85,62 @@ fn sighting(words: &[&str]) -> Sighting {
     }
 }
 
+fn doubted(words: &[&str]) -> Doubted {
+    let has = |word: &str| words.contains(&word);
+    let seen = sighting(&["w/x", words[2], "missing"]);
+    Doubted {
+        name: words[1].parse().expect("a name"),
+        incarnation: format!("01ARZ3NDEKTSV4RRFFQ69G5{}", value(words, "pid").expect("a PID")).parse().expect("a ULID"),
+        identity: Some(seen.identity),
+        claimed: Claimed {
+            state: State::Unverified,
+            stop_ordered: has("stop"),
+            exit_known: has("exit"),
+            holds_resources: true,
+        },
+        process: match words[3] {
+            "same" => ProcessSeen::Same,
+            "gone" => ProcessSeen::Gone,
+            "unproven" => ProcessSeen::Unproven,
+            other => panic!("`{other}` is nothing that a process can be"),
+        },
+        why: "could not be read".to_owned(),
+    }
+}
+
+fn marked(words: &[&str]) -> Marked {
+    let kind = match words[0] {
+        "mark" => MarkedKind::Mark,
+        "logs" => MarkedKind::Logs,
+        "pin" => MarkedKind::Pin,
+        _ => MarkedKind::Cgroup,
+    };
+    let owner = match words[2] {
+        "row" => Owner::Row,
+        "nobody" => Owner::Nobody,
+        "forgotten" => Owner::Forgotten,
+        other => panic!("`{other}` is no owner"),
+    };
+    let content = match words.get(3) {
+        Some(&"living") => Content::Living,
+        Some(&"unread") => Content::Unread,
+        Some(_) | None => Content::Dead,
+    };
+    Marked { kind, key: words[1].to_owned(), ino: None, owner, content }
+}
+
 fn told(plan: &Plan) -> Vec<String> {
-    let acted = plan.actions.iter().map(|action| {
-        let (watch, id, identity) = action.subject();
-        let verb = match action {
-            Action::WriteBack { .. } => "write-back",
-            Action::Terminate { .. } => "terminate",
-        };
-        format!("{verb} {watch}/{id} pid={}", identity.pid)
+    let acted = plan.actions.iter().map(|action| match action {
+        Action::WriteBack { watch, id, identity, .. } => format!("write-back {watch}/{id} pid={}", identity.pid),
+        Action::Terminate { watch, id, identity, .. } => format!("terminate {watch}/{id} pid={}", identity.pid),
+        Action::Adopt { instance, .. } => format!("adopt {instance}"),
+        Action::FinishStop { instance, .. } => format!("finish-stop {instance}"),
+        Action::Close { instance, .. } => format!("close {instance}"),
+        Action::Release { kind, key, .. } => format!("release {kind:?} {key}").to_lowercase(),
     });
     let left = plan.left.iter().map(|left| {
-        let pid = left.pid.expect("a process");
-        format!("leave {} pid={pid} {}", left.what, left.reason)
+        let pid = left.pid.map(|pid| format!(" pid={pid}")).unwrap_or_default();
+        format!("leave {}{pid} {}", left.what, left.reason)
     });
     acted.chain(left).collect()
 }
@@ -109,6 +158,8 @@ fn run(file: &Path) {
                 let on_orphan = if words.contains(&"terminate") { OnOrphan::Terminate } else { OnOrphan::Report };
                 policies.insert(words[1].to_owned(), Policy { grace, on_orphan });
             }
+            "doubt" => world.doubted.push(doubted(&words)),
+            "mark" | "logs" | "pin" | "cgroup" => world.marked.push(marked(&words)),
             "see" => world.sightings.push(sighting(&words[1..])),
             "plan" => planned = Some(plan(&world, &policies, 1)),
             ">" => expected.push(words[1..].join(" ")),

@@ -324,10 +324,20 @@ fn rest() -> Value {
             "generation": integer(), "actions": { "type": "array", "items": reference("Action") },
             "left": { "type": "array", "items": reference("LetAlone") },
         })),
-        "Action": object(json!({
-            "action": words(&["write_back", "terminate"]), "watch": string(), "id": string(),
-            "identity": reference("Identity"), "file": string(), "reason": string(),
-        })),
+        "Action": json!({ "oneOf": [
+            object(json!({
+                "action": words(&["write_back", "terminate"]), "watch": string(), "id": string(),
+                "identity": reference("Identity"), "file": string(), "reason": string(),
+            })),
+            object(json!({
+                "action": words(&["adopt", "finish_stop", "close"]), "instance": reference("Name"),
+                "incarnation": string(), "identity": optional(reference("Identity")), "reason": string(),
+            })),
+            object(json!({
+                "action": words(&["release"]), "kind": words(&["mark", "logs", "pin", "cgroup"]), "key": string(),
+                "ino": { "type": ["integer", "null"] }, "reason": string(),
+            })),
+        ] }),
         "LetAlone": object(json!({ "what": string(), "pid": { "type": ["integer", "null"] }, "reason": string() })),
         "Generation": object(json!({ "generation": integer() })),
         "Self": object(json!({

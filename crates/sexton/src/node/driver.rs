@@ -142,7 +142,7 @@ impl Driver {
                     }
                 }
                 Some(request) = self.requests.recv() => self.serve(request).await,
-                () = self.reconciler.passed() => self.reconciler.finish(&self.lives).await,
+                news = self.reconciler.news() => self.reconciler.heed(news, &self.lives).await,
                 _ = ticks.tick() => self.reconciler.ask(None, &self.lives).await,
             }
         }
@@ -181,7 +181,7 @@ impl Driver {
             }
             Request::Reconcile { reply } => self.reconciler.ask(Some(reply), &self.lives).await,
             Request::Plan { reply } => self.reconciler.plan(&self.lives, reply).await,
-            Request::Apply { plan, caller, reply } => self.reconciler.apply(plan, caller, reply),
+            Request::Apply { plan, caller, reply } => self.reconciler.apply(plan, caller, &self.lives, reply).await,
             Request::Adopt { new, wanted, caller, reply } => self.adopt(*new, wanted, caller, reply),
             Request::Drain { force, timeout, caller, reply } => {
                 let data = json!({ "call": "drain", "by": caller.by, "uid": caller.uid, "force": force });

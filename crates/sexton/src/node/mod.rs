@@ -21,6 +21,7 @@ mod rest;
 pub mod slots;
 mod start;
 mod stop;
+mod strays;
 mod user;
 pub mod watch;
 pub mod worker;

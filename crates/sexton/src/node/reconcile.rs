@@ -3,23 +3,30 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::json;
 use sexton_ledger::entry::Entry;
 use sexton_ledger::{Batch, EventKind, NewEvent};
+use sexton_plan::check::check;
 use sexton_plan::id::{Name, Pid};
-use sexton_plan::plan::Plan;
+use sexton_plan::plan::{Action, Plan, Policies, plan};
 use sexton_plan::state::State;
-use sexton_plan::world::Left;
-use tokio::sync::{mpsc, oneshot};
+use sexton_plan::world::{Left, World};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::timeout;
 
-use super::host::SharedHost;
+use super::driver::pass_on;
+use super::host::{Host, SharedHost};
 use super::life::{Command, LifeHandle};
-use super::recover::{Orphan, Strays};
+use super::recover::doubted;
 use super::request::Caller;
-use super::watch::{Ask, PassKind};
+use super::strays::{self, Orphan, Strays};
+use super::watch::{Ask, PassKind, changed};
 use crate::refusal::Refusal;
 
+/// How long `apply` waits for a life that is judged again.
+const REJUDGED: Duration = Duration::from_secs(5);
 /// The ledger's key of the strays that were told of.
 const TOLD: &str = "strays.told";
 
@@ -36,13 +43,40 @@ pub struct Reconciler {
     next: Vec<Reply<u64>>,
     told: BTreeSet<(Pid, Option<u64>)>,
     generation: u64,
+    rests: (mpsc::UnboundedSender<Rest>, mpsc::UnboundedReceiver<Rest>),
+}
+
+/// What the watcher has done.
+#[derive(Debug)]
+pub enum News {
+    /// Its part of a pass.
+    Passed,
+    /// Its part of a plan that is applied; the rest is the reconciler's.
+    Rest(Rest),
+}
+
+/// The part of an accepted plan that is about our own.
+#[derive(Debug)]
+pub struct Rest {
+    own: Vec<Action>,
+    caller: Caller,
+    reply: Reply<Result<(), Refusal>>,
 }
 
 impl Reconciler {
     /// Before its first pass.
     pub fn new(host: SharedHost, watcher: mpsc::Sender<Ask>) -> Reconciler {
         let told = BTreeSet::new();
-        Reconciler { host, watcher, under_way: None, answers: Vec::new(), next: Vec::new(), told, generation: 0 }
+        Reconciler {
+            host,
+            watcher,
+            under_way: None,
+            answers: Vec::new(),
+            next: Vec::new(),
+            told,
+            generation: 0,
+            rests: mpsc::unbounded_channel(),
+        }
     }
 
     /// What an earlier worker told of already.
@@ -65,8 +99,8 @@ impl Reconciler {
     /// The pass that a worker begins with.
     pub async fn first(&mut self, lives: &Lives) {
         self.begin(PassKind::First, lives).await;
-        self.passed().await;
-        self.finish(lives).await;
+        let news = self.news().await;
+        self.heed(news, lives).await;
     }
 
     /// A pass that begins after this request, for `reply` or, without one, for the interval's sake.
@@ -89,8 +123,11 @@ impl Reconciler {
                 let _told = life.mailbox.try_send(Command::Rejudge);
             }
         }
-        let orphans = strays.clear(&self.host, &entries).await;
-        self.tell_orphans(&orphans).await;
+        let world = own_world(&self.host, &strays, &entries);
+        for action in &sound(&world).actions {
+            self.release(action).await;
+        }
+        self.tell_orphans(&strays.orphans(&self.host, &entries)).await;
         let (told, news) = oneshot::channel();
         let _sent = self.watcher.send(Ask::Pass(kind, told)).await;
         let (slots, (done, both)) = (self.host.slots.clone(), oneshot::channel());
@@ -102,17 +139,31 @@ impl Reconciler {
         self.under_way = Some(both);
     }
 
-    /// Waits for the pass under way. CANCEL: may be dropped and asked again.
-    pub async fn passed(&mut self) {
-        match &mut self.under_way {
-            // A watcher that is gone has nothing more to do.
-            Some(news) => drop(news.await),
-            None => std::future::pending().await,
+    /// Waits for what the watcher has done. CANCEL: may be dropped and asked again.
+    pub async fn news(&mut self) -> News {
+        let passed = async {
+            match &mut self.under_way {
+                // A watcher that is gone has nothing more to do.
+                Some(news) => drop(news.await),
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = passed => News::Passed,
+            Some(rest) = self.rests.1.recv() => News::Rest(rest),
+        }
+    }
+
+    /// Heeds what the watcher has done.
+    pub async fn heed(&mut self, news: News, lives: &Lives) {
+        match news {
+            News::Passed => self.finish(lives).await,
+            News::Rest(rest) => self.apply_own(rest, lives).await,
         }
     }
 
     /// Counts the pass that has ended, answers who asked for it, and begins the next one if somebody waits.
-    pub async fn finish(&mut self, lives: &Lives) {
+    async fn finish(&mut self, lives: &Lives) {
         self.under_way = None;
         self.generation += 1;
         for reply in std::mem::take(&mut self.answers) {
@@ -125,41 +176,81 @@ impl Reconciler {
 
     /// What the next pass would do, and what is let alone. Changes nothing.
     pub async fn plan(&self, lives: &Lives, reply: Reply<Plan>) {
-        let strays = Strays::look(&self.host).await;
-        let entries = entries(lives);
-        let mut left: Vec<Left> = entries.iter().filter_map(|entry| unverified(entry)).collect();
-        left.extend(strays.orphans(&self.host, &entries).iter().map(|orphan| Left {
-            what: format!("a process in cgroup `{}`", orphan.cgroup),
-            pid: Some(orphan.pid),
-            reason: "no row claims it".to_owned(),
-        }));
+        let own = self.plan_own(lives).await;
         let (watcher, generation) = (self.watcher.clone(), self.generation);
         tokio::spawn(async move {
             let (told, news) = oneshot::channel();
             let _sent = watcher.send(Ask::Plan(told)).await;
-            let Ok(mut plan) = news.await else { return };
-            plan.generation = generation;
-            plan.left.extend(left);
-            plan.left.sort();
-            plan.left.dedup();
-            let _heard = reply.send(plan);
+            let Ok(watched) = news.await else { return };
+            let _heard = reply.send(Plan { generation, ..own.joined(watched) });
         });
     }
 
-    /// Does exactly what `plan` says, or nothing.
-    pub fn apply(&self, plan: Plan, caller: Caller, reply: Reply<Result<(), Refusal>>) {
-        let (watcher, host) = (self.watcher.clone(), Arc::clone(&self.host));
+    /// Does exactly what `wanted` says, or nothing: what is watched first, for that can be refused, then what is our own.
+    pub async fn apply(&self, wanted: Plan, caller: Caller, lives: &Lives, reply: Reply<Result<(), Refusal>>) {
+        let (watched, own): (Vec<_>, Vec<_>) =
+            wanted.actions.into_iter().partition(|action| action.watched().is_some());
+        let present = self.plan_own(lives).await;
+        if let Some(moved) = own.iter().find(|action| !present.actions.contains(action)) {
+            let _heard = reply.send(Err(changed(moved)));
+            return;
+        }
+        let (watcher, rests) = (self.watcher.clone(), self.rests.0.clone());
         tokio::spawn(async move {
             let (told, news) = oneshot::channel();
-            let _sent = watcher.send(Ask::Apply(plan, told)).await;
-            let applied = news.await.unwrap_or_else(|_| Err(Refusal::ending()));
-            if applied.is_ok() {
+            let watched = Plan { actions: watched, ..Plan::default() };
+            let _sent = watcher.send(Ask::Apply(watched, told)).await;
+            match news.await.unwrap_or_else(|_| Err(Refusal::ending())) {
+                // Without a driver there is nobody to answer for.
+                Ok(()) => drop(rests.send(Rest { own, caller, reply })),
+                Err(refusal) => drop(reply.send(Err(refusal))),
+            }
+        });
+    }
+
+    /// What is planned about our own instances, and about what bears our mark.
+    async fn plan_own(&self, lives: &Lives) -> Plan {
+        let strays = Strays::look(&self.host).await;
+        sound(&own_world(&self.host, &strays, &entries(lives)))
+    }
+
+    /// The part of an accepted plan that is about our own, as far as it still is planned.
+    async fn apply_own(&self, rest: Rest, lives: &Lives) {
+        let Rest { own, caller, reply } = rest;
+        let (mut done, mut settling) = (Ok(()), Vec::new());
+        if !own.is_empty() {
+            let present = self.plan_own(lives).await;
+            for action in &own {
+                if !present.actions.contains(action) || !self.release(action).await {
+                    done = Err(changed(action));
+                }
+                settling.extend(rejudged(action, lives));
+            }
+        }
+        let host = Arc::clone(&self.host);
+        tokio::spawn(async move {
+            for mut life in settling {
+                let is_settled =
+                    |entry: &Option<Arc<Entry>>| entry.as_ref().is_none_or(|entry| entry.state != State::Unverified);
+                let _in_time = timeout(REJUDGED, life.wait_for(is_settled)).await;
+            }
+            if done.is_ok() {
                 let data = json!({ "call": "apply", "by": caller.by, "uid": caller.uid });
                 let events = vec![NewEvent::of_node(EventKind::ApiCalled, data)];
                 host.owe(Batch { events, ..Batch::default() }).await;
             }
-            let _heard = reply.send(applied);
+            let _heard = reply.send(done);
         });
+    }
+
+    /// Carries out `action` if it is a release; whether nothing is left of it to do here.
+    async fn release(&self, action: &Action) -> bool {
+        let Action::Release { kind, key, ino, .. } = action else { return true };
+        let released = strays::release(&self.host, *kind, key, *ino).await;
+        if let Err(error) = &released {
+            tracing::warn!(?kind, key, error, "not released");
+        }
+        released.is_ok()
     }
 
     /// Tells of each live process in our cgroups that no row claims, once.
@@ -187,10 +278,43 @@ fn entries(lives: &Lives) -> Vec<Arc<Entry>> {
     lives.values().filter_map(|life| life.entry.borrow().clone()).collect()
 }
 
-fn unverified(entry: &Entry) -> Option<Left> {
-    (entry.state == State::Unverified).then(|| Left {
-        what: format!("instance `{}`", entry.name),
-        pid: entry.identity.as_ref().map(|identity| identity.pid),
-        reason: entry.reason.clone().unwrap_or_else(|| "its identity is not proven".to_owned()),
-    })
+/// What is planned for a world of our own; nothing, where that breaks a rule.
+fn sound(world: &World) -> Plan {
+    let planned = plan(world, &Policies::new(), 0);
+    match check(&planned, world, &Policies::new()) {
+        Ok(()) => planned,
+        Err(error) => {
+            tracing::error!(%error, "a plan broke a rule, and nothing of it is done");
+            Plan { left: planned.left, ..Plan::default() }
+        }
+    }
+}
+
+/// What one look found of our own: instances in doubt, what bears our mark, and who lives in our cgroups unclaimed.
+fn own_world(host: &Host, strays: &Strays, entries: &[Arc<Entry>]) -> World {
+    let unverified = entries.iter().filter(|entry| entry.state == State::Unverified);
+    let orphans = strays.orphans(host, entries);
+    let left = orphans.iter().map(|orphan| Left {
+        what: format!("a process in cgroup `{}`", orphan.cgroup),
+        pid: Some(orphan.pid),
+        reason: "no row claims it".to_owned(),
+    });
+    World {
+        doubted: unverified.map(|entry| doubted(entry, host)).collect(),
+        marked: strays.marked(host, entries),
+        left: left.collect(),
+        ..World::default()
+    }
+}
+
+/// Has the life of `action` judged again, if it is about one: it looks itself, and is judged as it was planned.
+fn rejudged(action: &Action, lives: &Lives) -> Option<watch::Receiver<Option<Arc<Entry>>>> {
+    let (Action::Adopt { instance, .. } | Action::FinishStop { instance, .. } | Action::Close { instance, .. }) =
+        action
+    else {
+        return None;
+    };
+    let life = lives.get(instance)?;
+    pass_on(life, Command::Rejudge);
+    Some(life.entry.clone())
 }

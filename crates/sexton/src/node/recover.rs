@@ -1,20 +1,16 @@
 //! Finding instances again: look, judge, go on. A normal start and a restart are this one path.
 
-use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
 use std::sync::Arc;
 
 use serde_json::json;
-use sexton_core::domain::Domain;
 use sexton_core::handle::{Handle, Life as ProcessLife, OpenHandleError};
-use sexton_core::pin::Pins;
 use sexton_core::proc;
 use sexton_ledger::entry::Entry;
 use sexton_ledger::{Batch, EventKind};
-use sexton_plan::id::{Incarnation, Pid};
 use sexton_plan::judge::{Claimed, MarkSeen, ProcessSeen, Verdict, judge};
 use sexton_plan::state::{ExitSource, ExitStatus, LostReason, State};
+use sexton_plan::world::Doubted;
 use sexton_sys::clone::{ChildFailure, MARK_RELEASED};
 
 use super::crash::crash_point;
@@ -238,138 +234,16 @@ fn spawn_refusal(failure: ChildFailure) -> String {
     sexton_core::spawn::NeverRan(failure).to_string()
 }
 
-/// What one look found on this host in our name, before anybody asked whose it is.
-#[derive(Debug, Default)]
-pub struct Strays {
-    marks: Vec<String>,
-    logs: Vec<String>,
-    pins: Vec<String>,
-    cgroups: Vec<String>,
-    /// In the subtree's own cgroup, where no instance lives.
-    at_root: Vec<Pid>,
-}
-
-/// A live process in our cgroups that no row claims.
-#[derive(Clone, Debug)]
-pub struct Orphan {
-    /// Its number.
-    pub pid: Pid,
-    /// Its start tick, so that a reused number is told again.
-    pub start_ticks: Option<u64>,
-    /// Where it lives.
-    pub cgroup: String,
-}
-
-impl Strays {
-    /// Looks at marks, logs, pins and cgroups. What cannot be read is not there to be cleared away.
-    pub async fn look(host: &Host) -> Strays {
-        let (marks, logs) = (names(&host.paths.marks()), names(&host.paths.all_logs()));
-        let pins = host.with_pins(|pins| pins.keys().unwrap_or_default()).await.unwrap_or_default();
-        let cgroups = host.subtree.as_ref().map(|subtree| subtree.children().unwrap_or_default()).unwrap_or_default();
-        let at_root = host.subtree.as_ref().map(|subtree| subtree.processes().unwrap_or_default()).unwrap_or_default();
-        Strays { marks, logs, pins, cgroups, at_root }
+/// An unverified instance, looked at again.
+pub fn doubted(entry: &Entry, host: &Host) -> Doubted {
+    let seen = look(entry, host);
+    let why = seen.why.or_else(|| entry.reason.clone()).unwrap_or_else(|| "its identity is not proven".to_owned());
+    Doubted {
+        name: entry.name.clone(),
+        incarnation: entry.incarnation.clone(),
+        identity: entry.identity.clone(),
+        claimed: claimed(entry),
+        process: seen.process,
+        why,
     }
-
-    /// Removes what belongs to no row of `entries`, which were read after the look: marks and pins of lives that are
-    /// over, logs of instances that are off the list, empty cgroups. Tells of live processes in cgroups that no row
-    /// claims, and leaves them alone.
-    pub async fn clear(self, host: &Host, entries: &[Arc<Entry>]) -> Vec<Orphan> {
-        let lives = lives(entries);
-        for mark in self.marks.iter().filter(|mark| !lives.contains(mark.as_str())) {
-            let _gone = fs::remove_file(host.paths.marks().join(mark));
-        }
-        let listed: BTreeSet<&str> = entries.iter().map(|entry| entry.name.as_str()).collect();
-        // Beside a ledger that is new, logs may be all that is left of what the old one knew.
-        let kept = |name: &&String| host.fresh_ledger || listed.contains(name.as_str());
-        for name in self.logs.iter().filter(|name| !kept(name)) {
-            let _gone = fs::remove_dir_all(host.paths.all_logs().join(name));
-        }
-        let stray: Vec<String> = self.pins.iter().filter(|key| !lives.contains(key.as_str())).cloned().collect();
-        if !stray.is_empty() {
-            host.with_pins(move |pins| unpin_all(pins, &stray)).await;
-        }
-        for name in self.unclaimed(entries) {
-            clear_cgroup(host, name);
-        }
-        self.orphans(host, entries)
-    }
-
-    /// Live processes in our cgroups that no row of `entries` claims.
-    pub fn orphans(&self, host: &Host, entries: &[Arc<Entry>]) -> Vec<Orphan> {
-        let mut orphans: Vec<Orphan> = self.unclaimed(entries).flat_map(|name| living(host, name)).collect();
-        let path = host.subtree.as_ref().map_or("", |subtree| subtree.path());
-        // Under systemd the keeper and this worker live there.
-        let own = [std::process::id(), sexton_sys::process::parent_pid()];
-        let foreign = self.at_root.iter().filter(|pid| !own.contains(&pid.as_raw().cast_unsigned()));
-        orphans.extend(foreign.map(|pid| orphan(*pid, path)));
-        orphans
-    }
-
-    /// Cgroups of no life in `entries`.
-    fn unclaimed<'a>(&'a self, entries: &'a [Arc<Entry>]) -> impl Iterator<Item = &'a String> {
-        let lives = lives(entries);
-        let is_claimed = move |name: &&String| name.rsplit_once('.').is_some_and(|(_, life)| lives.contains(life));
-        self.cgroups.iter().filter(move |name| !is_claimed(name))
-    }
-}
-
-/// The lives that hold something.
-fn lives(entries: &[Arc<Entry>]) -> BTreeSet<&str> {
-    let live = |entry: &&Arc<Entry>| !entry.state.is_terminal() || !entry.resources.is_empty();
-    entries.iter().filter(live).map(|entry| entry.incarnation.as_str()).collect()
-}
-
-/// The names in a directory; none where it cannot be read.
-fn names(dir: &Path) -> Vec<String> {
-    let files = fs::read_dir(dir).into_iter().flatten().flatten();
-    files.map(|file| file.file_name().to_string_lossy().into_owned()).collect()
-}
-
-fn orphan(pid: Pid, cgroup: &str) -> Orphan {
-    let start_ticks = proc::stat(pid).ok().map(|stat| stat.start_ticks);
-    Orphan { pid, start_ticks, cgroup: cgroup.to_owned() }
-}
-
-fn unpin_all(pins: &Pins, keys: &[String]) {
-    for key in keys {
-        if let Err(error) = pins.unpin(key) {
-            tracing::warn!(%error, key, "stray pin not removed");
-        }
-    }
-}
-
-/// Removes the cgroup `name` if nothing lives in it.
-fn clear_cgroup(host: &Host, name: &str) {
-    // What does not bear a life's name was not made by a start of ours.
-    if name.rsplit_once('.').is_none_or(|(_, life)| life.parse::<Incarnation>().is_err()) {
-        return;
-    }
-    let Some(domain) = open_cgroup(host, name) else { return };
-    if let (Ok(false), Ok(found)) = (domain.is_populated(), domain.processes())
-        && found.is_empty()
-        && let Err(error) = domain.remove()
-    {
-        tracing::warn!(error = chain(&error), "stray cgroup not removed");
-    }
-}
-
-/// What lives in the cgroup `name`.
-fn living(host: &Host, name: &str) -> Vec<Orphan> {
-    let Some(domain) = open_cgroup(host, name) else { return Vec::new() };
-    if domain.is_subtree() {
-        // Another daemon's, below ours.
-        return Vec::new();
-    }
-    match domain.processes() {
-        Ok(found) => found.into_iter().map(|(pid, _)| orphan(pid, domain.path())).collect(),
-        Err(error) => {
-            tracing::warn!(error = chain(&error), "stray cgroup not read");
-            Vec::new()
-        }
-    }
-}
-
-fn open_cgroup(host: &Host, name: &str) -> Option<Domain> {
-    let subtree = host.subtree.as_ref()?;
-    subtree.open_path(&format!("{}/{name}", subtree.path())).ok()
 }

@@ -25,7 +25,7 @@ const ORPHAN_STOP_GRACE: Duration = Duration::from_secs(10);
 impl Looker {
     /// A hold on the process of `action`, if that is still planned, word for word.
     pub fn hold(&self, action: &Action) -> Option<Handle> {
-        let (_, _, identity) = action.subject();
+        let (_, _, identity) = action.watched()?;
         let (world, handle) = self.look_again(identity.pid, &BTreeSet::from([who(identity)]));
         let still = plan(&world, &self.policies(), 0).actions.contains(action);
         handle.filter(|_| still)
@@ -34,9 +34,9 @@ impl Looker {
     /// How the process of `action` is asked to end: as its runtime declares, else by SIGTERM. Read by its number, for
     /// it decides nothing but the manner.
     fn stop_steps(&self, action: &Action) -> Vec<(u8, Duration)> {
-        let (watch, _, identity) = action.subject();
-        let watch = self.watches.iter().find(|known| known.name == watch);
-        let file = proc::executable(identity.pid).unwrap_or_default();
+        let subject = action.watched();
+        let watch = self.watches.iter().find(|known| subject.is_some_and(|(watch, _, _)| known.name == watch));
+        let file = subject.and_then(|(_, _, identity)| proc::executable(identity.pid).ok()).unwrap_or_default();
         let declared = watch.and_then(|watch| watch.runtime_of(&file)).map(|runtime| runtime.stop.as_slice());
         let steps = declared.filter(|steps| !steps.is_empty()).unwrap_or(&[(SIGTERM, None)]);
         steps.iter().map(|(signal, wait)| (*signal, wait.unwrap_or(ORPHAN_STOP_GRACE))).collect()
@@ -50,7 +50,7 @@ impl Looker {
     /// # Blocking
     /// For two syncs.
     pub fn write_back(&self, action: &Action) -> Result<(), String> {
-        let (watch, id, identity) = action.subject();
+        let (watch, id, identity) = action.watched().ok_or("it is about nothing that is watched")?;
         let watch = self.watches.iter().find(|known| known.name == watch).ok_or("the watch is gone")?;
         let _held = self.hold(action).ok_or("the facts changed")?;
         let Found::File(metadata) = metadata::read(&watch.metadata, id) else {

@@ -153,12 +153,7 @@ impl Watcher {
         let present = plan(&world, &self.looker.policies(), 0);
         let moved = wanted.actions.iter().find(|action| !present.actions.contains(action));
         if let Some(action) = moved {
-            let (watch, id, identity) = action.subject();
-            let why = format!(
-                "the facts changed: the plan for `{watch}/{id}`, process {}, is not the present one",
-                identity.pid
-            );
-            let _heard = reply.send(Err(Refusal::new(Kind::WrongState, why)));
+            let _heard = reply.send(Err(changed(action)));
             return;
         }
         let actions = present.actions.into_iter().filter(|action| wanted.actions.contains(action)).collect();
@@ -168,7 +163,8 @@ impl Watcher {
         self.carry_out(&exactly, &world).await;
         let mut ends = Vec::new();
         for action in &exactly.actions {
-            if let Some(waiting) = self.ending.get_mut(&who(action.subject().2)) {
+            let waiting = action.watched().and_then(|(_, _, identity)| self.ending.get_mut(&who(identity)));
+            if let Some(waiting) = waiting {
                 let (told, news) = oneshot::channel();
                 waiting.push(told);
                 ends.push(news);
@@ -238,6 +234,8 @@ impl Watcher {
                     self.failed(action, why.unwrap_or_default());
                 }
                 Action::Terminate { .. } => self.terminate(action).await,
+                // The reconciler's own: it has the rows that these are about.
+                Action::Adopt { .. } | Action::FinishStop { .. } | Action::Close { .. } | Action::Release { .. } => {}
             }
         }
     }
@@ -249,7 +247,11 @@ impl Watcher {
             Action::WriteBack { watch, id, identity, .. } => {
                 Some(Writing { watch: watch.clone(), id: id.clone(), identity: identity.clone() })
             }
-            Action::Terminate { .. } => None,
+            Action::Terminate { .. }
+            | Action::Adopt { .. }
+            | Action::FinishStop { .. }
+            | Action::Close { .. }
+            | Action::Release { .. } => None,
         });
         let writing: Vec<Writing> = writing.collect();
         if writing.is_empty() {
@@ -280,17 +282,16 @@ impl Watcher {
     }
 
     async fn write_back(&mut self, action: &Action) {
+        let Some((watch, id, identity)) = action.watched() else { return };
         let (looker, wanted) = (Arc::clone(&self.looker), action.clone());
         let written = spawn_blocking(move || looker.write_back(&wanted)).await;
         match written.unwrap_or_else(|error| Err(error.to_string())) {
             Ok(()) => {
-                let (watch, id, identity) = action.subject();
                 tracing::info!(watch, id, pid = %identity.pid, "PID written back");
                 self.told.written(watch, id);
                 self.owe(vec![told::fact(EventKind::OrphanAdopted, watch, id, identity)]).await;
             }
             Err(why) => {
-                let (watch, id, _) = action.subject();
                 self.told.written(watch, id);
                 self.failed(action, why);
                 self.owe(Vec::new()).await;
@@ -300,7 +301,7 @@ impl Watcher {
 
     /// Begins to end an orphan: that it is being ended is durable before anything is sent.
     async fn terminate(&mut self, action: &Action) {
-        let (watch, id, identity) = action.subject();
+        let Some((watch, id, identity)) = action.watched() else { return };
         self.told.note_ending(identity, true);
         let recorded = self.looker.host.record(Batch { meta: self.told.meta(), ..Batch::default() }).await;
         if let Err(refusal) = recorded {
@@ -319,7 +320,7 @@ impl Watcher {
     /// Heeds how a termination went.
     async fn heed(&mut self, ending: Option<Ending>) {
         let Some((action, ended)) = ending else { return };
-        let (watch, id, identity) = action.subject();
+        let Some((watch, id, identity)) = action.watched() else { return };
         let waiting = self.ending.remove(&who(identity));
         let events = match ended {
             Ok(OrphanEnd::Ended) => vec![self.told.ended(watch, id, identity)],
@@ -345,11 +346,25 @@ impl Watcher {
     }
 
     fn failed(&mut self, action: &Action, reason: String) {
-        let (watch, id, identity) = action.subject();
+        let Some((watch, id, identity)) = action.watched() else { return };
         tracing::warn!(watch, id, pid = %identity.pid, reason, "not done");
         let left = Left { what: format!("{watch}/{id}"), pid: Some(identity.pid), reason };
         self.failed.insert(who(identity), left);
     }
+}
+
+/// The refusal of a plan that holds `action`, which is not planned any more.
+pub fn changed(action: &Action) -> Refusal {
+    let about = match action {
+        Action::WriteBack { watch, id, identity, .. } | Action::Terminate { watch, id, identity, .. } => {
+            format!("`{watch}/{id}`, process {}", identity.pid)
+        }
+        Action::Adopt { instance, .. } | Action::FinishStop { instance, .. } | Action::Close { instance, .. } => {
+            format!("instance `{instance}`")
+        }
+        Action::Release { key, .. } => format!("`{}`", key.escape_default()),
+    };
+    Refusal::new(Kind::WrongState, format!("the facts changed: the plan for {about} is not the present one"))
 }
 
 /// Processes without parent, owner and metadata.

@@ -1,0 +1,183 @@
+//! What bears this node's mark on the host: looked at, and removed where the plan says that it is nobody's.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use sexton_core::domain::Domain;
+use sexton_core::proc;
+use sexton_ledger::entry::Entry;
+use sexton_plan::id::{Incarnation, Pid};
+use sexton_plan::world::{Content, Marked, MarkedKind, Owner};
+
+use super::host::Host;
+use super::start::chain;
+use super::stop;
+
+/// What one look found on this host in our name, before anybody asked whose it is.
+#[derive(Debug, Default)]
+pub struct Strays {
+    marks: Vec<String>,
+    logs: Vec<String>,
+    pins: Vec<String>,
+    cgroups: Vec<String>,
+    /// In the subtree's own cgroup, where no instance lives.
+    at_root: Vec<Pid>,
+}
+
+/// A live process in our cgroups that no row claims.
+#[derive(Clone, Debug)]
+pub struct Orphan {
+    /// Its number.
+    pub pid: Pid,
+    /// Its start tick, so that a reused number is told again.
+    pub start_ticks: Option<u64>,
+    /// Where it lives.
+    pub cgroup: String,
+}
+
+impl Strays {
+    /// Looks at marks, logs, pins and cgroups. What cannot be read is not there to be cleared away.
+    pub async fn look(host: &Host) -> Strays {
+        let (marks, logs) = (names(&host.paths.marks()), names(&host.paths.all_logs()));
+        let pins = host.with_pins(|pins| pins.keys().unwrap_or_default()).await.unwrap_or_default();
+        let cgroups = host.subtree.as_ref().map(|subtree| subtree.children().unwrap_or_default()).unwrap_or_default();
+        let at_root = host.subtree.as_ref().map(|subtree| subtree.processes().unwrap_or_default()).unwrap_or_default();
+        Strays { marks, logs, pins, cgroups, at_root }
+    }
+
+    /// What was found, and whose it is by `entries`, which were read after the look.
+    pub fn marked(&self, host: &Host, entries: &[Arc<Entry>]) -> Vec<Marked> {
+        let lives = lives(entries);
+        let listed: BTreeSet<&str> = entries.iter().map(|entry| entry.name.as_str()).collect();
+        let of_life = |life: &str| if lives.contains(life) { Owner::Row } else { Owner::Nobody };
+        // Beside a ledger that is new, logs may be all that is left of what the old one knew.
+        let stray_logs = if host.fresh_ledger { Owner::Forgotten } else { Owner::Nobody };
+        let of_logs = |name: &str| if listed.contains(name) { Owner::Row } else { stray_logs };
+        let plain =
+            |kind, key: &String, owner| Marked { kind, key: key.clone(), ino: None, owner, content: Content::Dead };
+        let marks = self.marks.iter().map(|key| plain(MarkedKind::Mark, key, of_life(key)));
+        let logs = self.logs.iter().map(|key| plain(MarkedKind::Logs, key, of_logs(key)));
+        let pins = self.pins.iter().map(|key| plain(MarkedKind::Pin, key, of_life(key)));
+        // What does not bear a life's name was not made by a start of ours.
+        let ours = self.cgroups.iter().filter_map(|name| Some((name, name.rsplit_once('.')?.1)));
+        let ours = ours.filter(|(_, life)| life.parse::<Incarnation>().is_ok());
+        let cgroups = ours.filter_map(|(name, life)| match of_life(life) {
+            Owner::Nobody | Owner::Forgotten => stray_cgroup(host, name),
+            Owner::Row => Some(plain(MarkedKind::Cgroup, name, Owner::Row)),
+        });
+        marks.chain(logs).chain(pins).chain(cgroups).collect()
+    }
+
+    /// Live processes in our cgroups that no row of `entries` claims.
+    pub fn orphans(&self, host: &Host, entries: &[Arc<Entry>]) -> Vec<Orphan> {
+        let mut orphans: Vec<Orphan> = self.unclaimed(entries).flat_map(|name| living(host, name)).collect();
+        let path = host.subtree.as_ref().map_or("", |subtree| subtree.path());
+        // Under systemd the keeper and this worker live there.
+        let own = [std::process::id(), sexton_sys::process::parent_pid()];
+        let foreign = self.at_root.iter().filter(|pid| !own.contains(&pid.as_raw().cast_unsigned()));
+        orphans.extend(foreign.map(|pid| orphan(*pid, path)));
+        orphans
+    }
+
+    /// Cgroups of no life in `entries`.
+    fn unclaimed<'a>(&'a self, entries: &'a [Arc<Entry>]) -> impl Iterator<Item = &'a String> {
+        let lives = lives(entries);
+        let is_claimed = move |name: &&String| name.rsplit_once('.').is_some_and(|(_, life)| lives.contains(life));
+        self.cgroups.iter().filter(move |name| !is_claimed(name))
+    }
+}
+
+/// The lives that hold something.
+fn lives(entries: &[Arc<Entry>]) -> BTreeSet<&str> {
+    let live = |entry: &&Arc<Entry>| !entry.state.is_terminal() || !entry.resources.is_empty();
+    entries.iter().filter(live).map(|entry| entry.incarnation.as_str()).collect()
+}
+
+/// The names in a directory; none where it cannot be read.
+fn names(dir: &Path) -> Vec<String> {
+    let files = fs::read_dir(dir).into_iter().flatten().flatten();
+    files.map(|file| file.file_name().to_string_lossy().into_owned()).collect()
+}
+
+fn orphan(pid: Pid, cgroup: &str) -> Orphan {
+    let start_ticks = proc::stat(pid).ok().map(|stat| stat.start_ticks);
+    Orphan { pid, start_ticks, cgroup: cgroup.to_owned() }
+}
+
+/// Removes one thing that the plan says is nobody's. Gone is done.
+///
+/// # Errors
+/// It is in use after all, or the kernel refused.
+pub async fn release(host: &Host, kind: MarkedKind, key: &str, ino: Option<u64>) -> Result<(), String> {
+    let gone = |removed: io::Result<()>| match removed {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error.to_string()),
+        Ok(()) | Err(_) => Ok(()),
+    };
+    match kind {
+        MarkedKind::Mark => gone(fs::remove_file(host.paths.marks().join(key))),
+        MarkedKind::Logs => gone(fs::remove_dir_all(host.paths.all_logs().join(key))),
+        MarkedKind::Pin => {
+            let key = key.to_owned();
+            let unpinned = host.with_pins(move |pins| pins.unpin(&key).map(drop).map_err(|error| error.to_string()));
+            unpinned.await.unwrap_or(Ok(()))
+        }
+        MarkedKind::Cgroup => release_cgroup(host, key, ino),
+    }
+}
+
+fn release_cgroup(host: &Host, name: &str, ino: Option<u64>) -> Result<(), String> {
+    let (Some(subtree), Some(ino)) = (host.subtree.as_ref(), ino) else { return Ok(()) };
+    let reopened = stop::unless_gone(subtree.reopen(&format!("{}/{name}", subtree.path()), ino));
+    let Some(domain) = reopened.map_err(|error| chain(&error))? else { return Ok(()) };
+    match content(&domain) {
+        Content::Dead => domain.remove().map(drop).map_err(|error| chain(&error)),
+        Content::Living | Content::Unread => Err("something lives in it, or it could not be read".to_owned()),
+    }
+}
+
+/// The cgroup `name`, which no row claims; `None` where it is gone.
+fn stray_cgroup(host: &Host, name: &str) -> Option<Marked> {
+    let subtree = host.subtree.as_ref()?;
+    let opened = stop::unless_gone(subtree.open_path(&format!("{}/{name}", subtree.path())));
+    let (ino, content) = match opened {
+        Ok(domain) => {
+            let domain = domain?;
+            (Some(domain.ino()), content(&domain))
+        }
+        Err(_) => (None, Content::Unread),
+    };
+    Some(Marked { kind: MarkedKind::Cgroup, key: name.to_owned(), ino, owner: Owner::Nobody, content })
+}
+
+/// What is in a cgroup; another daemon's below ours is never empty.
+fn content(domain: &Domain) -> Content {
+    match (domain.is_populated(), domain.processes()) {
+        (Ok(false), Ok(found)) if found.is_empty() && !domain.is_subtree() => Content::Dead,
+        (Ok(_), Ok(_)) => Content::Living,
+        (Err(_), _) | (_, Err(_)) => Content::Unread,
+    }
+}
+
+/// What lives in the cgroup `name`.
+fn living(host: &Host, name: &str) -> Vec<Orphan> {
+    let Some(domain) = open_cgroup(host, name) else { return Vec::new() };
+    if domain.is_subtree() {
+        // Another daemon's, below ours.
+        return Vec::new();
+    }
+    match domain.processes() {
+        Ok(found) => found.into_iter().map(|(pid, _)| orphan(pid, domain.path())).collect(),
+        Err(error) => {
+            tracing::warn!(error = chain(&error), "stray cgroup not read");
+            Vec::new()
+        }
+    }
+}
+
+fn open_cgroup(host: &Host, name: &str) -> Option<Domain> {
+    let subtree = host.subtree.as_ref()?;
+    subtree.open_path(&format!("{}/{name}", subtree.path())).ok()
+}
