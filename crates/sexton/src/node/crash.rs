@@ -3,7 +3,8 @@
 
 /// Ends the process here, if the file that `SEXTON_CRASH_FILE` names orders it: `POINT N ANYTHING` for the Nth time
 /// that this worker passes the point from now on. The file is removed first, so that an order is carried out once,
-/// whichever worker comes upon it; a changed ANYTHING makes it a new order.
+/// whichever worker comes upon it; a changed ANYTHING makes it a new order. Where ANYTHING ends with `hold`, the worker
+/// stays at the point, for the test to end its keeper, which it does not outlive.
 macro_rules! crash_point {
     ($name:literal) => {
         #[cfg(feature = "crash-points")]
@@ -32,6 +33,9 @@ pub fn pass(name: &str) {
     }
     present.1 += 1;
     if present.1 == nth && std::fs::remove_file(&path).is_ok() {
+        while present.0.ends_with("hold") {
+            std::thread::park();
+        }
         sexton_core::kill_self();
     }
 }

@@ -61,6 +61,23 @@ impl Bond {
         Bond { keeper, ended, watcher }
     }
 
+    /// Ends the keeper as soon as `order` is gone, for then its worker stays where it was ordered to.
+    fn to_order(daemon: &Daemon, order: PathBuf) -> Bond {
+        let keeper = Arc::new(daemon.keeper().expect("keeper"));
+        let ended = Arc::new(AtomicBool::new(false));
+        let (held, done) = (Arc::clone(&keeper), Arc::clone(&ended));
+        let watcher = std::thread::spawn(move || {
+            while !done.load(Ordering::Acquire) {
+                if !order.exists() {
+                    held.kill9().expect("keeper killed");
+                    return;
+                }
+                std::thread::sleep(Duration::from_millis(3));
+            }
+        });
+        Bond { keeper, ended, watcher }
+    }
+
     fn is_broken(&self) -> bool {
         !self.keeper.is_alive()
     }
@@ -104,6 +121,12 @@ impl Node {
     /// From now on, whoever ends the worker ends the keeper as well.
     pub fn bind_keeper_to_worker(&mut self) {
         let bond = Bond::new(self.daemon());
+        self.bond = Some(bond);
+    }
+
+    /// From now on, the keeper ends once `order` is carried out by a worker that stays there.
+    pub fn end_keeper_at(&mut self, order: PathBuf) {
+        let bond = Bond::to_order(self.daemon(), order);
         self.bond = Some(bond);
     }
 
