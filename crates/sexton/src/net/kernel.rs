@@ -110,7 +110,7 @@ impl Kernel {
         if let Some(stranger) = left.stranger.or_else(|| ground.stranger(slot, left.link)) {
             return Err(NetError::Foreign(stranger));
         }
-        self.take_down(slot)?;
+        self.take_down(std::slice::from_ref(slot)).into_iter().collect::<Result<Vec<_>, _>>()?;
         let made = self.build(slot);
         if made.is_err() {
             self.roll_back(slot);
@@ -187,46 +187,60 @@ impl Kernel {
             let error = refused.during("remove the slots' elements");
             return slots.iter().map(|_| Err(error.clone())).collect();
         }
-        let mut released: Vec<_> = slots.iter().map(|slot| self.take_down(slot)).collect();
-        let deadline = Instant::now() + SETTLING;
+        self.take_down(slots)
+    }
+
+    /// Takes away pairs and entries, where they are ours, and sees to it that nobody holds the namespaces.
+    ///
+    /// A pair ends with its namespace. To delete it would take a grace period of the kernel's for each, and namespaces
+    /// that end together share one.
+    fn take_down(&mut self, slots: &[Slot]) -> Vec<Result<Released, NetError>> {
+        let mut released: Vec<_> = slots.iter().map(|slot| self.let_go(slot)).collect();
+        let began = Instant::now();
         for (slot, released) in slots.iter().zip(&mut released).filter(|(_, released)| released.is_ok()) {
-            if let Err(error) = self.wait_till_unheld(slot, deadline) {
+            if let Err(error) = self.see_off(slot, began) {
                 *released = Err(error);
             }
         }
         released
     }
 
-    fn wait_till_unheld(&mut self, slot: &Slot, deadline: Instant) -> Result<(), NetError> {
-        while self.is_held(slot)? {
-            if Instant::now() > deadline {
-                return Err(busy(slot));
-            }
-            std::thread::sleep(PAUSE);
+    /// Removes the entry, which lets the namespace end; a pair without one is deleted.
+    fn let_go(&mut self, slot: &Slot) -> Result<Released, NetError> {
+        let link = self.link(slot)?.filter(|link| link.is_of(slot));
+        match (entry::look(&mut self.route, slot)?, link) {
+            (Entry::Ours(_) | Entry::Empty, _) => entry::remove(slot).map(|()| Released::Now),
+            (Entry::Missing | Entry::Foreign(_), Some(link)) => self.delete_link(&link).map(|()| Released::Now),
+            (Entry::Missing | Entry::Foreign(_), None) => Ok(Released::WasGone),
         }
-        Ok(())
+    }
+
+    /// Waits until the slot's namespace and pair have ended; cuts a namespace off that somebody holds.
+    fn see_off(&mut self, slot: &Slot, began: Instant) -> Result<(), NetError> {
+        loop {
+            let is_held = self.is_held(slot)?;
+            let link = self.link(slot)?.filter(|link| link.is_of(slot));
+            let is_late = began.elapsed() > if is_held { SETTLING } else { CLEARING };
+            match link {
+                None if !is_held => return Ok(()),
+                Some(link) if is_late => self.delete_link(&link)?,
+                None if is_late => return Err(busy(slot)),
+                Some(_) | None => std::thread::sleep(PAUSE),
+            }
+        }
+    }
+
+    fn delete_link(&mut self, link: &Link) -> Result<(), NetError> {
+        route::delete_link(&mut self.route, link.index)
+            .map_err(|refused| refused.during(&format!("remove link `{}`", link.name)))
     }
 
     fn is_held(&mut self, slot: &Slot) -> Result<bool, NetError> {
         route::is_held(&mut self.route, slot.nsid).map_err(|refused| refused.during("ask who holds a namespace"))
     }
 
-    /// Takes away the pair and the entry, where they are ours.
-    fn take_down(&mut self, slot: &Slot) -> Result<Released, NetError> {
-        let link = self.link(slot)?.filter(|link| link.is_of(slot));
-        let entry = matches!(entry::look(&mut self.route, slot)?, Entry::Ours(_) | Entry::Empty);
-        if let Some(link) = &link {
-            route::delete_link(&mut self.route, link.index)
-                .map_err(|refused| refused.during(&format!("remove link `{}`", slot.link)))?;
-        }
-        if entry {
-            entry::remove(slot)?;
-        }
-        Ok(if link.is_some() || entry { Released::Now } else { Released::WasGone })
-    }
-
     fn roll_back(&mut self, slot: &Slot) {
-        if let Err(error) = self.take_down(slot) {
+        for error in self.take_down(std::slice::from_ref(slot)).into_iter().filter_map(Result::err) {
             tracing::warn!(%error, slot = slot.index, "half a slot is left; it is taken down when next looked at");
         }
     }
@@ -270,8 +284,7 @@ impl Kernel {
             Some(link) if is_connected(&link) => self.set_host_end(slot, link.index)?,
             left => {
                 if let Some(link) = left {
-                    route::delete_link(&mut self.route, link.index)
-                        .map_err(|refused| refused.during(&format!("remove link `{}`", slot.link)))?;
+                    self.delete_link(&link)?;
                 }
                 net::enter(namespace.as_raw_fd()).map_err(|error| Refused::from(error).during("enter a namespace"))?;
                 self.connect(slot, namespace.as_fd())?;

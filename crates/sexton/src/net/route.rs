@@ -156,8 +156,12 @@ pub fn routes(netlink: &mut Netlink) -> Result<Vec<Place>, Refused> {
         };
         // KERNEL(4.20): before, all tables are told whatever was asked for.
         (incoming.body.get(4) == Some(&MAIN)).then_some(place)
-    })?;
-    Ok(found)
+    });
+    match found {
+        // A host that has no route yet has no table.
+        Err(refused) if refused.errno == Errno::ENOENT => Ok(Vec::new()),
+        found => found,
+    }
 }
 
 /// Makes the pair of `slot`, the host's end here and the inner one born in the namespace behind `inside`.
