@@ -13,7 +13,7 @@ pub fn cgroup2() -> Option<PathBuf> {
 
 /// Every mount point with its kind of file system, in the order of mounting.
 fn mounts() -> Vec<(PathBuf, String)> {
-    let text = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let text = fs::read_to_string("/proc/thread-self/mountinfo").unwrap_or_default();
     let mount = |line: &str| {
         let (before, after) = line.split_once(" - ")?;
         let (point, kind) = (before.split(' ').nth(4)?, after.split(' ').next()?);

@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::print_stderr, clippy::missing_panics_doc, reason = "a test helper tells and panics; that is its use")]
 
+mod alone;
 mod client;
 mod daemon;
 mod ground;
@@ -16,6 +17,7 @@ pub mod skip;
 
 use std::time::{Duration, Instant};
 
+pub use alone::alone;
 pub use client::{Client, Connection, Response};
 pub use daemon::Daemon;
 pub use ground::{Ground, crash_bin_dir};

@@ -1,0 +1,384 @@
+//! Network slots as a user has them: real daemons and processes, in a network and a mount namespace of each test's own;
+//! `ip`, `nft` and the kernel's own files are the witnesses.
+
+#![allow(clippy::indexing_slicing, reason = "a JSON value indexed by a name that is not there is null")]
+#![allow(clippy::disallowed_types, reason = "a test starts programs as a user does")]
+
+mod support;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::net::{IpAddr, TcpListener};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use sexton_testkit::{Held, SOON, eventually, skip};
+use support::{Dead, Node, SEXTON, is_settled, script, spec, text};
+
+/// Runs a test where nothing of the host's network can come to harm.
+fn alone(test: impl FnOnce() + Send) {
+    for program in ["ip", "nft"] {
+        if !sexton_testkit::skip::has_program(program) {
+            match program {
+                "ip" => skip!(package "iproute2"),
+                _ => skip!(package "nftables"),
+            }
+        }
+    }
+    if let Err(why) = sexton_testkit::alone(|| {
+        run("ip", "link set lo up");
+        test();
+    }) {
+        skip!("{why}");
+    }
+}
+
+/// Runs a command, and gives what it printed.
+fn run(program: &str, args: &str) -> String {
+    let done = Command::new(program).args(args.split(' ')).output().expect("the program runs");
+    assert!(done.status.success(), "{program} {args}: {}", String::from_utf8_lossy(&done.stderr));
+    String::from_utf8(done.stdout).expect("text")
+}
+
+/// A node with these `[slots]`.
+fn node(slots: &str) -> Node {
+    Node::on(SEXTON, |ground| fs::write(ground.config(), format!("[slots]\n{slots}")).expect("configured"))
+}
+
+/// Everything of the network that is not this test's own, as text that is equal when the network is.
+fn host() -> String {
+    let names = |dir: &str| -> BTreeSet<String> {
+        let files = fs::read_dir(dir).map(|files| files.map(|file| file.expect("a file").file_name()));
+        files.into_iter().flatten().map(|name| name.to_string_lossy().into_owned()).collect()
+    };
+    // The kernel numbers links in the order of their making, and counts what they carry.
+    let links: Vec<Value> = serde_json::from_str(&run("ip", "-j -d link show")).expect("JSON");
+    let shown = links.into_iter().map(|link| {
+        let keys = ["ifname", "address", "mtu", "group", "operstate", "link_netnsid"];
+        keys.map(|key| format!("{key}={}", link[key])).join(" ")
+    });
+    let links: BTreeSet<String> = shown.collect();
+    let addresses = run("ip", "-4 -o addr show")
+        .lines()
+        .map(|line| line.split_once(' ').expect("numbered").1.to_owned())
+        .collect::<BTreeSet<String>>();
+    let routes = run("ip", "-4 route show table all");
+    let rules = run("nft", "list ruleset");
+    let forwarding = fs::read_to_string("/proc/sys/net/ipv4/ip_forward").expect("readable");
+    format!("{links:#?}\n{addresses:#?}\n{routes}\n{rules}\n{forwarding}\n{:?}", names("/run/netns"))
+}
+
+/// Every slot as `INDEX STATE INSTANCE`.
+fn slots(node: &mut Node) -> Vec<String> {
+    let word = |slot: &Value| format!("{} {} {}", slot["index"], text(slot, "state"), text(slot, "instance"));
+    let list = node.get("/v1/slots");
+    list["items"].as_array().expect("a list").iter().map(|slot| word(slot).trim_end().to_owned()).collect()
+}
+
+fn slots_become(node: &mut Node, wanted: &[&str]) {
+    eventually(&format!("the slots are {wanted:?}"), SOON, || {
+        let found = slots(node);
+        if found == wanted { Ok(()) } else { Err(format!("{found:?}")) }
+    });
+}
+
+fn host_becomes(wanted: &str) {
+    eventually("the network is as it was", SOON, || {
+        let found = host();
+        if found == wanted { Ok(()) } else { Err(format!("{found}\ninstead of\n{wanted}")) }
+    });
+}
+
+fn with_slot(mut body: Value) -> Value {
+    body["slot"] = json!(true);
+    body
+}
+
+/// What sleeps in a slot.
+fn sleeper(name: &str) -> Value {
+    with_slot(spec(name, &["/bin/sleep", "1000"]))
+}
+
+fn create(node: &mut Node, body: &Value) -> Value {
+    node.ask("POST", "/v1/instances", None, Some(body)).0.expect(201)
+}
+
+fn stop(node: &mut Node, name: &str) -> Value {
+    let path = format!("/v1/instances/{name}/stop?wait=20s");
+    node.ask("POST", &path, None, Some(&json!({ "force": true }))).0.expect(200)
+}
+
+fn reconcile(node: &mut Node) {
+    node.ask("POST", "/v1/reconcile", None, None).0.expect(200);
+}
+
+/// Inode of the network namespace that a process is in.
+fn namespace_of(instance: &Value) -> u64 {
+    let pid = &instance["identity"]["pid"];
+    fs::metadata(format!("/proc/{pid}/ns/net")).expect("it lives").ino()
+}
+
+fn entry_of(instance: &Value) -> std::path::PathBuf {
+    Path::new("/run/netns").join(instance["slot"]["netns"].as_str().expect("it has a slot"))
+}
+
+/// Whether a process inside comes through to the host's end of its link, from its own address.
+fn reaches_its_gateway(instance: &Value) -> bool {
+    let (address, gateway) = (text(&instance["slot"], "address"), text(&instance["slot"], "gateway"));
+    let Ok(listener) = TcpListener::bind((gateway.as_str(), 0)) else { return false };
+    let port = listener.local_addr().expect("bound").port();
+    let pid = &instance["identity"]["pid"];
+    let mut child = Command::new("nsenter")
+        .args(["-t", &pid.to_string(), "-n", "timeout", "2", "bash", "-c"])
+        .arg(format!("exec 3<>/dev/tcp/{gateway}/{port}"))
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("nsenter runs");
+    let came = child.wait().expect("it ends").success();
+    came && listener.accept().is_ok_and(|(_, peer)| peer.ip() == address.parse::<IpAddr>().expect("an address"))
+}
+
+#[test]
+fn a_slot_is_a_place_of_its_own_and_comes_back_as_it_was() {
+    alone(|| {
+        let nothing = host();
+        let mut node = node("count = 2\n");
+        let ready = host();
+        assert_ne!(ready, nothing);
+        assert_eq!(slots(&mut node), ["0 ready", "1 ready"], "when it is first ready");
+
+        let vm = create(&mut node, &sleeper("vm"));
+        let held = json!([{ "kind": "slot", "key": vm["slot"]["netns"], "state": "held" }]);
+        let resources = vm["resources"].as_array().expect("a list").clone();
+        assert!(resources.contains(&held[0]), "{vm}");
+        let entry = fs::metadata(entry_of(&vm)).expect("an entry").ino();
+        assert_eq!(namespace_of(&vm), entry);
+        assert_ne!(namespace_of(&vm), fs::metadata("/proc/thread-self/ns/net").expect("ours").ino());
+        assert!(reaches_its_gateway(&vm), "{vm}");
+        slots_become(&mut node, &["0 held vm", "1 ready", "2 ready"]);
+        let metrics = node.ask("GET", "/metrics", None, None).0.text();
+        for line in ["sexton_slots{state=\"held\"} 1", "sexton_slots{state=\"ready\"} 2"] {
+            assert!(metrics.lines().any(|other| other == line), "{line}\n{metrics}");
+        }
+
+        let one = host();
+        create(&mut node, &sleeper("other"));
+        slots_become(&mut node, &["0 held vm", "1 held other", "2 ready", "3 ready"]);
+        let over = stop(&mut node, "other");
+        assert!(is_settled(&over) && over["slot"].is_null(), "{over}");
+        host_becomes(&one);
+        stop(&mut node, "vm");
+        host_becomes(&ready);
+        assert_eq!(slots(&mut node), ["0 ready", "1 ready"]);
+
+        let drained = node.ask("POST", "/v1/nodes/self?wait=20s", None, Some(&json!({ "status": "draining" }))).0;
+        assert_eq!(drained.expect(200)["drained"], true);
+        assert_eq!((host(), slots(&mut node)), (nothing.clone(), vec![]));
+        node.daemon().replace_worker().expect("another worker");
+        assert_eq!((host(), slots(&mut node)), (nothing, vec![]), "a new worker alone does not leave the drain");
+        node.daemon = None;
+        node.serve();
+        assert_eq!((host(), slots(&mut node)), (ready, vec!["0 ready".to_owned(), "1 ready".to_owned()]));
+    });
+}
+
+#[test]
+fn slots_on_demand_leave_nothing_and_run_out_without_a_trace() {
+    alone(|| {
+        let nothing = host();
+        let mut node = node("count = 0\nsubnet = \"10.231.7.0/28\"\n");
+        assert_eq!(host(), nothing, "nothing is made before somebody wants it");
+        let names = ["a", "b", "c", "d"];
+        for name in names {
+            create(&mut node, &sleeper(name));
+        }
+        let full = host();
+        let refused = node.ask("POST", "/v1/instances", None, Some(&sleeper("e"))).0;
+        assert_eq!((refused.status, refused.json()["code"].clone()), (503, json!("no_slot")));
+        assert!(refused.header("retry-after").is_some());
+        assert_eq!(node.ask("GET", "/v1/instances/e", None, None).0.status, 404, "no row");
+        assert_eq!(host(), full, "nothing half-made");
+        stop(&mut node, "b");
+        let next = create(&mut node, &sleeper("e"));
+        assert_eq!(next["slot"]["index"], 1);
+        host_becomes(&full);
+        for name in ["a", "c", "d", "e"] {
+            stop(&mut node, name);
+        }
+        host_becomes(&nothing);
+    });
+}
+
+#[test]
+fn whoever_dies_the_living_keep_their_slots_and_the_dead_give_them_back() {
+    alone(|| {
+        let mut node = node("count = 1\n");
+        let ready = host();
+        for who in [Dead::Worker, Dead::Keeper, Dead::Both] {
+            let vm = create(&mut node, &sleeper("vm"));
+            slots_become(&mut node, &["0 held vm", "1 ready"]);
+            let one = host();
+            node.kill(who, || assert_eq!(host(), one, "no rule of a running instance goes"));
+            slots_become(&mut node, &["0 held vm", "1 ready"]);
+            assert!(reaches_its_gateway(&node.instance("vm")));
+            assert_eq!(namespace_of(&vm), fs::metadata(entry_of(&vm)).expect("an entry").ino());
+            assert_eq!(host(), one);
+            let pid = i32::try_from(vm["identity"]["pid"].as_i64().expect("a number")).expect("a PID");
+            let main = Held::in_cgroup(vm["cgroup"]["ino"].as_u64().expect("an id"), pid).expect("ours");
+            node.kill(who, || main.signal(9).expect("killed"));
+            assert!(is_settled(&node.settled("vm")));
+            host_becomes(&ready);
+            node.clear();
+        }
+        // A shutdown that leaves instances to the next start leaves their network too.
+        create(&mut node, &sleeper("vm"));
+        slots_become(&mut node, &["0 held vm", "1 ready"]);
+        let one = host();
+        let keeper = node.daemon().keeper().expect("a keeper");
+        keeper.signal(15).expect("asked to end");
+        keeper.wait_end();
+        node.daemon = None;
+        assert_eq!(host(), one);
+        node.serve();
+        slots_become(&mut node, &["0 held vm", "1 ready"]);
+        stop(&mut node, "vm");
+        host_becomes(&ready);
+    });
+}
+
+#[test]
+fn what_goes_missing_is_put_back_by_the_next_pass() {
+    alone(|| {
+        let mut node = node("count = 1\n");
+        let vm = create(&mut node, &sleeper("vm"));
+        slots_become(&mut node, &["0 held vm", "1 ready"]);
+        let whole = host();
+        let links: Vec<String> =
+            node.get("/v1/slots")["items"].as_array().expect("a list").iter().map(|slot| text(slot, "link")).collect();
+        let entries: Vec<String> =
+            node.get("/v1/slots")["items"].as_array().expect("a list").iter().map(|slot| text(slot, "netns")).collect();
+        let damages: [(&str, Vec<(&str, String)>); 4] = [
+            ("the rules", vec![("nft", "flush ruleset".to_owned())]),
+            ("the links", links.iter().map(|link| ("ip", format!("link del {link}"))).collect()),
+            ("the entries", entries.iter().map(|entry| ("ip", format!("netns del {entry}"))).collect()),
+            (
+                "all",
+                vec![
+                    ("nft", "flush ruleset".to_owned()),
+                    ("ip", format!("link del {}", links[0])),
+                    ("ip", format!("netns del {}", entries[0])),
+                    ("ip", format!("netns del {}", entries[1])),
+                ],
+            ),
+        ];
+        for (what, commands) in damages {
+            commands.iter().for_each(|(program, args)| drop(run(program, args)));
+            assert_ne!(host(), whole, "{what}");
+            reconcile(&mut node);
+            assert!(reaches_its_gateway(&vm), "{what}");
+            assert_eq!(namespace_of(&vm), fs::metadata(entry_of(&vm)).expect("an entry").ino(), "{what}");
+            assert_eq!(slots(&mut node), ["0 held vm", "1 ready"], "{what}");
+            host_becomes(&whole);
+        }
+    });
+}
+
+#[test]
+fn what_is_foreign_is_skipped_and_never_touched() {
+    alone(|| {
+        let mut node = node("count = 0\n");
+        let vm = create(&mut node, &sleeper("vm"));
+        let name = node.get("/v1/slots")["items"][0]["link"].as_str().expect("a link").to_owned();
+        stop(&mut node, "vm");
+        assert_eq!(vm["slot"]["index"], 0);
+        run("ip", &format!("link add {name} type veth peer name other"));
+        let foreign = run("ip", &format!("-o link show {name}"));
+        let vm = node.ask("POST", "/v1/instances/vm/start?wait=20s", None, Some(&json!({}))).0.expect(200);
+        assert_eq!(vm["slot"]["index"], 1, "{vm}");
+        assert_eq!(slots(&mut node), ["0 skipped", "1 held vm"]);
+        reconcile(&mut node);
+        assert_eq!(run("ip", &format!("-o link show {name}")), foreign);
+        run("ip", &format!("link del {name}"));
+        reconcile(&mut node);
+        assert_eq!(slots(&mut node), ["1 held vm"]);
+        stop(&mut node, "vm");
+    });
+}
+
+/// A process of this test's own inside a namespace.
+struct Squatter(Child);
+
+impl Squatter {
+    fn in_slot(entry: &Path) -> Squatter {
+        let child = Command::new("nsenter").arg(format!("--net={}", entry.display())).args(["sleep", "1000"]).spawn();
+        let squatter = Squatter(child.expect("nsenter runs"));
+        let wanted = fs::metadata(entry).expect("an entry").ino();
+        eventually("it is inside", SOON, || {
+            let found = fs::metadata(format!("/proc/{}/ns/net", squatter.0.id())).map(|about| about.ino());
+            if found.as_ref().is_ok_and(|found| *found == wanted) { Ok(()) } else { Err(format!("{found:?}")) }
+        });
+        squatter
+    }
+}
+
+impl Drop for Squatter {
+    fn drop(&mut self) {
+        self.0.kill().expect("killed");
+        self.0.wait().expect("ended");
+    }
+}
+
+#[test]
+fn a_slot_that_somebody_still_holds_is_quarantined_until_it_is_free() {
+    alone(|| {
+        let mut node = node("count = 0\n");
+        let nothing = host();
+        let vm = create(&mut node, &sleeper("vm"));
+        let squatter = Squatter::in_slot(&entry_of(&vm));
+        let path = "/v1/instances/vm/stop?wait=1s";
+        let over = node.ask("POST", path, None, Some(&json!({ "force": true }))).0.expect(202);
+        assert_eq!((&over["state"], &over["exit"]["signal"]), (&json!("exited"), &json!(9)), "{over}");
+        assert_eq!(
+            (&over["resources"][0]["kind"], &over["resources"][0]["state"]),
+            (&json!("slot"), &json!("releasing"))
+        );
+        slots_become(&mut node, &["0 quarantined vm"]);
+        let drain = node.ask("POST", "/v1/nodes/self?wait=1s", None, Some(&json!({ "status": "draining" }))).0;
+        assert_eq!(drain.expect(202)["left"][0]["name"], "vm", "it is waited for");
+        node.kill(Dead::Worker, || ());
+        slots_become(&mut node, &["0 quarantined vm"]);
+        drop(squatter);
+        assert!(is_settled(&node.settled("vm")));
+        eventually("the node is drained", SOON, || {
+            let node = node.get("/v1/node");
+            if node["drained"] == true { Ok(()) } else { Err(node.to_string()) }
+        });
+        host_becomes(&nothing);
+    });
+}
+
+#[test]
+fn every_life_has_a_slot_of_its_own() {
+    alone(|| {
+        let mut node = node("count = 1\n");
+        let mut body = with_slot(script("vm", "exit 3"));
+        body["restart"] = json!("always");
+        let first = create(&mut node, &body);
+        eventually("some lives", Duration::from_secs(20), || {
+            let now = node.instance("vm");
+            let count = now["restarts"]["count"].as_u64().unwrap_or(0);
+            if count >= 4 && now["incarnation"] != first["incarnation"] { Ok(()) } else { Err(now.to_string()) }
+        });
+        stop(&mut node, "vm");
+        slots_become(&mut node, &["0 ready"]);
+        let failed = node.ask("POST", "/v1/instances", None, Some(&with_slot(spec("no", &["/no/such"])))).0;
+        assert_eq!(failed.status, 400);
+        slots_become(&mut node, &["0 ready"]);
+        let adopt = json!({ "name": "other", "pid": std::process::id(), "start_ticks": 1, "slot": true });
+        let refused = node.ask("POST", "/v1/adopt", None, Some(&adopt)).0;
+        assert!(refused.status == 400 && refused.text().contains("`slot`"), "{}", refused.text());
+    });
+}
