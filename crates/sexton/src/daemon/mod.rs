@@ -1,6 +1,7 @@
 //! The daemon from outside to inside: `serve` checks that it may start, becomes the keeper, and the keeper starts the
 //! worker, which is this program again.
 
+mod notify;
 mod preflight;
 mod watches;
 mod work;

@@ -173,12 +173,13 @@ async fn serve(settings: Arc<Settings>, begun: Begun, told: Told) -> Result<u8, 
     }
     driver.welcomed(told.welcome.keeper_pid, told.welcome.restarts);
     let (log_reader, newest) = (reader.clone(), *last_seq.borrow());
-    let context = api::Context::new(node, Arc::clone(&settings), reader, last_seq, Arc::clone(&host));
+    let context = api::Context::new(node.clone(), Arc::clone(&settings), reader, last_seq, Arc::clone(&host));
     tokio::spawn(api::serve(listener, context));
     driver.reconcile().await;
     host.keeper.send(ToKeeper::Ready).await;
     host.event_log.check(log_reader, newest);
     tracing::info!(socket = %path.display(), node = %host.node, "ready");
+    tokio::spawn(super::notify::tell(node));
     let stopped = driver.run().await;
     if matches!(stopped, Stopped::Shutdown(_)) {
         // Nobody answers there any more; the next start binds it anew.
@@ -193,6 +194,7 @@ async fn end(stopped: Stopped, idle: bool, host: &Host) -> u8 {
     tracing::info!(?stopped, idle, "ending");
     match stopped {
         Stopped::Shutdown(_) => {
+            super::notify::ending();
             if idle {
                 let closed = host.slots.close().await;
                 if let Err(error) = closed {

@@ -42,6 +42,8 @@ pub struct NodeState {
     pub status: NodeStatus,
     /// Whatever still lives is killed.
     pub forced: bool,
+    /// The daemon ends when it is drained.
+    pub ends: bool,
     /// No process, no resource and no open operation is left, durably.
     pub drained: bool,
     /// When a graceful drain turns into a forced one.
@@ -91,7 +93,7 @@ impl Drain {
         let deadline = meta.get(DEADLINE).and_then(|at| at.parse().ok()).filter(|_| draining);
         let (news, heard) = mpsc::unbounded_channel();
         let forced = draining && meta.contains_key(FORCED);
-        let state = NodeState { status, forced, drained: drained && draining, deadline };
+        let state = NodeState { status, forced, ends: false, drained: drained && draining, deadline };
         (Drain { state: watch::Sender::new(state), news, rules, orders: 0, watched: false }, heard)
     }
 
@@ -155,7 +157,7 @@ impl Drain {
         let before = self.state();
         let deadline = timeout.and_then(|after| now().checked_add(after).ok()).or(before.deadline);
         let status = NodeStatus::Draining;
-        let next = NodeState { status, forced: before.forced || force, drained: before.drained, deadline };
+        let next = NodeState { status, forced: before.forced || force, deadline, ..before.clone() };
         if next != before {
             let mut meta = vec![(STATUS.to_owned(), Some(status.to_string()))];
             meta.push((DEADLINE.to_owned(), deadline.map(|at| at.to_string())));
@@ -169,6 +171,11 @@ impl Drain {
         if !before.drained {
             self.empty(deadline, lives);
         }
+    }
+
+    /// The daemon ends with this drain.
+    pub fn ends(&self) {
+        self.state.send_modify(|state| state.ends = true);
     }
 
     /// Closes the gate; what was admitted is heard of when it is shown.

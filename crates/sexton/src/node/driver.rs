@@ -388,6 +388,7 @@ impl Driver {
     async fn shut_down(&mut self, level: u8) -> Option<Stopped> {
         let Some(timeout) = self.shutdown.drains else { return Some(Stopped::Shutdown(level)) };
         self.shutdown.level = level;
+        self.drain.ends();
         self.drain.order(&self.host, &self.lives, level > 1, timeout).await;
         self.drain.state().drained.then_some(Stopped::Shutdown(level))
     }
