@@ -72,8 +72,8 @@ metrics! {
     ReaperRegistered = "sexton_reaper_registered", Gauge, [], "Processes registered with the reaper.";
     Reaped = "sexton_reaped_total", Counter, [], "Registered processes whose status was collected.";
     Vanished = "sexton_reaper_vanished_total", Counter, [], "Registered processes that went without a status.";
-    Sweeps = "sexton_reaper_sweeps_total", Counter, [], "Looks for zombies of processes nobody here started.";
-    LastSweep = "sexton_reaper_last_sweep_timestamp_seconds", Gauge, [], "When the last such look ended.";
+    Sweeps = "sexton_reaper_sweeps_total", Counter, [], "Sweeps that collected zombies of processes nobody here started.";
+    LastSweep = "sexton_reaper_last_sweep_timestamp_seconds", Gauge, [], "When the last such sweep ended.";
     ReaperRestarts = "sexton_reaper_restarts_total", Counter, [], "Times the reaper was started again.";
     Zombies = "sexton_zombies_reaped_total", Counter, [], "Zombies of processes nobody here started, collected.";
     Orphans = "sexton_orphans", Gauge, ["action"], "Orphans by what was done with them.";
@@ -169,6 +169,8 @@ impl Metrics {
         self.set(Metric::DrainState, &[], drain);
         self.set(Metric::Generation, &[], float(facts.generation));
         self.set(Metric::WorkerRestarts, &[], float(facts.worker_restarts));
+        // The reaper of registered processes lives in the worker, and begins again with it.
+        self.set(Metric::ReaperRestarts, &[], float(facts.worker_restarts));
     }
 
     /// Every series of `metric`; one of 0 where it has no labels and was never told of.

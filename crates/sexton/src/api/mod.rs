@@ -93,6 +93,7 @@ impl Context {
         host: Arc<Host>,
     ) -> Arc<Context> {
         let mut context = Context::without_host(node, settings, reader, last_seq);
+        context.metrics = Arc::clone(&host.metrics);
         context.host = Some(host);
         Arc::new(context)
     }

@@ -26,6 +26,7 @@ use super::life::{Answer, Command, Life, LifeHandle, Next};
 use super::reconcile::Reconciler;
 use super::recover;
 use super::request::{Caller, Facts, Filter, IdempotencyKey, InFlight, NewInstance, Node, Operation, Page, Request};
+use crate::metrics::Metric;
 use crate::refusal::{Kind, Refusal};
 
 /// Instances on one node: what the keeper's roster holds.
@@ -348,6 +349,7 @@ impl Driver {
             node: self.host.node.to_string(),
             keeper_pid: self.keeper_pid,
             generation: self.reconciler.generation(),
+            pass_since: self.reconciler.pass_since(),
             state: self.drain.state(),
             operations: self.host.gate.in_flight().into_iter().map(Operation::of).collect(),
             inflight: self.lives.values().filter_map(|life| in_flight(life.entry.borrow().as_deref()?)).collect(),
@@ -409,6 +411,9 @@ impl Driver {
         let names = |comm: &[u8]| comm.escape_ascii().to_string();
         let pids: Vec<u32> = swept.named().iter().map(|zombie| zombie.pid).collect();
         let comms: Vec<String> = swept.named().iter().map(|zombie| names(zombie.comm())).collect();
+        self.host.metrics.add(Metric::Sweeps, &[], 1.0);
+        let second = super::life::now().as_millisecond() / 1_000;
+        self.host.metrics.set(Metric::LastSweep, &[], f64::from(u32::try_from(second).unwrap_or(u32::MAX)));
         tracing::info!(count = swept.count, ?pids, ?comms, "zombies reaped");
         let data = json!({ "count": swept.count, "pids": pids, "names": comms });
         let events = vec![NewEvent::of_node(EventKind::ZombieReaped, data)];

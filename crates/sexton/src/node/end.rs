@@ -26,6 +26,7 @@ use super::process::{Ending, Process};
 use super::slots;
 use super::start::{chain, domain_name};
 use super::stop::{self, Target};
+use crate::metrics::Metric;
 
 /// How long what was killed is waited for before the domain is swept again.
 const SWEEP_AGAIN: Duration = Duration::from_millis(50);
@@ -154,6 +155,16 @@ impl Life {
         let mut killed_at = None;
         self.begin_asking(&target);
         while rung != Rung::Done {
+            let step = match rung {
+                Rung::Ask => Some("ask"),
+                Rung::Kill => Some("kill"),
+                Rung::Stuck => Some("stuck"),
+                // Waiting is no step.
+                Rung::Grace | Rung::Watch | Rung::Done => None,
+            };
+            if let Some(step) = step {
+                self.host.metrics.add(Metric::KillSteps, &[step], 1.0);
+            }
             let happening = match rung {
                 Rung::Ask => self.ask(&target),
                 Rung::Grace => self.hold(&target, rung, began).await,

@@ -12,11 +12,13 @@ use sexton_core::proc::Here;
 use sexton_ledger::{Batch, CommitError, Committed, Ledger, Urgency};
 use sexton_plan::id::{Incarnation, Name, NodeId};
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
 use super::adapter::Runtimes;
 use super::event_log::EventLog;
 use super::keeper::Keeper;
 use super::slots::Slots;
+use crate::metrics::{Metric, Metrics};
 use crate::refusal::{Kind, Refusal};
 
 /// How long an owed record is waited for before life goes on without it: it follows when the ledger can be written.
@@ -48,6 +50,8 @@ pub struct Host {
     pub logs: mpsc::UnboundedSender<PathBuf>,
     /// Whether the ledger is new, so that what is on the host may be all that is left of an older one.
     pub fresh_ledger: bool,
+    /// What is counted and measured.
+    pub metrics: Arc<Metrics>,
     /// How declared runtimes are asked to end.
     pub runtimes: Runtimes,
     /// What is known of the event log, which is checked in the background.
@@ -101,7 +105,11 @@ impl Host {
     /// The ledger cannot be written now.
     pub async fn record(&self, batch: Batch) -> Result<Committed, Refusal> {
         let (told, news) = oneshot::channel();
+        let (metrics, began) = (Arc::clone(&self.metrics), Instant::now());
         self.ledger.commit(batch, Urgency::Refusable, move |result| {
+            if result.is_ok() {
+                metrics.observe(Metric::CommitSeconds, began.elapsed());
+            }
             let _heard = told.send(result);
         });
         match news.await {
@@ -117,11 +125,8 @@ impl Host {
     /// that it never will.
     pub async fn owe(&self, batch: Batch) -> Option<oneshot::Receiver<()>> {
         let (told, mut durable) = oneshot::channel();
-        self.ledger.commit(batch, Urgency::Owed, move |result| match result {
-            Ok(_) => {
-                let _heard = told.send(());
-            }
-            Err(error) => tracing::error!(%error, "a record was not written"),
+        self.commit_owed(batch, move || {
+            let _heard = told.send(());
         });
         if !self.ledger.writable() {
             return Some(durable);
@@ -136,9 +141,19 @@ impl Host {
 
     /// As [`Host::owe`], without waiting for the disk at all.
     pub fn owe_unwaited(&self, batch: Batch) {
-        self.ledger.commit(batch, Urgency::Owed, |result| {
-            if let Err(error) = result {
+        self.commit_owed(batch, || {});
+    }
+
+    fn commit_owed(&self, batch: Batch, durable: impl FnOnce() + Send + 'static) {
+        let (metrics, began, events) = (Arc::clone(&self.metrics), Instant::now(), batch.events.len());
+        self.ledger.commit(batch, Urgency::Owed, move |result| match result {
+            Ok(_) => {
+                metrics.observe(Metric::CommitSeconds, began.elapsed());
+                durable();
+            }
+            Err(error) => {
                 tracing::error!(%error, "a record was not written");
+                (0..events).for_each(|_| metrics.add(Metric::EventsDropped, &[], 1.0));
             }
         });
     }

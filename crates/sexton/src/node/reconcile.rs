@@ -14,7 +14,7 @@ use sexton_plan::plan::{Action, Plan, Policies, plan};
 use sexton_plan::state::State;
 use sexton_plan::world::{Left, World};
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::driver::pass_on;
 use super::host::{Host, SharedHost};
@@ -23,6 +23,7 @@ use super::recover::doubted;
 use super::request::Caller;
 use super::strays::{self, Orphan, Strays};
 use super::watch::{Ask, PassKind, changed};
+use crate::metrics::Metric;
 use crate::refusal::Refusal;
 
 /// How long `apply` waits for a life that is judged again.
@@ -43,6 +44,8 @@ pub struct Reconciler {
     next: Vec<Reply<u64>>,
     told: BTreeSet<(Pid, Option<u64>)>,
     generation: u64,
+    /// When the present pass began.
+    began: Instant,
     rests: (mpsc::UnboundedSender<Rest>, mpsc::UnboundedReceiver<Rest>),
 }
 
@@ -75,6 +78,7 @@ impl Reconciler {
             next: Vec::new(),
             told,
             generation: 0,
+            began: Instant::now(),
             rests: mpsc::unbounded_channel(),
         }
     }
@@ -96,6 +100,11 @@ impl Reconciler {
         self.generation
     }
 
+    /// How long the present pass has been under way, where there is one.
+    pub fn pass_since(&self) -> Option<Duration> {
+        self.under_way.as_ref().map(|_| self.began.elapsed())
+    }
+
     /// The pass that a worker begins with.
     pub async fn first(&mut self, lives: &Lives) {
         self.begin(PassKind::First, lives).await;
@@ -113,6 +122,7 @@ impl Reconciler {
 
     async fn begin(&mut self, kind: PassKind, lives: &Lives) {
         self.answers = std::mem::take(&mut self.next);
+        self.began = Instant::now();
         // The kernel first, the claims after: what was seen was claimed before it was made.
         let strays = Strays::look(&self.host).await;
         let entries = entries(lives);
@@ -166,6 +176,7 @@ impl Reconciler {
     async fn finish(&mut self, lives: &Lives) {
         self.under_way = None;
         self.generation += 1;
+        self.host.metrics.observe(Metric::ReconcileSeconds, self.began.elapsed());
         for reply in std::mem::take(&mut self.answers) {
             let _heard = reply.send(self.generation);
         }

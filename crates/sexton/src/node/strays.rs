@@ -52,7 +52,9 @@ impl Strays {
     pub fn marked(&self, host: &Host, entries: &[Arc<Entry>]) -> Vec<Marked> {
         let lives = lives(entries);
         let listed: BTreeSet<&str> = entries.iter().map(|entry| entry.name.as_str()).collect();
-        let of_life = |life: &str| if lives.contains(life) { Owner::Row } else { Owner::Nobody };
+        // While the ledger cannot be written, an exit that is owed to it may be known to its pin alone.
+        let is_owed = !host.ledger.writable();
+        let of_life = |life: &str| if is_owed || lives.contains(life) { Owner::Row } else { Owner::Nobody };
         // Beside a ledger that is new, logs may be all that is left of what the old one knew.
         let stray_logs = if host.fresh_ledger { Owner::Forgotten } else { Owner::Nobody };
         let of_logs = |name: &str| if listed.contains(name) { Owner::Row } else { stray_logs };

@@ -141,6 +141,7 @@ pub async fn begin(options: &Options, keeper: Keeper, new_keeper: bool) -> Resul
         log_incarnations: options.log_incarnations,
         logs,
         fresh_ledger: contents.fresh,
+        metrics: Arc::default(),
         runtimes: options.runtimes.clone(),
         event_log: Arc::default(),
         gate: Gate::default(),
