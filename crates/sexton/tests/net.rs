@@ -188,6 +188,42 @@ fn a_slot_reaches_its_gateway_and_leaves_nothing() {
 }
 
 #[test]
+fn a_program_is_started_inside() {
+    alone(|| {
+        let scheme = scheme("sexton", "", false);
+        let slot = scheme.slot(0).expect("fits");
+        let mut net = Net::open(scheme);
+        let made = make(&mut net, &slot).expect("made");
+        let namespace = open_netns(&slot).expect("a namespace");
+        let (mut told, out) = std::io::pipe().expect("a pipe");
+        let null = fs::File::open("/dev/null").expect("null");
+        let user = sexton_core::spawn::User { uid: 65_534, gid: 65_534, groups: Vec::new() };
+        let program = sexton_core::spawn::Program {
+            argv: &["readlink", "/proc/self/ns/net"].map(str::to_owned),
+            env: &[],
+            cwd: "/",
+            user: Some(&user),
+            stdio: [null.as_raw_fd(), out.as_raw_fd(), out.as_raw_fd()],
+            mark: None,
+            domain: None,
+            netns: Some(namespace.as_fd()),
+            pidns: false,
+            no_new_privs: false,
+            nofile: None,
+        };
+        let here = sexton_core::proc::here().expect("proc");
+        let (waiting, handle) = sexton_core::spawn::spawn(&program, &here).expect("spawned");
+        let _going = waiting.release().expect("released");
+        drop((out, namespace));
+        let mut text = String::new();
+        told.read_to_string(&mut text).expect("read");
+        assert_eq!(text, format!("net:[{}]\n", made.ns_ino));
+        drop(handle);
+        release(&mut net, &slot).expect("released");
+    });
+}
+
+#[test]
 fn no_thread_of_the_caller_changes_its_namespace() {
     alone(|| {
         let here = || fs::read_link("/proc/thread-self/ns/net").expect("read");
