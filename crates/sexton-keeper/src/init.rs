@@ -160,8 +160,8 @@ impl<'a> Init<'a> {
                 Level::Warn,
                 format_args!(
                     "sexton-init is not running as PID 1 and isn't registered as a child subreaper.
-        Zombie processes will not be re-parented to sexton-init, so zombie reaping won't work.
-        To fix the problem, use the -s option or set the environment variable TINI_SUBREAPER to register \
+Zombie processes will not be re-parented to sexton-init, so zombie reaping won't work.
+To fix the problem, use the -s option or set the environment variable TINI_SUBREAPER to register \
                      sexton-init as a child subreaper, or run sexton-init as PID 1."
                 ),
             );
@@ -244,18 +244,22 @@ impl<'a> Init<'a> {
     fn reap(&mut self, pid: u32) -> bool {
         match self.child.take_if(|child| child.pid() == pid) {
             Some(child) => match child.reap() {
-                Ok(ended) => self.command_ended(ended),
+                Ok(ended) => {
+                    self.tell(Level::Debug, format_args!("Reaped child with pid: '{pid}'"));
+                    self.command_ended(ended);
+                }
                 Err(child) => {
                     self.child = Some(child);
                     return false;
                 }
             },
             None if pid == 0 || !matches!(wait::reap(pid), Ok(Some(_))) => return false,
-            None if self.options.warn_on_reap => {
+            None => {
                 self.tell(Level::Debug, format_args!("Reaped child with pid: '{pid}'"));
-                self.tell(Level::Warn, format_args!("Reaped zombie process with pid={pid}"));
+                if self.options.warn_on_reap {
+                    self.tell(Level::Warn, format_args!("Reaped zombie process with pid={pid}"));
+                }
             }
-            None => self.tell(Level::Debug, format_args!("Reaped child with pid: '{pid}'")),
         }
         true
     }

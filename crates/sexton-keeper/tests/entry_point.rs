@@ -404,6 +404,7 @@ fn verbosity_shows_more_and_more() {
             (&["-s", "-v"], "Spawned child process 'true' with pid", "Exiting"),
             (&["-s", "-vvv"], "Main child exited normally (with status '0')", "Nothing"),
             (&["-s", "-vvv"], "Registered as child subreaper", "Nothing"),
+            (&["-s", "-vvv"], "Reaped child with pid: '", "Nothing"),
         ] {
             let mut command = init.command(flags);
             command.arg("true");
@@ -541,10 +542,13 @@ fn an_idle_init_sleeps_and_stays_small() {
         let line = text.lines().find(|line| line.starts_with(key)).unwrap().to_owned();
         line.split_ascii_whitespace().nth(1).unwrap().parse().unwrap()
     };
-    let before = told("voluntary_ctxt_switches");
-    // A second of nothing: this is the measurement itself, nothing waits for it.
-    std::thread::sleep(std::time::Duration::from_secs(1));
-    assert_eq!(told("voluntary_ctxt_switches"), before, "something woke it");
+    // A second of nothing: this is the measurement itself. The first may begin before init has gone to sleep.
+    let sleeps = |_| {
+        let before = told("voluntary_ctxt_switches");
+        std::thread::sleep(std::time::Duration::from_secs(1));
+        told("voluntary_ctxt_switches") == before
+    };
+    assert!((0..5).any(sleeps), "something wakes it every second");
     let bound = if cfg!(debug_assertions) { 1024 } else { 128 };
     assert!(told("VmRSS") <= bound, "{} KiB", told("VmRSS"));
 }
