@@ -18,6 +18,15 @@ pub mod reaper;
 pub mod spawn;
 pub mod sweep;
 
+/// What the reaper's thread and its callers are made of; the model checker has its own.
+mod sync {
+    pub(crate) use std::sync::{Condvar, Mutex, MutexGuard, atomic, mpsc};
+    pub(crate) use std::thread;
+}
+
+/// The kernel; the model checker has its own.
+use sexton_sys as sys;
+
 /// Ends the calling process as `kill -9` would, through a pidfd on itself; for fault tests.
 pub fn kill_self() -> ! {
     let me = i32::try_from(std::process::id()).unwrap_or_default();

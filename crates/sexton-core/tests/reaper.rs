@@ -185,24 +185,19 @@ fn a_traced_zombie_is_waited_for_without_holding_up_the_others() {
     let mut tracer = tracer(pid(&traced));
     drop(traced.stdin.take());
     eventually("the traced child is held", || reaper.stats().held == 1);
-    let mut delays: Vec<Duration> = (0..20).map(|code| reap_one(&reaper, code)).collect();
-    delays.sort();
-    assert!(delays[10] < Duration::from_millis(10), "{delays:?}");
-    assert_eq!(registration.try_exit(), None);
+    // How soon is the bench's to tell.
+    (0..20).for_each(|code| reap_one(&reaper, code));
+    assert_eq!((registration.try_exit(), reaper.stats().held), (None, 1));
     drop(tracer.stdin.take());
     tracer.wait().expect("waited");
     assert_eq!(registration.wait(LONG).expect("ended").fate, Fate::Reaped(ExitStatus::Code(9)));
 }
 
-/// From the moment that a child is a zombie, or gone, until its owner knows.
-fn reap_one(reaper: &Reaper, code: u8) -> Duration {
+fn reap_one(reaper: &Reaper, code: u8) {
     let mut own = child(code);
     let registration = reaper.register(pid(&own)).expect("registered");
     drop(own.stdin.take());
-    eventually("it ends", || !proc::stat(pid(&own)).is_ok_and(|stat| stat.state != 'Z'));
-    let ended = Instant::now();
     assert_eq!(registration.wait(LONG).expect("ended").fate, Fate::Reaped(ExitStatus::Code(code)));
-    ended.elapsed()
 }
 
 #[test]

@@ -26,15 +26,16 @@ mod worker;
 
 use std::io;
 use std::os::fd::AsRawFd;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use sexton_plan::id::Pid;
 use sexton_plan::state::ExitStatus;
-use sexton_sys::{Errno, Fd, SysError, file, pidfd, wait};
 
 use crate::handle::Handle;
 use crate::proc::{self, ReadProcError};
+use crate::sync::{Condvar, Mutex, MutexGuard, mpsc};
+use crate::sys::{Errno, Fd, SysError, file, pidfd, wait};
 use registry::{Registry, Watch};
 use worker::Shared;
 

@@ -9,12 +9,12 @@ use std::time::{Duration, SystemTime};
 
 use sexton_plan::id::Pid;
 use sexton_plan::state::ExitStatus;
-use sexton_sys::poll::{Epoll, Trigger, events};
-use sexton_sys::wait::{self, Ended};
-use sexton_sys::{Errno, Fd, RawFd, SysError, pidfd, time};
 
 use super::{Exit, Fate, Slot};
 use crate::proc::{self, ReadProcError, Stat};
+use crate::sys::poll::{Epoll, Trigger, events};
+use crate::sys::wait::{self, Ended};
+use crate::sys::{Errno, Fd, RawFd, SysError, pidfd, time};
 
 /// How often a process without a pidfd is asked.
 pub(super) const POLL_INTERVAL: Duration = Duration::from_millis(250);

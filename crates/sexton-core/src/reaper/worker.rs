@@ -4,17 +4,17 @@
 //! not yet told are here. Its last act is to start its successor; a caller that finds none starts one too.
 
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
-use std::thread::{self, JoinHandle};
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, SystemTime};
-
-use sexton_sys::poll::{Epoll, Event, EventFd, Trigger, events};
-use sexton_sys::signal::{self, Signal, SignalSet};
-use sexton_sys::{SysError, time};
 
 use super::registry::Registry;
 use super::{Callback, Exit, ReaperStats, RegisterError, Watching};
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::thread::{self, JoinHandle};
+use crate::sync::{Condvar, Mutex, MutexGuard, mpsc};
+use crate::sys::poll::{Epoll, Event, EventFd, Trigger, events};
+use crate::sys::signal::{self, Signal, SignalSet};
+use crate::sys::{SysError, time};
 
 /// The bell's token; registrations count from 1.
 const BELL: u64 = 0;
@@ -162,14 +162,17 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Starts the thread, unless it lives.
+/// Starts the thread, unless it lives, or shall not any more.
 ///
 /// # Errors
 /// There is none to be had.
 pub(super) fn start(shared: &Arc<Shared>) -> io::Result<()> {
     let mut place = lock(&shared.thread);
     let has_ended = place.as_ref().is_none_or(JoinHandle::is_finished);
-    if shared.alive.load(Ordering::Acquire) && !has_ended {
+    let lives = shared.alive.load(Ordering::Acquire) && !has_ended;
+    // RACE: asked last, and under the lock under which `stop` takes the thread. One that ended because it was stopped
+    // is seen as such, and none begins that `stop` does not wait for.
+    if lives || shared.stopping.load(Ordering::Acquire) {
         return Ok(());
     }
     let runner = Arc::clone(shared);
