@@ -8,9 +8,12 @@
 
 mod custody;
 mod figure;
+mod init;
 mod node;
 mod process;
+mod reaper;
 mod sample;
+mod sweep;
 
 use std::path::PathBuf;
 
@@ -25,8 +28,15 @@ pub use sample::{Samples, in_turns, timed};
 type Topic = (&'static str, fn(&Bench) -> Result<Vec<Row>>);
 
 /// Every topic, in the order in which they run.
-const TOPICS: &[Topic] =
-    &[("start", custody::start), ("stop", custody::stop), ("adopt", custody::adopt), ("size", custody::size)];
+const TOPICS: &[Topic] = &[
+    ("start", custody::start),
+    ("stop", custody::stop),
+    ("adopt", custody::adopt),
+    ("size", custody::size),
+    ("reaper", reaper::reaper),
+    ("sweep", sweep::sweep),
+    ("init", init::init),
+];
 
 /// What a topic is given.
 #[derive(Debug)]

@@ -15,7 +15,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("sexton-keeper", &["sexton-sys"]),
     ("sexton-ffi", &["sexton-core", "sexton-plan", "tracing"]),
     ("sexton-testkit", &["anyhow", "serde_json", "sexton-sys"]),
-    ("xtask", &["anyhow", "serde_json", "sexton-core", "sexton-plan", "sexton-sys", "sexton-testkit"]),
+    ("xtask", &["anyhow", "serde_json", "sexton-core", "sexton-plan", "sexton-sys", "sexton-testkit", "tokio"]),
 ];
 
 /// May depend on everything but test helpers.
