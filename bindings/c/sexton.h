@@ -25,7 +25,8 @@ enum {
     SEXTON_FAILED = -7,        /* the kernel refused; sexton_error() says what */
     SEXTON_PANICKED = -8,      /* a defect of the library */
     SEXTON_NOTHING_YET = -9,
-    SEXTON_TOO_SMALL = -10     /* the buffer; sexton_error() says how much is needed */
+    SEXTON_TOO_SMALL = -10,    /* the buffer; sexton_error() says how much is needed */
+    SEXTON_DRAINING = -11      /* the gate is closed */
 };
 
 const char *sexton_version(void);
@@ -96,6 +97,9 @@ int sexton_reaper_start(sexton_on_exit on_exit, void *user, sexton_reaper **out)
 /* Takes over a child that nobody has reaped. There is no way back. Twice is once. */
 int sexton_reaper_register(const sexton_reaper *reaper, int32_t pid);
 
+/* The same by a held process, and so by its pidfd; it may be closed afterwards. */
+int sexton_reaper_register_process(const sexton_reaper *reaper, const sexton_process *process);
+
 /* The oldest exit that nobody has taken; blocks for timeout_ms at most, then SEXTON_NOTHING_YET. */
 int sexton_reaper_take(const sexton_reaper *reaper, uint32_t timeout_ms, sexton_exit *out);
 
@@ -152,6 +156,47 @@ int sexton_sweeper_spare(sexton_sweeper *sweeper, int32_t pid);
 int sexton_sweeper_status(const sexton_sweeper *sweeper, char *buffer, size_t room);
 
 void sexton_sweeper_free(sexton_sweeper *sweeper);
+
+/* ---- The gate: what is admitted before a drain finishes, and nothing is admitted afterwards ------------------- */
+
+typedef struct sexton_gate sexton_gate;
+typedef struct sexton_permit sexton_permit;
+
+typedef struct sexton_inside {
+    const char *kind; /* valid during the call */
+    uint64_t age_ms;
+} sexton_inside;
+
+typedef void (*sexton_on_inside)(const sexton_inside *inside, void *user);
+typedef void (*sexton_on_idle)(void *user);
+
+/* Open, with nothing inside. */
+sexton_gate *sexton_gate_new(void);
+
+/* Admits one operation of that kind, a word such as "start" or "upload"; SEXTON_DRAINING once the gate is closed. */
+int sexton_gate_enter(const sexton_gate *gate, const char *kind, sexton_permit **out);
+
+/* The operation is over. */
+void sexton_permit_leave(sexton_permit *permit);
+
+/* Closes it, for good. When this returns, what was admitted is inside, and nothing is admitted any more. */
+int sexton_gate_begin_drain(const sexton_gate *gate);
+
+/* 1 or 0. Idle is closed and empty, and stays. */
+int sexton_gate_is_draining(const sexton_gate *gate);
+int sexton_gate_is_idle(const sexton_gate *gate);
+
+/* Tells of each operation inside, the oldest first; how many there are, or below 0. */
+int sexton_gate_in_flight(const sexton_gate *gate, sexton_on_inside on_inside, void *user);
+
+/* Blocks until the gate is idle, or for timeout_ms at most, then SEXTON_NOTHING_YET. Below 0: for as long as it takes. */
+int sexton_gate_wait_idle(const sexton_gate *gate, int64_t timeout_ms);
+
+/* Calls back once, when the gate is idle: at once, or on the thread that leaves last. It must not block. */
+int sexton_gate_when_idle(const sexton_gate *gate, sexton_on_idle on_idle, void *user);
+
+/* Permits stay good. */
+void sexton_gate_free(sexton_gate *gate);
 
 #ifdef __cplusplus
 }

@@ -1,5 +1,5 @@
 'use strict';
-// Everything here runs on the event loop's own thread, and that is the point: libuv reaps the children of `spawn` on
+// The sweep runs on the event loop's own thread, and that is the point: libuv reaps the children of `spawn` on
 // this thread, so a loop that is too busy to reap them is also too busy to look. Between two looks it has had its turn:
 // each look is asked for by an immediate, which comes after the loop has polled, where a timer alone could fire twice
 // within one phase. A zombie that two looks have found belongs to nobody in this program.
@@ -19,6 +19,12 @@ function load() {
 }
 
 const { native, reason: unloadable } = load();
+
+// What is behind the objects below, for this module alone.
+let gateOf, processOf, reaperOf;
+
+/** A permit that was dropped without leaving must not hold up a drain for ever. */
+const forgotten = new FinalizationRegistry(({ handle, gate }) => leave(handle, gate));
 
 /** `250ms`, `5s`, `10m` or a number of milliseconds; what is neither is warned of and is the default. */
 function milliseconds(value, name, least, warn) {
@@ -55,7 +61,9 @@ class Sweep {
             if (enabled) warn(`sexton: not sweeping: ${this.#reason}`);
             return;
         }
-        this.#sweeper = native.sweeper(enabled, interval, grace);
+        const beside = given.reaper instanceof Reaper ? given.reaper : undefined;
+        if (given.reaper !== undefined && !beside) warn('sexton: sweep: the reaper is none; sweeping without');
+        this.#sweeper = native.sweeper(enabled, interval, grace, beside && reaperOf(beside));
         if (!this.status().active) return;
         this.#interval = interval;
         this.#schedule();
@@ -104,6 +112,8 @@ class Process {
 
     constructor(handle) { this.#handle = handle; }
 
+    static { processOf = (process) => process.#handle; }
+
     /** Holds whatever process has this number now. */
     static open(pid) { return new Process(loaded().open(pid)); }
 
@@ -126,9 +136,125 @@ class Process {
     }
 }
 
+/**
+ * Reaps children that this program registers, as soon as they end: adopted ones as PID 1 or a subreaper, or what an addon
+ * forked. What `spawn` started has an owner already. As with `spawn`, a registered child keeps the program from ending.
+ */
+class Reaper {
+    #handle; #told = 0; #onExit; #log; #reason = unloadable ?? null;
+
+    constructor(options) {
+        const given = options !== null && typeof options === 'object' ? options : {};
+        this.#log = typeof given.log === 'function' ? given.log : (line) => console.error(line);
+        this.#onExit = typeof given.onExit === 'function' ? given.onExit : () => {};
+        if (given.onExit !== undefined && this.#onExit !== given.onExit) this.#say('sexton: reaper: onExit is no function');
+        try {
+            this.#handle = loaded().reaper((exit) => this.#tell(exit));
+        } catch (error) {
+            this.#reason = error.message;
+            this.#say(`sexton: not reaping: ${this.#reason}`);
+        }
+    }
+
+    static { reaperOf = (reaper) => reaper.#handle; }
+
+    /** Takes over a child that nobody has reaped, by number or as held; there is no way back, and twice is once. */
+    register(child) {
+        if (this.#reason) throw refusal(this.#handle ? 'STOPPED' : 'UNSUPPORTED', this.#reason);
+        native.register(this.#handle, child instanceof Process ? processOf(child) : child);
+        this.#keep();
+    }
+
+    #tell(exit) {
+        this.#told++;
+        this.#keep();
+        try { this.#onExit(exit); } catch (error) { this.#say(`sexton: reaper: onExit: ${error?.message}`); }
+    }
+
+    /** An exit that has come and is not yet told keeps the program from ending too. */
+    #keep() {
+        if (this.#reason) return;
+        const { registered, reaped, vanished } = native.stats(this.#handle);
+        native.keep(this.#handle, registered + reaped + vanished > this.#told);
+    }
+
+    #say(line) {
+        try { this.#log(line); } catch { /* A logger that fails does not stop the host. */ }
+    }
+
+    stats() {
+        const none = { registered: 0, polled: 0, held: 0, reaped: 0, vanished: 0, sweeps: 0, lastSweepMs: 0, restarts: 0,
+            latencyTotalUs: 0, latencyMaxUs: 0, alive: false };
+        return { ...(this.#reason ? none : native.stats(this.#handle)), reason: this.#reason };
+    }
+
+    /** What is registered stays unreaped, and exits that are not yet told are told to nobody. */
+    stop() {
+        if (this.#reason) return;
+        this.#reason = 'stopped';
+        native.stop(this.#handle);
+    }
+}
+
+function refusal(code, message) {
+    return Object.assign(new Error(message), { code });
+}
+
 function loaded() {
     if (native) return native;
-    throw Object.assign(new Error(unloadable), { code: 'UNSUPPORTED' });
+    throw refusal('UNSUPPORTED', unloadable);
+}
+
+/** One admitted operation; over once it has left, or when nobody knows it any more. */
+class Permit {
+    #handle; #gate;
+
+    constructor(handle, gate) {
+        [this.#handle, this.#gate] = [handle, gate];
+        forgotten.register(this, { handle, gate }, this);
+    }
+
+    leave() {
+        forgotten.unregister(this);
+        leave(this.#handle, this.#gate);
+    }
+}
+
+/** Admits operations until it is drained, for good. */
+class Gate {
+    #handle = loaded().gate();
+    #waiting = [];
+
+    static { gateOf = (gate) => ({ handle: gate.#handle, waiting: gate.#waiting }); }
+
+    /** A permit for one operation of that kind, a word such as `start` or `upload`; throws `DRAINING`. */
+    enter(kind) { return new Permit(native.enter(this.#handle, kind), this); }
+
+    /** Runs `work` inside, a promise too, and leaves when it is over, however that is. */
+    async run(kind, work) {
+        const permit = this.enter(kind);
+        try { return await work(); } finally { permit.leave(); }
+    }
+
+    /** Closes it; what is inside goes on. Resolves once nothing is, which then is so for good. */
+    drain() {
+        native.beginDrain(this.#handle);
+        if (this.isIdle) return Promise.resolve();
+        return new Promise((resolve) => this.#waiting.push(resolve));
+    }
+
+    get isDraining() { return native.isDraining(this.#handle); }
+
+    get isIdle() { return native.isIdle(this.#handle); }
+
+    /** Kind and age of each operation inside, the oldest first. */
+    inFlight() { return native.inFlight(this.#handle); }
+}
+
+function leave(permit, gate) {
+    native.leave(permit);
+    const { handle, waiting } = gateOf(gate);
+    if (waiting.length > 0 && native.isIdle(handle)) waiting.splice(0).forEach((resolve) => resolve());
 }
 
 /** `running`, `gone`, or `unproven`: a process of that number may or may not be it. */
@@ -143,4 +269,6 @@ function verify(identity) {
     }
 }
 
-module.exports = { Process, Sweep, sweep: (options) => new Sweep(options), verify };
+module.exports = {
+    Gate, Process, Reaper, Sweep, reaper: (options) => new Reaper(options), sweep: (options) => new Sweep(options), verify,
+};

@@ -6,7 +6,7 @@ const assert = require('node:assert');
 const { execFileSync, spawn } = require('node:child_process');
 const fs = require('node:fs');
 const path = require('node:path');
-const { Process, sweep, verify } = require('./index.js');
+const { Gate, Process, reaper, sweep, verify } = require(process.env.SEXTON_TEST_PACKAGE ?? './index.js');
 
 const COUNT = Number(process.env.SEXTON_TEST_COUNT ?? 1000);
 const BURST = 50;
@@ -42,7 +42,57 @@ function block(ms) {
     while (Date.now() < end) { /* A loop that is too busy to reap. */ }
 }
 
+/** An orphan of ours, by its number; it ends with `code` once `end` is called. */
+function orphan(code) {
+    return new Promise((resolve, reject) => {
+        // Its subshell reads until the pipe ends, which is when we close our end of it.
+        const parent = spawn('sh', ['-c', `(read _ <&3; exit ${code}) & echo $!`], { stdio: ['ignore', 'pipe', 'ignore', 'pipe'] });
+        let text = '';
+        parent.stdout.on('data', (data) => { text += data; });
+        parent.on('error', reject);
+        // The subshell holds stdout too, so that it never closes: `exit`, not `close`.
+        parent.on('exit', () => eventually('its number is told', () => text.endsWith('\n')).then(
+            () => resolve({ pid: Number(text), end: () => parent.stdio[3].destroy() }), reject));
+    });
+}
+
+async function registeredOrphansAreTold() {
+    const told = [], lines = [], codes = Array.from({ length: 32 }, (_, i) => i * 8 + 1);
+    const reaping = reaper({ onExit: (exit) => { told.push(exit); throw new Error('in onExit'); }, log: (line) => lines.push(line) });
+    const orphans = await Promise.all(codes.map(orphan));
+    for (const [i, { pid }] of orphans.entries()) {
+        reaping.register(i % 2 ? Process.open(pid) : pid);
+        reaping.register(pid);
+    }
+    for (const none of [0, 1, -7, 2.5, '77', null, {}]) {
+        assert.throws(() => reaping.register(none), { code: 'BAD_ARGUMENT' }, String(none));
+    }
+    assert.throws(() => reaping.register(0x7fffffff), { code: 'GONE' });
+    assert.strictEqual(reaping.stats().registered, codes.length);
+    orphans.forEach(({ end }) => end());
+    await eventually('every exit is told', () => told.length === codes.length);
+    const expected = orphans.map(({ pid }, i) => ({ pid, code: codes[i], signal: null, vanished: false }));
+    const byPid = (a, b) => a.pid - b.pid;
+    assert.deepStrictEqual(told.sort(byPid), expected.sort(byPid));
+    const { registered, reaped, alive, restarts } = reaping.stats();
+    assert.deepStrictEqual({ registered, reaped, alive, restarts }, { registered: 0, reaped: codes.length, alive: true, restarts: 0 });
+    assert.strictEqual(lines.length, codes.length);
+    reaping.stop();
+    reaping.stop();
+    assert.throws(() => reaping.register(2), { code: 'STOPPED' });
+    assert.strictEqual(reaping.stats().reason, 'stopped');
+}
+
+/** As PID 1 with nothing else to do: the program must not end before the exit is told. */
+async function aRegisteredChildKeepsTheProgram() {
+    const { pid, end } = await orphan(5);
+    reaper({ onExit: (exit) => console.log(`told ${exit.code}`) }).register(pid);
+    end();
+}
+
 async function asInit() {
+    if (process.env.SEXTON_TEST_KEEPS) return aRegisteredChildKeepsTheProgram();
+    await registeredOrphansAreTold();
     const reaped = [];
     const sweeping = sweep({
         enabled: true, interval: '20ms', grace: 0,
@@ -101,10 +151,43 @@ async function identitiesAreProven() {
     }
 }
 
+async function theReaperTakesNoExitOfSpawn() {
+    const lines = [];
+    for (const options of [null, 7, { onExit: 3, log: (line) => lines.push(line) }]) reaper(options).stop();
+    assert.strictEqual(lines.length, 1, lines.join('\n'));
+    const told = [], reaping = reaper({ onExit: (exit) => told.push(exit) });
+    assert.throws(() => reaping.register(process.ppid), { code: 'NOT_A_CHILD' });
+    assert.strictEqual((await exitOf('sh', ['-c', 'exit 3'])).code, 3);
+    assert.deepStrictEqual([told.length, reaping.stats().registered], [0, 0]);
+    // Neither is stopped: an idle reaper keeps no program from ending.
+}
+
+async function aGateAdmitsNobodyOnceItDrains() {
+    const gate = new Gate();
+    const start = gate.enter('start'), upload = gate.enter('upload');
+    assert.throws(() => gate.enter('No word'), { code: 'BAD_ARGUMENT' });
+    assert.throws(() => gate.enter(7), { code: 'BAD_ARGUMENT' });
+    assert.deepStrictEqual([gate.isDraining, gate.isIdle], [false, false]);
+    let order = '';
+    const work = gate.run('build', async () => { await later(1); order += 'worked '; return 7; });
+    const drained = Promise.all([gate.drain(), gate.drain()]).then(() => { order += 'drained'; });
+    assert.throws(() => gate.enter('start'), { code: 'DRAINING' });
+    await assert.rejects(gate.run('start', () => assert.fail('it was admitted')), { code: 'DRAINING' });
+    assert.deepStrictEqual(gate.inFlight().map(({ kind }) => kind).sort(), ['build', 'start', 'upload']);
+    assert.strictEqual(await work, 7);
+    start.leave();
+    start.leave();
+    assert.deepStrictEqual([gate.inFlight().length, gate.isIdle], [1, false]);
+    upload.leave();
+    await drained;
+    assert.deepStrictEqual([order, gate.isIdle, gate.inFlight()], ['worked drained', true, []]);
+    await gate.drain();
+}
+
 /** The README's program, as a program. */
 function theReadmeRuns() {
     const readme = fs.readFileSync(path.join(__dirname, 'README.md'), 'utf8');
-    const code = readme.split('```js\n')[1].split('```')[0].replace('@sexton/node', __dirname);
+    const code = readme.split('```js\n')[1].split('```')[0].replace("'sexton'", JSON.stringify(process.env.SEXTON_TEST_PACKAGE ?? __dirname));
     const output = execFileSync(process.execPath, ['-e', code], { encoding: 'utf8', timeout: 20_000 });
     assert.strictEqual(output, 'running true\nSIGTERM gone\n');
 }
@@ -113,8 +196,13 @@ async function main() {
     if (process.pid === 1) return asInit();
     badOptionsAreWarnedOf();
     await identitiesAreProven();
+    await theReaperTakesNoExitOfSpawn();
+    await aGateAdmitsNobodyOnceItDrains();
     theReadmeRuns();
-    execFileSync('unshare', ['--pid', '--fork', '--mount-proc', process.execPath, __filename], { stdio: 'inherit' });
+    const init = ['--pid', '--fork', '--mount-proc', process.execPath, __filename];
+    const env = { ...process.env, SEXTON_TEST_KEEPS: '1' };
+    assert.strictEqual(execFileSync('unshare', init, { encoding: 'utf8', env, timeout: 20_000 }), 'told 5\n');
+    execFileSync('unshare', init, { stdio: 'inherit' });
     console.log(`${path.basename(process.execPath)}: all is well`);
 }
 

@@ -1,6 +1,6 @@
 """As PID 1 of a PID namespace of its own this is the daemon under test; else it makes that namespace.
 
-The library is the one that SEXTON_LIBRARY names.
+It tests the package that is installed: run it from elsewhere than beside the sources.
 """
 
 import asyncio
@@ -11,12 +11,12 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from importlib.metadata import metadata
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE))
-import sexton  # noqa: E402
+import sexton
 
 COUNT = int(os.environ.get("SEXTON_TEST_COUNT", "300"))
 BURST = 50
@@ -126,23 +126,79 @@ def the_reaper_reaps_what_is_registered():
         assert (stats["reaped"], stats["registered"], stats["alive"]) == (1, 0, 1), stats
 
 
+def a_reaper_tells_of_what_is_registered():
+    told = []
+
+    def on_exit(exit):
+        told.append(exit)
+        raise RuntimeError("in on_exit")
+
+    log, lines = logging.getLogger("sexton"), Lines()
+    log.addHandler(lines)
+    reaper = sexton.Reaper(on_exit)
+    codes = range(1, 256, 8)
+    ends = [os.pipe() for _ in codes]
+    pids = []
+    for code, (reading, writing) in zip(codes, ends):
+        pid = os.fork()
+        if pid == 0:
+            for _, each in ends:
+                os.close(each)
+            os.read(reading, 1)
+            os._exit(code)
+        pids.append(pid)
+        with sexton.Process.open(pid) as held:
+            reaper.register(held)
+        reaper.register(pid)
+    assert reaper.stats()["registered"] == len(pids), reaper.stats()
+    for reading, writing in ends:
+        os.close(reading)
+        os.close(writing)
+    eventually("every exit is told", lambda: len(told) == len(pids))
+    assert sorted(told) == sorted(sexton.Exit(pid, code, None, False) for pid, code in zip(pids, codes)), told
+    eventually("every failure is logged", lambda: len(lines.lines) == len(pids))
+    for none, code in [(os.getppid(), "NOT_A_CHILD"), (2**31 - 1, "GONE"), (1, "BAD_ARGUMENT"), ("7", "BAD_ARGUMENT")]:
+        refused(code, lambda: reaper.register(none))
+    reaper.stop()
+    refused("STOPPED", lambda: reaper.register(2))
+    sexton.Reaper(on_exit=7).stop()
+    assert "on_exit 7" in lines.lines[-1], lines.lines
+    log.removeHandler(lines)
+
+
+def refused(code, call):
+    try:
+        call()
+    except sexton.Error as error:
+        assert error.code == code, (code, error.code)
+    else:
+        raise AssertionError(f"it was not {code}")
+
+
+def a_gate_admits_nobody_once_it_drains():
+    gate = sexton.Gate()
+    start = gate.enter("start")
+    refused("BAD_ARGUMENT", lambda: gate.enter("No word"))
+    idle = []
+    with gate.enter("upload"):
+        assert not gate.is_draining and not gate.wait_idle(0)
+        gate.begin_drain()
+        refused("DRAINING", lambda: gate.enter("start"))
+        assert sorted(each.kind for each in gate.in_flight()) == ["start", "upload"], gate.in_flight()
+        waiting = threading.Thread(target=lambda: idle.append(gate.wait_idle()))
+        waiting.start()
+    assert not gate.is_idle and [each.kind for each in gate.in_flight()] == ["start"]
+    start.leave()
+    start.leave()
+    waiting.join()
+    assert idle == [True] and gate.is_idle and gate.is_draining and gate.in_flight() == []
+
+
 def the_readme_runs():
-    code = (HERE / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    code = metadata("sexton").get_payload().split("```python\n")[1].split("```")[0]
     with contextlib.redirect_stdout(io.StringIO()) as out:
         exec(compile(code, "README.md", "exec"), {})
     assert out.getvalue() == "running True\n-15 gone\n", out.getvalue()
-
-
-def the_wheel_installs(tmp):
-    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]
-    subprocess.run([*pip, "wheel", "--no-deps", "--no-index", "-w", tmp, str(HERE)], check=True)
-    [wheel] = Path(tmp).glob("sexton-*.whl")
-    subprocess.run([*pip, "install", "--no-index", "--no-deps", "--target", f"{tmp}/site", str(wheel)], check=True)
-    check = "import os, sexton; print(sexton.__file__, sexton.Process.open(os.getpid()).identity)"
-    env = {"PATH": os.environ["PATH"], "PYTHONPATH": f"{tmp}/site"}
-    out = subprocess.run([sys.executable, "-c", check], env=env, cwd=tmp, check=True, capture_output=True,
-                         text=True).stdout
-    assert out.startswith(f"{tmp}/site/sexton/") and " boot_id=" in out, out
 
 
 def main():
@@ -151,9 +207,9 @@ def main():
     bad_options_are_warned_of()
     identities_are_proven()
     the_reaper_reaps_what_is_registered()
+    a_reaper_tells_of_what_is_registered()
+    a_gate_admits_nobody_once_it_drains()
     the_readme_runs()
-    if len(sys.argv) > 1:
-        the_wheel_installs(sys.argv[1])
     subprocess.run(["unshare", "--pid", "--fork", "--mount-proc", sys.executable, __file__], check=True)
     print("python: all is well")
 

@@ -14,6 +14,9 @@ const SKIPS: &str = "SEXTON_TEST_SKIPS";
 /// Where the crash tests find the daemon with its crash points.
 const CRASH_BIN_DIR: &str = "SEXTON_TEST_CRASH_BIN_DIR";
 
+/// Where the tests of the bindings find a Bun.
+const BUN: &str = "SEXTON_TEST_BUN";
+
 /// A check that is a harness of its own.
 type Check = fn() -> Result<bool>;
 
@@ -94,9 +97,11 @@ fn test(tally: &mut Tally) -> Result<bool> {
     let target = target_dir()?;
     let skips = target.join("skips");
     fs::write(&skips, "")?;
+    let bun = packages::bun(&target.join("bun"))?;
     let with_env = |args: &[&str]| {
         let mut command = cargo(args);
         command.env(SKIPS, &skips).env(CRASH_BIN_DIR, target.join("crash-points"));
+        command.envs(bun.iter().map(|bun| (BUN, bun)));
         command
     };
     let mut held = true;

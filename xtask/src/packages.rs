@@ -1,5 +1,7 @@
 //! The programs that the tests run beside our own.
 
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::Result;
@@ -24,6 +26,9 @@ pub const PACKAGES: &[Package] = &[
     package("nftables", "nft", "the rules of the network slots as others see them"),
     package("qemu-system-x86", "qemu-system-x86_64", "a real virtual machine in custody"),
     package("nodejs", "node", "a real event loop beside our reaper"),
+    package("npm", "npm", "the package for Node, as users install it"),
+    package("make", "make", "the library for C, as users install it"),
+    package("pkg-config", "pkg-config", "the library for C, as users find it"),
     package("tini", "tini", "what sexton-init is compared with"),
     package("dumb-init", "dumb-init", "what sexton-init is compared with"),
     package("catatonit", "catatonit", "what sexton-init is compared with"),
@@ -64,6 +69,19 @@ pub fn install() -> Result<bool> {
         println!("could not install {} (offline?): tests that need it are skipped", package.name);
     }
     Ok(true)
+}
+
+/// Bun, from the registry of npm, for Debian has none: below `dir`, once. `None` where that could not be reached.
+pub fn bun(dir: &Path) -> Result<Option<PathBuf>> {
+    let bun = dir.join("node_modules/.bin/bun");
+    let answers = || Command::new(&bun).arg("--version").output().is_ok_and(|told| told.status.success());
+    if !answers() && has_program("npm") {
+        fs::create_dir_all(dir)?;
+        let mut install = Command::new("npm");
+        install.args(["install", "--silent", "--no-audit", "--no-fund", "--prefix"]).arg(dir).arg("bun@1");
+        run(install)?;
+    }
+    Ok(answers().then_some(bun))
 }
 
 fn apt(args: &[&str]) -> Command {

@@ -19,13 +19,14 @@ import threading
 from pathlib import Path
 from typing import Any, Callable, NamedTuple, Optional, Union
 
-__all__ = ["Error", "Exit", "Process", "Reaper", "Sweep", "Zombie", "sweep", "verify"]
+__all__ = ["Error", "Exit", "Gate", "Inside", "Permit", "Process", "Reaper", "Sweep", "Zombie", "sweep", "verify"]
 __version__ = "0.1.0"
 
 _log = logging.getLogger("sexton")
 
 _GONE, _UNPROVEN, _NOTHING_YET = -1, -3, -9
-_NAMES = {-1: "GONE", -2: "NOT_A_CHILD", -3: "UNPROVEN", -4: "UNSUPPORTED", -5: "STOPPED", -6: "BAD_ARGUMENT"}
+_NAMES = {-1: "GONE", -2: "NOT_A_CHILD", -3: "UNPROVEN", -4: "UNSUPPORTED", -5: "STOPPED", -6: "BAD_ARGUMENT",
+          -11: "DRAINING"}
 _DEFAULT_MS = 1000
 
 
@@ -55,6 +56,17 @@ class Exit(NamedTuple):
     vanished: bool
 
 
+class Inside(NamedTuple):
+    """An operation inside a gate, and for how many seconds it has been."""
+
+    kind: str
+    age: float
+
+
+class _Inside(ctypes.Structure):
+    _fields_ = [("kind", ctypes.c_char_p), ("age_ms", ctypes.c_uint64)]
+
+
 class _Exit(ctypes.Structure):
     _fields_ = [(name, ctypes.c_int32) for name in ("pid", "code", "signal", "vanished")]
 
@@ -76,6 +88,8 @@ class _Zombie(ctypes.Structure):
                 ("name", ctypes.c_char_p)]
 
 
+_OnInside = ctypes.CFUNCTYPE(None, ctypes.POINTER(_Inside), ctypes.c_void_p)
+_OnExit = ctypes.CFUNCTYPE(None, ctypes.POINTER(_Exit), ctypes.c_void_p)
 _OnZombie = ctypes.CFUNCTYPE(None, ctypes.POINTER(_Zombie), ctypes.c_void_p)
 _OnLog = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
 _LEVELS = {1: logging.ERROR, 2: logging.WARNING, 3: logging.INFO}
@@ -97,16 +111,20 @@ def _load() -> tuple[Optional[ctypes.CDLL], str]:
     for name, args in {
         "open": [ctypes.c_int32, thing], "reopen": [text, thing], "verify": [text], "identity": [thing, text, size],
         "signal": [thing, ctypes.c_int], "pidfd": [thing], "reaper_start": [thing, thing, thing],
-        "reaper_register": [thing, ctypes.c_int32], "reaper_take": [thing, ctypes.c_uint32, thing],
+        "reaper_register": [thing, ctypes.c_int32], "reaper_register_process": [thing, thing], "reaper_take": [thing, ctypes.c_uint32, thing],
         "reaper_read_stats": [thing, thing], "sweeper_pass": [thing, _OnZombie, thing],
-        "sweeper_spare": [thing, ctypes.c_int32], "sweeper_status": [thing, text, size],
+        "gate_enter": [thing, text, thing], "gate_begin_drain": [thing], "gate_is_draining": [thing],
+        "gate_is_idle": [thing], "gate_in_flight": [thing, _OnInside, thing],
+        "gate_wait_idle": [thing, ctypes.c_int64], "sweeper_spare": [thing, ctypes.c_int32], "sweeper_status": [thing, text, size],
     }.items():
         function = getattr(lib, f"sexton_{name}")
         function.argtypes, function.restype = args, ctypes.c_int
-    for name, args in {"close": [thing], "reaper_stop": [thing], "sweeper_free": [thing], "log": [_OnLog, thing]}.items():
+    for name, args in {"close": [thing], "reaper_stop": [thing], "sweeper_free": [thing], "log": [_OnLog, thing],
+                       "permit_leave": [thing], "gate_free": [thing]}.items():
         function = getattr(lib, f"sexton_{name}")
         function.argtypes, function.restype = args, None
     lib.sexton_sweeper_new.argtypes, lib.sexton_sweeper_new.restype = [thing, thing], thing
+    lib.sexton_gate_new.argtypes, lib.sexton_gate_new.restype = [], thing
     lib.sexton_error.argtypes, lib.sexton_error.restype = [], text
     lib.sexton_log(_on_log, None)
     return lib, ""
@@ -189,6 +207,73 @@ class Process:
         self.close()
 
 
+class Permit:
+    """One admitted operation, over when it is left: `with gate.enter("upload"): ...`."""
+
+    def __init__(self, handle: int) -> None:
+        self._handle = ctypes.c_void_p(handle)
+
+    def leave(self) -> None:
+        """The operation is over. Twice is once."""
+        handle, self._handle = self._handle, ctypes.c_void_p()
+        if handle and _lib is not None:
+            _lib.sexton_permit_leave(handle)
+
+    __del__ = leave
+
+    def __enter__(self) -> Permit:
+        return self
+
+    def __exit__(self, *_exc: Any) -> None:
+        self.leave()
+
+
+class Gate:
+    """Admits operations until it is drained, for good. Any thread may use it."""
+
+    def __init__(self) -> None:
+        self._gate = ctypes.c_void_p(_native().sexton_gate_new())
+
+    def enter(self, kind: str) -> Permit:
+        """A permit for one operation of that kind, a word such as `start` or `upload`; raises `DRAINING`."""
+        out = ctypes.c_void_p()
+        _check(_native().sexton_gate_enter(self._gate, kind.encode(), ctypes.byref(out)))
+        return Permit(out.value or 0)
+
+    def begin_drain(self) -> None:
+        """Closes it; what is inside goes on."""
+        _check(_native().sexton_gate_begin_drain(self._gate))
+
+    @property
+    def is_draining(self) -> bool:
+        """Nothing is admitted any more."""
+        return _check(_native().sexton_gate_is_draining(self._gate)) == 1
+
+    @property
+    def is_idle(self) -> bool:
+        """Closed and empty, and so it stays."""
+        return _check(_native().sexton_gate_is_idle(self._gate)) == 1
+
+    def in_flight(self) -> list[Inside]:
+        """Every operation inside, the oldest first."""
+        found: list[Inside] = []
+
+        def add(inside: Any, _user: Any) -> None:
+            found.append(Inside(inside.contents.kind.decode(), inside.contents.age_ms / 1000))
+
+        _check(_native().sexton_gate_in_flight(self._gate, _OnInside(add), None))
+        return found
+
+    def wait_idle(self, timeout: Optional[float] = None) -> bool:
+        """Waits until it is closed and empty, at most for `timeout` seconds; whether it is."""
+        code = _native().sexton_gate_wait_idle(self._gate, -1 if timeout is None else max(0, int(timeout * 1000)))
+        return code != _NOTHING_YET and _check(code) == 0
+
+    def __del__(self) -> None:
+        if _lib is not None and getattr(self, "_gate", None):
+            _lib.sexton_gate_free(self._gate)
+
+
 def verify(identity: str) -> str:
     """`running`, `gone`, or `unproven`: a process of that number may or may not be it."""
     code = _native().sexton_verify(identity.encode())
@@ -197,35 +282,67 @@ def verify(identity: str) -> str:
 
 
 class Reaper:
-    """Collects the exits of registered children, and of no others."""
+    """Collects the exits of registered children, and of no others.
 
-    def __init__(self) -> None:
+    With `on_exit` it is called for each, on the reaper's thread; without, they wait for `take`. Never raises on start:
+    where there is no reaper, `reason` says why, and `register` raises.
+    """
+
+    def __init__(self, on_exit: Optional[Callable[[Exit], Any]] = None) -> None:
         self._reaper = ctypes.c_void_p()
-        _check(_native().sexton_reaper_start(None, None, ctypes.byref(self._reaper)))
+        self._on_exit = on_exit if callable(on_exit) else None
+        if on_exit is not None and self._on_exit is None:
+            _log.warning("reaper: on_exit %r is no function", on_exit)
+        # Kept, for the library calls it.
+        self._callback = _OnExit(self._tell) if self._on_exit else None
+        self.reason: Optional[str] = None
+        try:
+            callback = ctypes.cast(self._callback, ctypes.c_void_p) if self._callback else None
+            _check(_native().sexton_reaper_start(callback, None, ctypes.byref(self._reaper)))
+        except Error as error:
+            self.reason = str(error)
+            _log.warning("not reaping: %s", error)
 
-    def register(self, pid: int) -> None:
-        """Takes over a child that nobody has reaped. There is no way back."""
-        _check(_native().sexton_reaper_register(self._reaper, _int32(pid)))
+    def _tell(self, exit: Any, _user: Any) -> None:
+        try:
+            if self._on_exit:
+                self._on_exit(_exit_of(exit.contents))
+        except Exception:  # noqa: BLE001 - the next exit is told all the same.
+            _log.exception("on_exit")
+
+    def _running(self) -> ctypes.c_void_p:
+        if not self._reaper:
+            raise Error("STOPPED" if self.reason == "stopped" else "UNSUPPORTED", self.reason or "")
+        return self._reaper
+
+    def register(self, child: Union[int, Process]) -> None:
+        """Takes over a child that nobody has reaped, by number or as held. There is no way back."""
+        if isinstance(child, Process):
+            _check(_native().sexton_reaper_register_process(self._running(), child._handle))
+        else:
+            _check(_native().sexton_reaper_register(self._running(), _int32(child)))
 
     def take(self, timeout: float = 0.0) -> Optional[Exit]:
         """The oldest exit that nobody has taken; None after `timeout` seconds."""
         told = _Exit()
-        code = _native().sexton_reaper_take(self._reaper, int(timeout * 1000), ctypes.byref(told))
+        code = _native().sexton_reaper_take(self._running(), int(timeout * 1000), ctypes.byref(told))
         if code == _NOTHING_YET:
             return None
         _check(code)
-        return Exit(told.pid, *_known(told.code, told.signal), bool(told.vanished))
+        return _exit_of(told)
 
     def stats(self) -> dict[str, int]:
-        """Counts, and what is there now."""
+        """Counts, and what is there now; all 0 where there is no reaper."""
         told = _Stats()
-        _check(_native().sexton_reaper_read_stats(self._reaper, ctypes.byref(told)))
+        if self._reaper:
+            _check(_native().sexton_reaper_read_stats(self._reaper, ctypes.byref(told)))
         return {name: getattr(told, name) for name in _STATS}
 
     def stop(self) -> None:
         """Stops; what is registered stays unreaped."""
         reaper, self._reaper = self._reaper, ctypes.c_void_p()
         if reaper and _lib is not None:
+            self.reason = "stopped"
             _lib.sexton_reaper_stop(reaper)
 
     __del__ = stop
@@ -235,6 +352,10 @@ class Reaper:
 
     def __exit__(self, *_exc: Any) -> None:
         self.stop()
+
+
+def _exit_of(told: Any) -> Exit:
+    return Exit(told.pid, *_known(told.code, told.signal), bool(told.vanished))
 
 
 def _milliseconds(value: Union[None, int, float, str], name: str, least: int) -> int:
@@ -270,7 +391,8 @@ def _children_with_an_owner() -> list[int]:
 class Sweep:
     """Reaps zombies of processes that this program did not start, on a thread of its own."""
 
-    def __init__(self, enabled: Any, interval: Any, grace: Any, on_report: Optional[Callable[[list[Zombie]], Any]]) -> None:
+    def __init__(self, enabled: Any, interval: Any, grace: Any, on_report: Optional[Callable[[list[Zombie]], Any]],
+                 reaper: Optional[Reaper]) -> None:
         self._on_report = on_report
         self._stopping = threading.Event()
         self._lock = threading.Lock()
@@ -285,7 +407,10 @@ class Sweep:
                 _log.warning("not sweeping: %s", self._reason)
             return
         options = _Options(int(enabled is True), interval_ms, grace_ms)
-        self._sweeper = _lib.sexton_sweeper_new(ctypes.byref(options), None)
+        if reaper is not None and not isinstance(reaper, Reaper):
+            _log.warning("sweep: reaper %r is none; sweeping without", reaper)
+            reaper = None
+        self._sweeper = _lib.sexton_sweeper_new(ctypes.byref(options), reaper._reaper if reaper else None)
         if not self.status()["active"]:
             return
         self._thread = threading.Thread(target=self._run, args=(interval_ms / 1000,), name="sexton-sweep", daemon=True)
@@ -350,6 +475,9 @@ class Sweep:
 
 
 def sweep(enabled: Any = False, interval: Any = None, grace: Any = None,
-          on_report: Optional[Callable[[list[Zombie]], Any]] = None) -> Sweep:
-    """Starts reaping zombies of processes that this program did not start, or says once why not. Never raises."""
-    return Sweep(enabled, interval, grace, on_report)
+          on_report: Optional[Callable[[list[Zombie]], Any]] = None, reaper: Optional[Reaper] = None) -> Sweep:
+    """Starts reaping zombies of processes that this program did not start, or says once why not. Never raises.
+
+    What is registered with `reaper` is left to it.
+    """
+    return Sweep(enabled, interval, grace, on_report, reaper)

@@ -9,6 +9,7 @@
 #![allow(unsafe_code, reason = "a C ABI reads and writes through its caller's pointers")]
 #![allow(unreachable_pub, reason = "the functions are reached through their symbols")]
 
+mod gate;
 mod log;
 mod process;
 mod reaper;
@@ -33,6 +34,7 @@ pub(crate) enum Code {
     Panicked = -8,
     NothingYet = -9,
     TooSmall = -10,
+    Draining = -11,
 }
 
 /// The caller's own pointer, handed back with each call.

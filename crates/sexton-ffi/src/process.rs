@@ -12,7 +12,7 @@ use crate::{Code, Refused, borrowed, guard, guard_quietly, put, put_text, take_b
 
 /// A hold on one process.
 #[allow(non_camel_case_types, reason = "the header's name")]
-pub struct sexton_process(Handle);
+pub struct sexton_process(pub(crate) Handle);
 
 impl From<OpenHandleError> for Refused {
     fn from(error: OpenHandleError) -> Refused {

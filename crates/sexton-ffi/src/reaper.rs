@@ -7,7 +7,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use sexton_core::reaper::{Exit, Fate, Reaper, RegisterError, StartReaperError};
 use sexton_plan::state::ExitStatus;
 
-use crate::process::pid;
+use crate::process::{pid, sexton_process};
 use crate::{Code, Refused, User, borrowed, guard, guard_quietly, log, put, take_back};
 
 /// A reaper, and the exits that nobody has taken yet.
@@ -126,16 +126,38 @@ pub unsafe extern "C" fn sexton_reaper_register(reaper: *const sexton_reaper, ra
     guard(|| {
         // SAFETY: the caller's promise.
         let reaper = &unsafe { borrowed(reaper) }?.reaper;
-        reaper.register(pid(raw_pid)?).map(drop).map_err(|error| {
-            let code = match &error {
-                RegisterError::Gone(_) => Code::Gone,
-                RegisterError::NotAChild { .. } => Code::NotAChild,
-                RegisterError::Stopped => Code::Stopped,
-                RegisterError::Thread(_) | RegisterError::Sys { .. } => Code::Failed,
-            };
-            Refused::because(code, &error)
-        })
+        Ok(reaper.register(pid(raw_pid)?).map(drop)?)
     })
+}
+
+/// As [`sexton_reaper_register`], of the process that is held, whatever became of its number.
+///
+/// # Safety
+/// `reaper` and `process` are what they are called.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn sexton_reaper_register_process(
+    reaper: *const sexton_reaper,
+    process: *const sexton_process,
+) -> c_int {
+    guard(|| {
+        // SAFETY: the caller's promise.
+        let reaper = &unsafe { borrowed(reaper) }?.reaper;
+        // SAFETY: the caller's promise.
+        let process = unsafe { borrowed(process) }?;
+        Ok(reaper.register_handle(&process.0).map(drop)?)
+    })
+}
+
+impl From<RegisterError> for Refused {
+    fn from(error: RegisterError) -> Refused {
+        let code = match &error {
+            RegisterError::Gone(_) => Code::Gone,
+            RegisterError::NotAChild { .. } => Code::NotAChild,
+            RegisterError::Stopped => Code::Stopped,
+            RegisterError::Thread(_) | RegisterError::Sys { .. } => Code::Failed,
+        };
+        Refused::because(code, &error)
+    }
 }
 
 /// The oldest exit that nobody has taken, waiting for one at most `timeout_ms`.

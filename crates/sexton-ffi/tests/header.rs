@@ -7,7 +7,7 @@ use std::process::Command;
 
 mod common;
 
-use common::{library, repository};
+use common::{Ground, library, repository, run};
 
 fn header() -> String {
     fs::read_to_string(repository().join("bindings/c/sexton.h")).expect("the header")
@@ -38,7 +38,7 @@ fn declared() -> BTreeSet<(String, usize)> {
 /// The same of the functions that the library exports.
 fn exported() -> BTreeSet<(String, usize)> {
     let mut found = BTreeSet::new();
-    for file in ["lib", "log", "process", "reaper", "sweep"] {
+    for file in ["gate", "lib", "log", "process", "reaper", "sweep"] {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src").join(file).with_extension("rs");
         let text = fs::read_to_string(path).expect("source");
         for part in text.split("extern \"C\" fn sexton_").skip(1) {
@@ -58,34 +58,14 @@ fn the_header_declares_what_the_library_exports() {
     assert_eq!(declared, exported);
 }
 
-/// Compiles `source` against the header and this build of the library, and runs it.
-fn run_c(name: &str, source: &str) -> String {
-    let dir = std::env::temp_dir().join(format!("sexton-test-{}-{name}", std::process::id()));
-    fs::create_dir_all(&dir).expect("dir");
-    let (file, program) = (dir.join("main.c"), dir.join("main"));
-    fs::write(&file, source).expect("written");
-    let mut cc = Command::new("cc");
-    cc.args(["-std=c11", "-D_DEFAULT_SOURCE", "-Wall", "-Wextra", "-Werror", "-I"]);
-    cc.arg(repository().join("bindings/c")).arg("-o").arg(&program).arg(&file).arg(library("libsexton_ffi.a"));
-    cc.args(["-lpthread", "-ldl", "-lm"]);
-    let output = cc.output().expect("cc");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let output = Command::new(&program).output().expect("ran");
-    fs::remove_dir_all(&dir).expect("removed");
-    assert!(output.status.success(), "{:?} {}", output.status, String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).expect("text")
-}
-
-#[test]
-fn the_readme_runs() {
-    let readme = fs::read_to_string(repository().join("bindings/c/README.md")).expect("the README");
-    let (_, rest) = readme.split_once("```c\n").expect("code");
-    let (code, _) = rest.split_once("```").expect("closed");
-    assert_eq!(run_c("readme", code), "exit code 42\n");
-}
-
 #[test]
 fn both_sides_agree_on_sizes_codes_and_refusals() {
-    let text = run_c("sizes", include_str!("sizes.c"));
-    assert_eq!(text, "done\n");
+    let ground = Ground::new("sizes");
+    let (here, program) = (Path::new(env!("CARGO_MANIFEST_DIR")), ground.path().join("main"));
+    let mut cc = Command::new("cc");
+    cc.args(["-std=c11", "-D_DEFAULT_SOURCE", "-Wall", "-Wextra", "-Werror", "-I"])
+        .arg(repository().join("bindings/c"));
+    cc.arg("-o").arg(&program).arg(here.join("tests/sizes.c")).arg(library("libsexton_ffi.a"));
+    run(cc.args(["-lpthread", "-ldl", "-lm"]));
+    assert_eq!(run(&mut Command::new(&program)), "done\n");
 }

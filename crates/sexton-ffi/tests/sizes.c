@@ -13,6 +13,8 @@ _Static_assert(sizeof(sexton_reaper_stats) == 88, "stats");
 _Static_assert(sizeof(sexton_sweep_options) == 24, "options");
 _Static_assert(sizeof(sexton_zombie) == 24 && offsetof(sexton_zombie, name) == 16, "zombie");
 
+_Static_assert(sizeof(sexton_inside) == 16 && offsetof(sexton_inside, age_ms) == 8, "inside");
+
 static int lines;
 static char last_line[512];
 
@@ -67,6 +69,19 @@ static void reaper(void) {
     assert(end.pid == pid && end.code == -1 && end.signal == SIGKILL && !end.vanished);
     assert(sexton_reaper_read_stats(reaper, &stats) == SEXTON_OK);
     assert(stats.reaped == 1 && stats.registered == 0 && stats.alive == 1 && stats.restarts == 0);
+    /* By what is held, and twice is once. */
+    sexton_process *process = NULL;
+    assert(sexton_reaper_register_process(reaper, NULL) == SEXTON_BAD_ARGUMENT);
+    pid = fork();
+    if (pid == 0) for (;;) pause();
+    assert(sexton_open(pid, &process) == SEXTON_OK && sexton_reaper_register_process(reaper, process) == SEXTON_OK);
+    assert(sexton_reaper_register(reaper, pid) == SEXTON_OK && sexton_signal(process, SIGTERM) == SEXTON_OK);
+    assert(sexton_reaper_take(reaper, 20000, &end) == SEXTON_OK && end.pid == pid && end.signal == SIGTERM);
+    assert(sexton_reaper_register_process(reaper, process) == SEXTON_GONE);
+    sexton_close(process);
+    assert(sexton_open(getppid(), &process) == SEXTON_OK);
+    assert(sexton_reaper_register_process(reaper, process) == SEXTON_NOT_A_CHILD);
+    sexton_close(process);
     /* A fork owns neither the thread nor the children, and ends all the same. */
     pid = fork();
     if (pid == 0) {
@@ -126,11 +141,45 @@ static void sweep(void) {
     sexton_sweep_stop(NULL);
 }
 
+static void on_inside(const sexton_inside *inside, void *user) {
+    strcat(strcat(user, inside->kind), " ");
+    assert(inside->age_ms < 60000);
+}
+
+static void on_idle(void *user) {
+    ++*(int *)user;
+}
+
+static void gate(void) {
+    char kinds[64] = "";
+    int idle = 0;
+    sexton_permit *start = NULL, *upload = NULL, *late = NULL;
+    sexton_gate *gate = sexton_gate_new();
+    assert(sexton_gate_enter(gate, "start", &start) == SEXTON_OK && sexton_gate_enter(gate, "upload", &upload) == SEXTON_OK);
+    assert(sexton_gate_enter(gate, "No word", &late) == SEXTON_BAD_ARGUMENT && strstr(sexton_error(), "No word"));
+    assert(sexton_gate_enter(gate, NULL, &late) == SEXTON_BAD_ARGUMENT && sexton_gate_enter(NULL, "start", &late) < 0);
+    assert(sexton_gate_is_draining(gate) == 0 && sexton_gate_is_idle(gate) == 0);
+    assert(sexton_gate_when_idle(gate, NULL, NULL) == SEXTON_BAD_ARGUMENT);
+    assert(sexton_gate_when_idle(gate, on_idle, &idle) == SEXTON_OK);
+    assert(sexton_gate_begin_drain(gate) == SEXTON_OK && sexton_gate_is_draining(gate) == 1);
+    assert(sexton_gate_enter(gate, "start", &late) == SEXTON_DRAINING && late == NULL);
+    assert(sexton_gate_in_flight(gate, on_inside, kinds) == 2 && strstr(kinds, "start ") && strstr(kinds, "upload "));
+    sexton_permit_leave(start);
+    assert(sexton_gate_wait_idle(gate, 0) == SEXTON_NOTHING_YET && strstr(sexton_error(), "1 operation") && idle == 0);
+    sexton_permit_leave(upload);
+    assert(sexton_gate_wait_idle(gate, -1) == SEXTON_OK && sexton_gate_is_idle(gate) == 1 && idle == 1);
+    assert(sexton_gate_in_flight(gate, on_inside, kinds) == 0 && sexton_gate_is_idle(NULL) == SEXTON_BAD_ARGUMENT);
+    sexton_permit_leave(NULL);
+    sexton_gate_free(gate);
+    sexton_gate_free(NULL);
+}
+
 int main(void) {
     sexton_log(on_log, &lines);
     assert(strlen(sexton_version()) >= 5);
     identity();
     reaper();
     sweep();
+    gate();
     puts("done");
 }
