@@ -34,23 +34,41 @@ fn wherever_the_keeper_dies_the_ledger_is_right_afterwards() {
     crash_everywhere(Dead::Keeper);
 }
 
+#[test]
+fn wherever_the_worker_dies_network_slots_are_right_afterwards() {
+    let Some(programs) = crash_bin_dir() else { skip!("`cargo xtask ci` builds the programs with crash points") };
+    // Nothing of the host's network is to come to harm.
+    if let Err(why) = sexton_testkit::alone(|| crash_at(&programs, Dead::Worker, |point| point.starts_with("slot."))) {
+        skip!("{why}");
+    }
+}
+
 fn crash_everywhere(who: Dead) {
     let Some(programs) = crash_bin_dir() else { skip!("`cargo xtask ci` builds the programs with crash points") };
+    // A drain ends everything else, so `drain.rs` carries out the orders at its points.
+    crash_at(&programs, who, |point| !point.starts_with("drain.") && !point.starts_with("slot."));
+}
+
+/// Plays every scenario, with crashes at the points of which `concerns` is true.
+fn crash_at(programs: &Path, who: Dead, concerns: fn(&str) -> bool) {
     // What ends beside a dead keeper is a zombie for as long as its new parent likes: that parent is this test.
     sexton_sys::process::become_subreaper().expect("a subreaper");
     let orders = Orders::new();
     let env = [("SEXTON_CRASH_FILE", orders.file.to_str().expect("text"))];
-    let mut node = Node::new(programs.join("sexton"), &env);
+    let has_slots = concerns("slot.made");
+    let config = if has_slots { "[slots]\ncount = 1\n" } else { "" };
+    let mut node = Node::prepared(programs.join("sexton"), &env, |ground| {
+        fs::write(ground.config(), config).expect("configured");
+    });
     let mut crashed = BTreeMap::<String, u32>::new();
-    for (round, (point, nth)) in rounds().into_iter().enumerate() {
-        let mut round = Round { number: round, point: point.clone(), node: &mut node, orders: &orders };
+    for (round, (point, nth)) in rounds(concerns).into_iter().enumerate() {
+        let mut round = Round { number: round, point: point.clone(), node: &mut node, orders: &orders, has_slots };
         if round.run(who, nth) {
             *crashed.entry(point).or_default() += 1;
         }
     }
-    // A drain ends everything else, so `drain.rs` carries out the orders at its points.
     let missed: Vec<String> =
-        points().into_iter().filter(|point| !crashed.contains_key(point) && !point.starts_with("drain.")).collect();
+        points().into_iter().filter(|point| !crashed.contains_key(point) && concerns(point)).collect();
     assert!(missed.is_empty(), "no scenario comes to {missed:?}; crashes: {crashed:?}");
 }
 
@@ -77,8 +95,8 @@ fn points_in(text: &str) -> Vec<String> {
 }
 
 /// Every point for some numbers of passes, and then as many more as are asked for.
-fn rounds() -> Vec<(String, u32)> {
-    let points: Vec<String> = points().into_iter().collect();
+fn rounds(concerns: fn(&str) -> bool) -> Vec<(String, u32)> {
+    let points: Vec<String> = points().into_iter().filter(|point| concerns(point)).collect();
     let mut rounds: Vec<(String, u32)> =
         points.iter().flat_map(|point| PASSES.map(|nth| (point.clone(), nth))).collect();
     let more = std::env::var("SEXTON_TEST_CRASH_ROUNDS").ok().and_then(|more| more.parse().ok()).unwrap_or(0);
@@ -129,6 +147,7 @@ struct Round<'a> {
     point: String,
     node: &'a mut Node,
     orders: &'a Orders,
+    has_slots: bool,
 }
 
 impl Round<'_> {
@@ -147,6 +166,9 @@ impl Round<'_> {
         self.leaves_behind();
         self.again();
         self.restarting();
+        if self.has_slots {
+            self.networked();
+        }
         self.removed();
         let mut crashed = !self.orders.file.exists();
         self.node.unbind();
@@ -308,6 +330,15 @@ impl Round<'_> {
         assert_eq!(self.count_lives("restarting"), lives, "restarted after a stop");
     }
 
+    /// Has a network slot, and gives it back.
+    fn networked(&mut self) {
+        let mut body = spec(&self.name("networked"), &["/bin/sleep", "1000"]);
+        body["slot"] = json!(true);
+        let ran = self.create(&body);
+        let over = self.stop("networked");
+        self.ended(&over, ran, Value::Null, json!(15));
+    }
+
     /// Taken off the list while everything else goes on.
     fn removed(&mut self) {
         let name = self.name("short");
@@ -360,8 +391,35 @@ impl Round<'_> {
             claimed
         );
         self.files_agree(&entries);
-        self.pins_agree(&entries);
+        if !self.has_slots {
+            // In a mount namespace of a test's own there may be no pins.
+            self.pins_agree(&entries);
+        }
         self.events_agree();
+        if self.has_slots {
+            self.slots_agree();
+        }
+    }
+
+    /// Nobody has a slot, so the one that is kept ready is there, whole, and nothing else of the kind.
+    fn slots_agree(&mut self) {
+        let point = self.point.clone();
+        let shown = eventually("the pool is as it was", SOON, || {
+            let slots = self.node.get("/v1/slots")["items"].clone();
+            let is_full = slots.as_array().is_some_and(|all| all.len() == 1);
+            if is_full && slots[0]["state"] == "ready" {
+                Ok(slots[0].clone())
+            } else {
+                Err(format!("{point}: {slots}"))
+            }
+        });
+        let entries = directory("/run/netns");
+        assert_eq!(entries, [text(&shown, "netns")], "{point}");
+        let links = fs::read_to_string("/proc/thread-self/net/dev").expect("links");
+        let links = links.lines().filter_map(|line| Some(line.split_once(':')?.0.trim()));
+        // What the kernel gives every network has no number behind a hyphen; the tenants' ends are elsewhere.
+        let ours: Vec<&str> = links.filter(|link| link.contains('-')).collect();
+        assert_eq!(ours, [text(&shown, "link")], "{point}");
     }
 
     /// The list, once nothing is on its way any more.
@@ -430,6 +488,12 @@ impl Round<'_> {
 /// Whether a cgroup is one of the instances' and not of the daemon's own that last.
 fn claims_instances(dir: &Path) -> bool {
     fs::read_to_string(dir.join("cgroup.procs")).is_ok()
+}
+
+/// The names in a directory.
+fn directory(dir: &str) -> Vec<String> {
+    let entries = fs::read_dir(dir).expect("it is there");
+    entries.map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned()).collect()
 }
 
 fn directories(dir: &Path) -> BTreeSet<PathBuf> {

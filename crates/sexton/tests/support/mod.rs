@@ -99,7 +99,8 @@ impl Node {
         Node::prepared(program, &[], prepare)
     }
 
-    fn prepared(program: impl Into<PathBuf>, env: &[(&str, &str)], prepare: impl FnOnce(&Ground)) -> Node {
+    /// As [`Node::on`], with more in its environment.
+    pub fn prepared(program: impl Into<PathBuf>, env: &[(&str, &str)], prepare: impl FnOnce(&Ground)) -> Node {
         let ground = Ground::new(program).expect("a ground");
         prepare(&ground);
         let env = env.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
