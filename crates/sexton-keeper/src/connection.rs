@@ -17,6 +17,10 @@ use crate::wire::{MAX_MESSAGE, ToKeeper, ToWorker, Welcome};
 /// How long to wait with a message that the kernel has no room for, though the socket has.
 const RETRY: Duration = Duration::from_millis(100);
 
+/// BOUND: a worker that has hung up would be alone. It does so as it ends, with an exit code that says why; one that has
+/// not ended by then is ended.
+const LINGER: Duration = Duration::from_secs(1);
+
 /// What the keeper has for a worker.
 pub(crate) struct News<'a, 'b> {
     pub(crate) welcome: Welcome,
@@ -40,8 +44,18 @@ pub(crate) struct Connection {
     retired: bool,
     shutdown: u8,
     state: Sending,
-    /// Everything that the worker said before it closed its end has been heard.
-    heard_all: bool,
+    hearing: Hearing,
+}
+
+/// Whether the worker may still say something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Hearing {
+    /// It may.
+    Open,
+    /// It has closed its end, and all that it said before has been heard; it is to have ended by then.
+    Over { end_by: Duration },
+    /// The same, and it has not ended in time.
+    Overdue,
 }
 
 /// Whether the worker takes messages.
@@ -81,7 +95,7 @@ impl Connection {
             retired: false,
             shutdown: 0,
             state: Sending::Open,
-            heard_all: false,
+            hearing: Hearing::Open,
         }
     }
 
@@ -93,7 +107,7 @@ impl Connection {
     /// What to wait for: what the worker says and, where it is behind, that it takes more.
     pub(crate) fn watched(&self) -> PollFd {
         match self.state {
-            _ if self.heard_all => PollFd::unused(),
+            _ if self.hearing != Hearing::Open => PollFd::unused(),
             Sending::Full => PollFd::new(self.socket.raw(), events::IN | events::OUT),
             Sending::Open | Sending::Wait(_) | Sending::Closed => PollFd::new(self.socket.raw(), events::IN),
         }
@@ -104,23 +118,28 @@ impl Connection {
         self.retired
     }
 
-    /// Whether the worker has closed its end, and all that it said before has been heard.
-    pub(crate) fn is_closed(&self) -> bool {
-        self.heard_all
+    /// Whether the worker hung up long ago and is to be ended; said once.
+    pub(crate) fn take_overdue(&mut self, now: Duration) -> bool {
+        let overdue = matches!(self.hearing, Hearing::Over { end_by } if end_by <= now);
+        if overdue {
+            self.hearing = Hearing::Overdue;
+        }
+        overdue
     }
 
-    /// How long until sending is tried again by itself.
+    /// How long until there is something to do by itself: to try to send again, or to end who is overdue.
     pub(crate) fn pause(&self, now: Duration) -> Option<Duration> {
-        match self.state {
-            Sending::Wait(until) => Some(until.saturating_sub(now)),
-            Sending::Open | Sending::Full | Sending::Closed => None,
+        match (self.hearing, self.state) {
+            (Hearing::Over { end_by }, _) => Some(end_by.saturating_sub(now)),
+            (Hearing::Open, Sending::Wait(until)) => Some(until.saturating_sub(now)),
+            (Hearing::Open, Sending::Open | Sending::Full | Sending::Closed) | (Hearing::Overdue, _) => None,
         }
     }
 
     /// Takes one message.
-    pub(crate) fn hear(&mut self) -> Heard {
+    pub(crate) fn hear(&mut self, now: Duration) -> Heard {
         let mut packet = [0; MAX_MESSAGE];
-        while !self.heard_all {
+        while self.hearing == Hearing::Open {
             match receive(self.socket.raw(), &mut packet) {
                 Ok(received) if received.len > 0 => {
                     let [fd, ..] = received.fds;
@@ -133,7 +152,7 @@ impl Connection {
                 Err(error) if error.errno == Errno::ECONNRESET => {}
                 // Nothing there, or no memory to take it with.
                 Err(error) if matches!(error.errno, Errno::EAGAIN | Errno::ENOMEM) => return Heard::Silence,
-                Ok(_) | Err(_) => self.heard_all = true,
+                Ok(_) | Err(_) => self.hearing = Hearing::Over { end_by: now.saturating_add(LINGER) },
             }
         }
         Heard::Silence

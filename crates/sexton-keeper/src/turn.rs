@@ -136,7 +136,7 @@ impl<'a> Keeper<'a> {
             // Whom a worker held just before it died must be known before anybody is taken for an orphan; and one that
             // was taken for one in an earlier turn is asked about again.
             self.hear_worker(now);
-            self.hear_candidate();
+            self.hear_candidate(now);
             if self.sweep.run_if_due(now, |pid| fate_of(&self.roster, pid)) {
                 self.finder.want();
             }
@@ -220,32 +220,32 @@ impl<'a> Keeper<'a> {
     /// Takes what the worker says.
     fn hear_worker(&mut self, now: Duration) {
         for _ in 0..MESSAGES_A_TURN {
-            match self.worker.as_mut().map(|worker| worker.connection.hear()) {
+            match self.worker.as_mut().map(|worker| worker.connection.hear(now)) {
                 Some(Heard::Message(message, fd)) => self.act_on(message, fd, now),
                 Some(Heard::Skipped) => log!("a message of the worker means nothing here"),
                 Some(Heard::Silence) | None => break,
             }
         }
-        // One that has hung up and lives on would be alone. One told to retire hangs up as it ends, and has its bound.
-        let alone = |worker: &&Worker| worker.connection.is_closed() && !worker.connection.is_retired();
-        if let Some(worker) = self.worker.as_ref().filter(alone) {
+        if let Some(worker) = &mut self.worker
+            && worker.connection.take_overdue(now)
+        {
             worker.kill();
         }
     }
 
     /// Takes what the candidate says: only whether it is prepared counts, for it answers for nothing yet.
-    fn hear_candidate(&mut self) {
+    fn hear_candidate(&mut self, now: Duration) {
         let Some(candidate) = self.swap.candidate_mut() else {
             return;
         };
         for _ in 0..MESSAGES_A_TURN {
-            match candidate.connection.hear() {
+            match candidate.connection.hear(now) {
                 Heard::Message(ToKeeper::Prepared, _) => candidate.phase = Phase::Prepared,
                 Heard::Message(_, _) | Heard::Skipped => {}
                 Heard::Silence => break,
             }
         }
-        if candidate.connection.is_closed() {
+        if candidate.connection.take_overdue(now) {
             candidate.kill();
         }
     }
@@ -536,6 +536,7 @@ impl<'a> Keeper<'a> {
             self.sweep.pause(now),
             self.swap.pause(now),
             worker.and_then(|worker| worker.connection.pause(now)),
+            self.swap.candidate().and_then(|candidate| candidate.connection.pause(now)),
             self.starts.at.filter(|_| !self.swap.has_candidate()).map(|at| at.saturating_sub(now)),
         ];
         // Children that end are told by CHLD, and each turn looks at the workers: a pidfd of one that a tracer holds
