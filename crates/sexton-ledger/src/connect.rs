@@ -26,6 +26,7 @@ pub(crate) fn connect(files: &Files) -> Result<Connection, OpenError> {
     conn.pragma_update(None, "wal_autocheckpoint", AUTO_CHECKPOINT_PAGES)?;
     conn.query_row(&format!("PRAGMA journal_size_limit = {WAL_SIZE_LIMIT}"), (), |_| Ok(()))?;
     conn.pragma_update(None, "temp_store", "MEMORY")?;
+    conn.pragma_update(None, "cache_size", look::CACHE_KIB)?;
     conn.pragma_update(None, "trusted_schema", false)?;
     conn.set_prepared_statement_cache_capacity(32);
     Ok(conn)

@@ -33,6 +33,9 @@ pub const FILE_NAME: &str = "sexton.db";
 /// How long to wait for another process that holds a lock; a daemon answers 503 within 5 s.
 pub(crate) const LOCK_WAIT: Duration = Duration::from_secs(2);
 
+/// What one connection keeps of the file in memory, as SQLite takes it: KiB where negative. The system keeps the rest.
+pub(crate) const CACHE_KIB: i64 = -512;
+
 /// Looks at a ledger that changes meanwhile or is locked, before what was seen is believed; [`LOOK_PAUSE`] apart.
 /// BOUND: with the wait for a lock in each they last as long as [`LOCK_WAIT`].
 const LOOKS: u32 = 10;

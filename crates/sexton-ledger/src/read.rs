@@ -27,6 +27,7 @@ impl Reader {
         let conn = Connection::open_with_flags(Files::in_dir(state_dir).db, flags)?;
         conn.busy_timeout(LOCK_WAIT)?;
         conn.pragma_update(None, "query_only", true)?;
+        conn.pragma_update(None, "cache_size", look::CACHE_KIB)?;
         // Opens `-shm` now: later the disk may be full.
         rows::last_seq(&conn)?;
         Ok(Reader { conn: Arc::new(Mutex::new(conn)) })

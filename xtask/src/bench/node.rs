@@ -149,7 +149,7 @@ impl Node {
 
     /// Does `work` for each of `count` indexes, over a few connections at once.
     fn on_connections(&self, count: usize, work: impl Fn(&mut Connection, usize) -> Result<()> + Sync) -> Result<()> {
-        const CONNECTIONS: usize = 8;
+        const CONNECTIONS: usize = 32;
         std::thread::scope(|scope| {
             let work = &work;
             let ask = |first: usize| {

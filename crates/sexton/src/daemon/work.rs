@@ -167,7 +167,7 @@ async fn serve(settings: Arc<Settings>, begun: Begun, told: Told) -> Result<u8, 
     let listener = listener.map_err(|error| {
         Refused::new(exit::CANT_CREATE, format!("could not listen at `{}`: {error}", path.display()))
     })?;
-    let Begun { mut driver, node, host, reader, last_seq } = begun;
+    let Begun { mut driver, node, host, log_keeper, reader, last_seq } = begun;
     if let Some(name) = StoreName::new(LISTENER) {
         host.keeper.store(name, std::os::fd::AsRawFd::as_raw_fd(&listener));
     }
@@ -180,6 +180,8 @@ async fn serve(settings: Arc<Settings>, begun: Begun, told: Told) -> Result<u8, 
     host.event_log.check(log_reader, newest);
     tracing::info!(socket = %path.display(), node = %host.node, "ready");
     tokio::spawn(super::notify::tell(node));
+    // Nobody waits for it: it looks at two files of each instance that was found again.
+    tokio::spawn(log_keeper.run());
     let stopped = driver.run().await;
     if matches!(stopped, Stopped::Shutdown(_)) {
         // Nobody answers there any more; the next start binds it anew.

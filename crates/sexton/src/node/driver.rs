@@ -478,7 +478,7 @@ impl Filter {
 }
 
 pub(super) fn pass_on(life: &LifeHandle, command: Command) {
-    if let Err(mpsc::error::TrySendError::Full(command)) = life.mailbox.try_send(command) {
+    if let Err(mpsc::error::TrySendError::Full(command)) = life.mailbox.try_send(Box::new(command)) {
         let mailbox = life.mailbox.clone();
         tokio::spawn(async move { mailbox.send(command).await });
     }

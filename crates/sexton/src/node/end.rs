@@ -28,8 +28,8 @@ use super::start::{chain, domain_name};
 use super::stop::{self, Target};
 use crate::metrics::Metric;
 
-/// How long what was killed is waited for before the domain is swept again.
-const SWEEP_AGAIN: Duration = Duration::from_millis(50);
+/// How long what was killed is waited for before the domain is swept: what `cgroup.kill` misses is rare.
+const SWEEP_AFTER: Duration = Duration::from_millis(50);
 /// How long the keeper's record is waited for where the kernel kept nothing.
 const KEEPER_TELLS: Duration = Duration::from_secs(1);
 /// The pause before a domain that could not be read is read again.
@@ -172,6 +172,9 @@ impl Life {
                     crash_point!("stop.killing");
                     target.kill();
                     crash_point!("stop.killed");
+                    if killed_at.is_some() {
+                        target.sweep();
+                    }
                     killed_at.get_or_insert_with(Instant::now);
                     Happening::Carried
                 }
@@ -279,7 +282,7 @@ impl Life {
     fn time_on(&self, rung: Rung) -> Duration {
         match rung {
             Rung::Grace => self.entry.stop.as_ref().map_or(self.entry.spec.grace, |order| order.grace),
-            Rung::Watch => SWEEP_AGAIN,
+            Rung::Watch => SWEEP_AFTER,
             Rung::Stuck => STUCK_LOOK,
             Rung::Ask | Rung::Kill | Rung::Done => Duration::ZERO,
         }
@@ -343,7 +346,7 @@ impl Life {
         while ending == Ending::Untold && since.elapsed() < KEEPER_TELLS {
             match self.host.keeper.exit_of(process.handle().identity()) {
                 Some((_, status)) => ending = Ending::Known(status, ExitSource::Keeper),
-                None => self.obeying(sleep(SWEEP_AGAIN), Some(process)).await,
+                None => self.obeying(sleep(SWEEP_AFTER), Some(process)).await,
             }
         }
         if let Ending::Known(status, source) = ending {

@@ -71,8 +71,8 @@ pub enum Command {
 /// The driver's hold on one life.
 #[derive(Clone, Debug)]
 pub struct LifeHandle {
-    /// Where commands go.
-    pub mailbox: mpsc::Sender<Command>,
+    /// Where commands go. Boxed, for a channel lays out room for all that it can hold.
+    pub mailbox: mpsc::Sender<Box<Command>>,
     /// The newest row, `None` once removed.
     pub entry: watch::Receiver<Option<Arc<Entry>>>,
 }
@@ -82,7 +82,7 @@ pub struct LifeHandle {
 pub struct Life {
     pub(super) host: SharedHost,
     pub(super) entry: Arc<Entry>,
-    pub(super) mailbox: mpsc::Receiver<Command>,
+    pub(super) mailbox: mpsc::Receiver<Box<Command>>,
     /// The keyed request that the start under way is to answer.
     pub(super) request: Option<RequestRecord>,
     /// The polite part of the stop under way.
@@ -175,20 +175,21 @@ impl Life {
     pub async fn run(mut self, first: Next) {
         let mut next = first;
         loop {
+            // Most lives are guarded or at rest nearly all of the time: what passes is boxed, so that a task is small.
             next = match next {
                 Next::Intend { key, caller, reply, permit } => {
-                    let next = self.intend(key, &caller, reply).await;
+                    let next = Box::pin(self.intend(key, &caller, reply)).await;
                     drop(permit);
                     next
                 }
-                Next::TakeCustody { taken, caller, reply } => self.take_custody(taken, &caller, reply).await,
-                Next::Start(reply) => self.start(reply).await,
+                Next::TakeCustody { taken, caller, reply } => Box::pin(self.take_custody(taken, &caller, reply)).await,
+                Next::Start(reply) => Box::pin(self.start(reply)).await,
                 Next::Guard(process) => self.guard(process).await,
-                Next::End(process) => self.end(process).await,
-                Next::RollBack(roll_back) => self.roll_back(roll_back).await,
-                Next::Close => self.close().await,
-                Next::GiveUpAdoption => self.give_up_adoption().await,
-                Next::Doubt => self.doubt().await,
+                Next::End(process) => Box::pin(self.end(process)).await,
+                Next::RollBack(roll_back) => Box::pin(self.roll_back(roll_back)).await,
+                Next::Close => Box::pin(self.close()).await,
+                Next::GiveUpAdoption => Box::pin(self.give_up_adoption()).await,
+                Next::Doubt => Box::pin(self.doubt()).await,
                 Next::Rest => self.rest().await,
                 Next::Removed => break,
             };
@@ -240,7 +241,7 @@ impl Life {
             tokio::select! {
                 () = process.over() => return Next::End(Some(process)),
                 command = self.mailbox.recv() => {
-                    if self.obey(command, Some(&process)).await {
+                    if Box::pin(self.obey(command, Some(&process))).await {
                         return Next::End(Some(process));
                     }
                 }
@@ -249,10 +250,10 @@ impl Life {
     }
 
     /// Carries out one command for an instance that is not terminal; tells whether it is to end.
-    pub(super) async fn obey(&mut self, command: Option<Command>, process: Option<&Process>) -> bool {
+    pub(super) async fn obey(&mut self, command: Option<Box<Command>>, process: Option<&Process>) -> bool {
         // The driver is gone: the daemon is ending, and leaves everything as it is.
         let Some(command) = command else { return std::future::pending().await };
-        match command {
+        match *command {
             Command::Stop { stop, reason, caller, reply } => {
                 self.order_stop(&stop, reason, false, &caller, "stop").await;
                 self.answer(reply);

@@ -130,7 +130,7 @@ impl Reconciler {
             let unverified = life.entry.borrow().as_ref().is_some_and(|entry| entry.state == State::Unverified);
             if unverified {
                 // A full mailbox means that it is busy anyway.
-                let _told = life.mailbox.try_send(Command::Rejudge);
+                let _told = life.mailbox.try_send(Box::new(Command::Rejudge));
             }
         }
         let world = own_world(&self.host, &strays, &entries);

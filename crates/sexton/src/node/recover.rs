@@ -154,7 +154,7 @@ impl Life {
     pub(super) async fn doubt(&mut self) -> Next {
         loop {
             let Some(command) = self.mailbox.recv().await else { return std::future::pending().await };
-            match command {
+            match *command {
                 Command::Rejudge => {
                     let seen = look(&self.entry, &self.host);
                     let mut owed = Batch::default();

@@ -27,20 +27,20 @@ impl Life {
         loop {
             let settled = self.entry.resources.is_empty();
             if settled && self.entry.stop.as_ref().is_some_and(|order| order.remove) {
-                self.remove(Vec::new()).await;
+                Box::pin(self.remove(Vec::new())).await;
                 return Next::Removed;
             }
             tokio::select! {
                 command = self.mailbox.recv() => {
-                    if let Some(next) = self.obey_at_rest(command).await {
+                    if let Some(next) = Box::pin(self.obey_at_rest(command)).await {
                         return next;
                     }
                 }
                 () = sleep(RELEASE_AGAIN), if !settled => {
-                    self.release_again().await;
+                    Box::pin(self.release_again()).await;
                 }
                 () = due(self.entry.restarts.next_at), if settled => {
-                    if self.restart().await {
+                    if Box::pin(self.restart()).await {
                         return Next::Start(None);
                     }
                 }
@@ -48,9 +48,9 @@ impl Life {
         }
     }
 
-    async fn obey_at_rest(&mut self, command: Option<Command>) -> Option<Next> {
+    async fn obey_at_rest(&mut self, command: Option<Box<Command>>) -> Option<Next> {
         let Some(command) = command else { return std::future::pending().await };
-        match command {
+        match *command {
             Command::Start { caller, key, reply } => return self.begin_again(&caller, key, reply).await,
             Command::Stop { caller, reply, .. } => {
                 if self.entry.restarts.next_at.is_some() {

@@ -87,16 +87,23 @@ impl Target<'_> {
         }
     }
 
-    /// Kills: the main process by pidfd, the domain as one, and by pidfd each process that this misses.
+    /// Kills: the main process by pidfd, and the domain as one. What this misses is for [`Target::sweep`], at once only
+    /// where the kernel cannot kill a domain as one: what dies of the first need not be looked for.
     pub fn kill(&self) {
         if let Some(process) = self.process {
             tell(process.handle(), &[SIGKILL]);
         }
-        let Some(domain) = self.domain else { return };
-        match domain.kill() {
-            Ok(_) => {}
-            Err(error) => tracing::warn!(%error, "domain not killed as one"),
+        match self.domain.map(Domain::kill) {
+            Some(Ok(true)) | None => return,
+            Some(Ok(false)) => {}
+            Some(Err(error)) => tracing::warn!(%error, "domain not killed as one"),
         }
+        self.sweep();
+    }
+
+    /// Thaws the domain, and kills by pidfd each process that lives in it.
+    pub fn sweep(&self) {
+        let Some(domain) = self.domain else { return };
         if matches!(domain.is_populated(), Ok(false)) {
             return;
         }

@@ -95,6 +95,8 @@ pub struct Begun {
     pub node: Node,
     /// What all lives share.
     pub host: Arc<Host>,
+    /// Bounds logs, once it runs; until then what is to be bounded waits in its queue.
+    pub log_keeper: LogKeeper,
     /// Reads events beside the writer.
     pub reader: Reader,
     /// The newest event's number.
@@ -126,7 +128,6 @@ pub async fn begin(options: &Options, keeper: Keeper, new_keeper: bool) -> Resul
     });
     let reader = ledger.reader();
     let (log_keeper, logs) = LogKeeper::new(options.log_keep).map_err(BeginError::Logs)?;
-    tokio::spawn(log_keeper.run());
     let (slots, asked_of_slots) = Slots::channel();
     let host = Arc::new(Host {
         node: contents.node,
@@ -156,7 +157,7 @@ pub async fn begin(options: &Options, keeper: Keeper, new_keeper: bool) -> Resul
     let reconciler = (Reconciler::new(Arc::clone(&host), watching), options.reconcile_every);
     let (mut driver, node) = Driver::new(Arc::clone(&host), drain, reconciler, options.drain_at_shutdown);
     driver.recover(contents.entries, &contents.meta).await;
-    Ok(Begun { driver, node, host, reader, last_seq })
+    Ok(Begun { driver, node, host, log_keeper, reader, last_seq })
 }
 
 fn make_dir(path: &PathBuf) -> Result<(), BeginError> {
