@@ -98,7 +98,7 @@ pub fn reap_pidfd(pidfd: RawFd) -> Result<Option<Ended>, SysError> {
 /// Some child that has ended, leaving it to be reaped: `None` where none has.
 ///
 /// It walks every child (1.1 ms at 10,000), and names children of other parts of the program too: only for a process
-/// that is the reaper of all of them, and only where `/proc` cannot tell which they are.
+/// that is the reaper of all of them.
 ///
 /// # Errors
 /// `ECHILD` where there are no children at all.

@@ -59,7 +59,7 @@ const WAYS: [Way; 4] = [
 
 /// All of it.
 pub fn reaper(_bench: &Bench) -> Result<Vec<Row>> {
-    allow_descriptors(3 * 10_000)?;
+    allow_descriptors(12_000)?;
     // Before any thread, so that `SIGCHLD` goes to the one that waits for it.
     let before = signal::replace_mask(SignalSet::EMPTY.with(Signal::CHLD));
     let mut rows = Vec::new();
