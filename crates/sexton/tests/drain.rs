@@ -146,7 +146,7 @@ fn a_log_that_is_handed_out_is_in_flight_and_ends_with_the_drain() {
         let shown = node.get("/v1/node");
         if count(&shown, "log_export") == 1 { Ok(shown) } else { Err(shown.to_string()) }
     });
-    assert_eq!(count(&shown, "instance"), 1);
+    assert_eq!((count(&shown, "instance"), &shown["inflight"]), (1, &json!(2)));
     let shown = drain(&mut node);
     let left: Vec<String> = shown["left"].as_array().expect("a list").iter().map(|one| text(one, "name")).collect();
     assert_eq!(left, ["talks", "log_export"]);
@@ -154,7 +154,7 @@ fn a_log_that_is_handed_out_is_in_flight_and_ends_with_the_drain() {
     // The whole of it arrives, and then the stream ends: nothing can follow.
     assert_eq!(reader.answer().expect("an answer").text(), "first\nlast\n");
     let shown = drained(&mut node);
-    assert_eq!((&shown["inflight"], &shown["left"]), (&json!([]), &json!([])));
+    assert_eq!((&shown["inflight"], &shown["operations"], &shown["left"]), (&json!(0), &json!([]), &json!([])));
     let late = node.ask("GET", "/v1/instances/talks/logs?follow=true", None, None).0;
     assert_eq!(late.text(), "first\nlast\n", "a log can be read on a drained node, to its end");
     node.clear();
@@ -178,7 +178,7 @@ fn a_forced_drain_hangs_up_on_a_reader_who_does_not_read() {
 }
 
 fn count(shown: &Value, kind: &str) -> u64 {
-    let kinds = shown["inflight"].as_array().expect("a list");
+    let kinds = shown["operations"].as_array().expect("a list");
     kinds.iter().find(|one| one["kind"] == kind).and_then(|one| one["count"].as_u64()).unwrap_or(0)
 }
 

@@ -305,11 +305,11 @@ fn rest() -> Value {
         })),
         "EventList": page_of("Event"),
         "Left": object(json!({ "name": reference("Name"), "error": { "type": ["string", "null"] } })),
-        "Inflight": object(json!({ "kind": string(), "count": integer(), "since": reference("Timestamp") })),
+        "Operations": object(json!({ "kind": string(), "count": integer(), "since": reference("Timestamp") })),
         "Node": object(json!({
             "id": reference("Name"), "status": words(&["standby", "healthy", "unhealthy", "draining"]),
             "drained": { "type": "boolean" }, "deadline": optional(reference("Timestamp")),
-            "inflight": { "type": "array", "items": reference("Inflight") },
+            "inflight": integer(), "operations": { "type": "array", "items": reference("Operations") },
             "left": { "type": "array", "items": reference("Left") },
         })),
         "NodeList": page_of("Node"),

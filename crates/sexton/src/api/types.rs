@@ -230,13 +230,16 @@ pub struct NodeView {
     pub status: String,
     pub drained: bool,
     pub deadline: Option<Timestamp>,
-    pub inflight: Vec<InflightView>,
+    /// Instances that are not over and operations inside the gate, together.
+    pub inflight: usize,
+    /// The same by kind.
+    pub operations: Vec<OperationsView>,
     pub left: Vec<Left>,
 }
 
 /// Instances that are not over, as `instance`, or operations of one kind inside the gate.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct InflightView {
+pub struct OperationsView {
     /// What.
     pub kind: String,
     /// How many.

@@ -12,7 +12,7 @@ use super::{everything, wait};
 use crate::api::answer::{Answer, json};
 use crate::api::call::{Call, detached};
 use crate::api::json::{Fields, bad_field};
-use crate::api::types::{InflightView, LedgerView, Left, List, NodeView, SelfView, VersionView};
+use crate::api::types::{LedgerView, Left, List, NodeView, OperationsView, SelfView, VersionView};
 use crate::doctor::{self, Report};
 use crate::node::request::Facts;
 use crate::refusal::{Kind, Refusal};
@@ -85,7 +85,8 @@ fn node_view(facts: &Facts) -> NodeView {
         status: facts.state.status.to_string(),
         drained: facts.state.drained,
         deadline: facts.state.deadline,
-        inflight: in_flight(facts),
+        inflight: facts.inflight.len() + facts.operations.len(),
+        operations: by_kind(facts),
         left,
     }
 }
@@ -101,7 +102,7 @@ fn left(facts: &Facts) -> Vec<Left> {
 }
 
 /// What is in flight, by kind.
-fn in_flight(facts: &Facts) -> Vec<InflightView> {
+fn by_kind(facts: &Facts) -> Vec<OperationsView> {
     let instances = facts.inflight.iter().map(|one| ("instance", one.since));
     let operations = facts.operations.iter().map(|one| (one.kind.as_str(), one.since));
     let mut kinds: BTreeMap<&str, (usize, Timestamp)> = BTreeMap::new();
@@ -111,7 +112,7 @@ fn in_flight(facts: &Facts) -> Vec<InflightView> {
         *oldest = since.min(*oldest);
     }
     let view =
-        |(kind, (count, since)): (&str, (usize, Timestamp))| InflightView { kind: kind.to_owned(), count, since };
+        |(kind, (count, since)): (&str, (usize, Timestamp))| OperationsView { kind: kind.to_owned(), count, since };
     kinds.into_iter().map(view).collect()
 }
 

@@ -272,7 +272,7 @@ async fn a_drain_tells_what_is_left_and_is_not_left() {
     assert_eq!(
         node,
         json!({"id": "n1", "status": "healthy", "drained": false, "deadline": null,
-            "inflight": [{"kind": "instance", "count": 1, "since": "1970-01-01T00:00:00Z"}], "left": []})
+            "inflight": 1, "operations": [{"kind": "instance", "count": 1, "since": "1970-01-01T00:00:00Z"}], "left": []})
     );
     for word in ["standby", "unhealthy", "healthy"] {
         let reply = api.ask("POST", "/v1/nodes/self", Some(&format!(r#"{{"status":"{word}"}}"#))).await;
