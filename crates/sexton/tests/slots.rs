@@ -186,6 +186,22 @@ fn a_slot_is_a_place_of_its_own_and_comes_back_as_it_was() {
 }
 
 #[test]
+fn the_directory_of_namespaces_goes_with_the_last_of_them_whoever_made_it() {
+    alone(|| {
+        let here = |file: &str| fs::read_to_string(file).expect("read").contains("/run/netns");
+        assert!(!fs::exists("/run/netns").expect("looked"), "it was not there before");
+        let mut node = node("count = 1\n");
+        assert!(here("/proc/thread-self/mountinfo"), "an entry is a mount");
+        // REGRESSION: the next worker did not know that the directory was made by a daemon of ours.
+        node.daemon().replace_worker().expect("another worker");
+        let drained = node.ask("POST", "/v1/nodes/self?wait=10s", None, Some(&json!({ "status": "draining" }))).0;
+        assert_eq!(drained.expect(200)["drained"], true);
+        assert!(!fs::exists("/run/netns").expect("looked"));
+        assert!(!here("/proc/thread-self/mountinfo"));
+    });
+}
+
+#[test]
 fn slots_on_demand_leave_nothing_and_run_out_without_a_trace() {
     alone(|| {
         let nothing = host();

@@ -12,7 +12,7 @@ use std::os::unix::fs::OpenOptionsExt;
 
 use sexton_sys::file::{AT_FDCWD, flags};
 use sexton_sys::mount::{self, MountKind};
-use sexton_sys::{Errno, file};
+use sexton_sys::{Errno, file, xattr};
 
 use super::scheme::Slot;
 use super::socket::{Netlink, Refused};
@@ -143,11 +143,12 @@ fn to_path(path: &CStr) -> &std::path::Path {
     std::path::Path::new(std::ffi::OsStr::from_bytes(path.to_bytes()))
 }
 
-/// `/run/netns` itself, and what of it was made by this process.
+/// Says on the directory that a daemon of ours made it; as durable as the directory, whoever dies.
+const MADE: (&CStr, &[u8]) = (c"trusted.sexton", b"made");
+
+/// `/run/netns` itself.
 #[derive(Debug, Default)]
 pub struct Directory {
-    is_made: bool,
-    is_mounted: bool,
     is_ready: bool,
 }
 
@@ -160,7 +161,7 @@ impl Directory {
             return Ok(());
         }
         match fs::create_dir(to_path(DIR)) {
-            Ok(()) => self.is_made = true,
+            Ok(()) => mark_made().map_err(|error| failed(&error))?,
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
             Err(error) => return Err(failed(&error)),
         }
@@ -169,7 +170,6 @@ impl Directory {
             // It is no mount point.
             Err(error) if error.errno == Errno::EINVAL => {
                 mount::mount(MountKind::BindAll(DIR), DIR).map_err(|error| failed(&error))?;
-                self.is_mounted = true;
                 mount::mount(MountKind::Shared, DIR).map_err(|error| failed(&error))?;
             }
             Err(error) => return Err(Refused::from(error).during("make `/run/netns` a shared mount")),
@@ -178,14 +178,26 @@ impl Directory {
         Ok(())
     }
 
-    /// Takes away what this process made of it and nobody uses.
+    /// Takes it away where a daemon of ours made it and nobody uses it.
     pub fn remove(&mut self) {
-        if std::mem::take(&mut self.is_mounted) {
+        self.is_ready = false;
+        let is_empty = fs::read_dir(to_path(DIR)).is_ok_and(|mut entries| entries.next().is_none());
+        if is_empty && is_made_by_us() {
             let _in_use = mount::unmount_unused(DIR);
-        }
-        if std::mem::take(&mut self.is_made) {
             let _in_use = fs::remove_dir(to_path(DIR));
         }
-        self.is_ready = false;
     }
+}
+
+fn mark_made() -> std::io::Result<()> {
+    let (name, value) = MADE;
+    let marked = xattr::set(File::open(to_path(DIR))?.as_raw_fd(), name, value);
+    marked.map_err(|error| std::io::Error::from_raw_os_error(error.errno.0))
+}
+
+fn is_made_by_us() -> bool {
+    let (name, value) = MADE;
+    let Ok(dir) = File::open(to_path(DIR)) else { return false };
+    let mut found = [0; 8];
+    xattr::read(dir.as_raw_fd(), name, &mut found).is_ok_and(|found| found == Some(value))
 }
