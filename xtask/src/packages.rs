@@ -34,6 +34,7 @@ pub const PACKAGES: &[Package] = &[
     package("catatonit", "catatonit", "what sexton-init is compared with"),
     package("s6", "s6-svscan", "what the keeper is compared with"),
     package("python3", "python3", "programs that make threads, sockets and trees of processes"),
+    package("python3-pip", "pip3", "the wheel for Python, as users install it"),
     package("curl", "curl", "a client of the API that is not ours"),
 ];
 

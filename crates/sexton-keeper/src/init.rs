@@ -134,7 +134,7 @@ impl<'a> Init<'a> {
             if let Some(code) = self.code {
                 return self.leave(code);
             }
-            self.await_signal(self.finder.pause(time::monotonic()));
+            self.await_signal(self.finder.pause(now));
         }
     }
 
