@@ -2,14 +2,19 @@
 
 #![allow(missing_docs, reason = "tests")]
 #![allow(clippy::indexing_slicing, reason = "a JSON value indexed by a name that is not there is null")]
+#![allow(clippy::disallowed_types, reason = "a test starts programs as a user does")]
 
 mod support;
+#[path = "support/unanswering.rs"]
+mod unanswering;
 
 use std::sync::Barrier;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use sexton_testkit::{Client, Connection, SOON, crash_bin_dir, eventually, processes_in};
+
+use unanswering::Unanswering;
 
 use support::{Dead, Node, SEXTON, is_settled, script, spec, text};
 
@@ -264,4 +269,77 @@ fn goes_on(node: &mut Node, order_file: &std::path::Path, point: &str, who: Dead
     if node.get("/v1/node")["status"] == "draining" {
         serve_again(node);
     }
+}
+
+/// Instances beside the one that does not end.
+const OTHERS: usize = 99;
+
+#[test]
+fn a_forced_drain_ends_all_but_the_one_that_cannot_end_and_names_it() {
+    let mut node = Node::new(SEXTON, &[]);
+    let Some(mut hole) = Unanswering::mount(&node.ground.dir().join("hole")) else {
+        sexton_testkit::skip!("no /dev/fuse");
+    };
+    node.ask("POST", "/v1/instances", None, Some(&spec("held", &["/bin/cat", &hole.file()]))).0.expect(201);
+    hole.wait_asked(1);
+    for at in 0..OTHERS {
+        let body = spec(&format!("other-{at}"), &["/bin/sleep", "1000"]);
+        node.ask("POST", "/v1/instances", None, Some(&body)).0.expect(201);
+    }
+    assert_eq!(node.get("/v1/node")["inflight"], json!(OTHERS + 1));
+    let mut command = node.ground.command(&["drain", "--force", "--wait", "--timeout", "5s"]);
+    let cli = std::thread::spawn(move || command.output().expect("the command runs"));
+    let began = Instant::now();
+    eventually("the others are over", SOON, || {
+        let left = node.get("/v1/node")["inflight"].clone();
+        if left == json!(1) { Ok(()) } else { Err(left.to_string()) }
+    });
+    let took = began.elapsed();
+    println!("{OTHERS} others were over after {took:?}");
+    assert!(took < Duration::from_secs(3), "they wait for nobody: {took:?}");
+    let told = cli.join().expect("joined");
+    let said = String::from_utf8_lossy(&told.stderr).into_owned();
+    assert_eq!(told.status.code(), Some(5), "{said}");
+    for part in ["held (", "in state D at", "request_wait_answer"] {
+        assert!(said.contains(part), "`{part}`: {said}");
+    }
+    assert!(!said.contains("other-"), "{said}");
+    let shown = node.get("/v1/node");
+    let left: Vec<String> = shown["left"].as_array().expect("a list").iter().map(|one| text(one, "name")).collect();
+    assert_eq!((left, &shown["drained"]), (vec!["held".to_owned()], &json!(false)));
+    hole.release();
+    let again = node.ground.command(&["drain", "--force", "--wait"]).output().expect("the command runs");
+    assert_eq!(again.status.code(), Some(0), "{}", String::from_utf8_lossy(&again.stderr));
+    assert_eq!(node.get("/v1/node")["drained"], true);
+    node.clear();
+}
+
+#[test]
+fn a_shutdown_that_drains_ends_in_its_time_though_something_does_not_and_says_so() {
+    let env = [("SEXTON_ON_SHUTDOWN", "drain"), ("SEXTON_DRAIN_TIMEOUT", "300ms")];
+    let mut node = Node::new(SEXTON, &env);
+    let Some(mut hole) = Unanswering::mount(&node.ground.dir().join("hole")) else {
+        sexton_testkit::skip!("no /dev/fuse");
+    };
+    for (name, argv) in [("held", ["/bin/cat", hole.file().as_str()]), ("other", ["/bin/sleep", "1000"])] {
+        node.ask("POST", "/v1/instances", None, Some(&spec(name, &argv))).0.expect(201);
+    }
+    hole.wait_asked(1);
+    let began = Instant::now();
+    node.daemon().keeper().expect("keeper").signal(15).expect("asked");
+    let ended = node.daemon().wait_end(SOON);
+    let took = began.elapsed();
+    println!("a shutdown with something stuck took {took:?}");
+    assert_eq!(ended.code(), Some(5), "it is not clean");
+    // The deadline, what an end by SIGKILL may take, and the rest.
+    assert!(took < Duration::from_millis(300 + 5_000 + 1_000), "{took:?}");
+    node.daemon = None;
+    node.serve();
+    assert_eq!(text(&node.settled("other"), "reason"), "drained");
+    let held = node.instance("held");
+    assert!(["stuck", "stopping"].contains(&text(&held, "state").as_str()), "it is found again: {held}");
+    hole.release();
+    assert_eq!(text(&node.settled("held"), "reason"), "drained");
+    drained(&mut node);
+    node.clear();
 }

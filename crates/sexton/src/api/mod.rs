@@ -27,7 +27,6 @@ mod writes;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd as _, OwnedFd, RawFd};
-use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -138,7 +137,10 @@ impl Context {
 }
 
 /// A descriptor of the standard library's for the open file that `fd` names.
-fn owned(fd: RawFd) -> io::Result<OwnedFd> {
+///
+/// # Errors
+/// There is no descriptor left.
+pub fn owned(fd: RawFd) -> io::Result<OwnedFd> {
     // Any descriptor of our own will do: its number is made to name the other file.
     let ours = OwnedFd::from(File::open("/dev/null")?);
     match file::duplicate_over(fd, ours.as_raw_fd()) {
@@ -147,44 +149,9 @@ fn owned(fd: RawFd) -> io::Result<OwnedFd> {
     }
 }
 
-/// The listener behind a descriptor that the keeper kept.
-///
-/// # Errors
-/// It is no listening unix socket that can be used without blocking.
-pub fn listener_from(fd: sexton_sys::Fd) -> io::Result<UnixListener> {
-    let listener = UnixListener::from(owned(fd.raw())?);
-    listener.set_nonblocking(true)?;
-    listener.local_addr()?;
-    Ok(listener)
-}
-
-/// Serves the API on `listener`, and on the TCP address of the settings, until the future is dropped.
+/// Serves the API on `listeners` until the future is dropped.
 ///
 /// Needs a tokio runtime with I/O and time.
-pub async fn serve(listener: UnixListener, context: Arc<Context>) {
-    let mut listeners = Vec::new();
-    match listener.set_nonblocking(true).and_then(|()| tokio::net::UnixListener::from_std(listener)) {
-        Ok(listener) => listeners.push(Listener::Unix(listener)),
-        Err(error) => tracing::error!(%error, "could not listen on the unix socket"),
-    }
-    match tcp_listener(&context.settings).await {
-        Ok(listener) => listeners.extend(listener),
-        Err(error) => tracing::error!(%error, "could not listen on TCP"),
-    }
+pub async fn serve(listeners: Vec<Listener>, context: Arc<Context>) {
     tokio::join!(serve_all(listeners, context.clone()), tally::run(context));
 }
-
-/// The extra TCP listener, if one is configured; never one without a token.
-async fn tcp_listener(settings: &Settings) -> io::Result<Option<Listener>> {
-    let (Some(address), Some(file)) = (settings.listen, &settings.listen_token_file) else { return Ok(None) };
-    let token: Arc<str> = std::fs::read_to_string(file)?.trim().into();
-    if token.len() < TOKEN_MIN {
-        let told = format!("the token in {} has less than {TOKEN_MIN} characters", file.display());
-        return Err(io::Error::other(told));
-    }
-    let listener = tokio::net::TcpListener::bind(address).await?;
-    Ok(Some(Listener::Tcp { listener, token }))
-}
-
-/// A shorter token could be guessed.
-const TOKEN_MIN: usize = 16;

@@ -1,6 +1,8 @@
 //! The daemon from outside to inside: `serve` checks that it may start, becomes the keeper, and the keeper starts the
 //! worker, which is this program again.
 
+mod closers;
+mod listeners;
 mod notify;
 mod preflight;
 mod watches;
@@ -36,6 +38,8 @@ impl Refused {
 
 /// Exit codes of `serve`.
 pub mod exit {
+    /// A shutdown that drains has ended, and something that would not end is left to the next start.
+    pub const LEFT: u8 = 5;
     /// Usage or configuration.
     pub const USAGE: u8 = 64;
     /// The host lacks something required.

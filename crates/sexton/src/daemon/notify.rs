@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::node::drain::NodeState;
-use crate::node::request::Node;
+use crate::node::request::{InFlight, Node};
 
 /// The pause between two words of a drain; each asks for three times as long.
 const DRAIN_WORD: Duration = Duration::from_secs(5);
@@ -31,10 +31,11 @@ pub async fn tell(node: Node) {
     }
 }
 
-/// Says that it ends.
-pub fn ending() {
+/// Says that it ends, and how many instances live on.
+pub fn ending(left: &[InFlight]) {
     if std::env::var_os("NOTIFY_SOCKET").is_some() {
-        say(&[Word::Stopping, Word::Status("ending")]);
+        let told = if left.is_empty() { "ending".to_owned() } else { format!("ending, {} instances left", left.len()) };
+        say(&[Word::Stopping, Word::Status(&told)]);
     }
 }
 

@@ -14,6 +14,7 @@ use sexton_core::proc;
 use sexton_ledger::OpenError;
 use sexton_sys::SysError;
 
+use super::listeners::check_tcp;
 use super::{Refused, exit};
 use crate::config::Settings;
 use crate::node::chain;
@@ -37,6 +38,7 @@ fn check(settings: &Settings, made: &mut Made) -> Result<File, Refused> {
     check_ledger(&settings.state_dir)?;
     check_writable(&settings.state_dir)?;
     check_socket(&settings.listen_path())?;
+    check_tcp(settings)?;
     made.directory(&settings.run_dir)?;
     check_writable(&settings.run_dir)?;
     made.subtree(&settings.cgroup)?;

@@ -1,19 +1,16 @@
 //! The worker's own main: hears its keeper, opens the node, serves, and lets go in reverse order.
 
 use std::fs;
-use std::io;
-use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixListener;
-use std::path::Path;
 use std::sync::Arc;
 
 use sexton_keeper::link::{FromKeeper, KeeperLink};
-use sexton_keeper::wire::{self, StoreName, SweepPolicy, ToKeeper, ToWorker, Welcome};
+use sexton_keeper::wire::{self, SweepPolicy, ToKeeper, ToWorker, Welcome};
 use sexton_ledger::{Batch, EventKind, NewEvent};
-use sexton_sys::Fd;
 use sexton_sys::fd::RawFd;
 use sexton_sys::signal::{self, Disposition, Signal};
 
+use super::closers::Closers;
+use super::listeners::{self, Kept};
 use super::preflight::{check_ledger, ledger_refused};
 use super::{Refused, exit};
 use crate::api;
@@ -23,11 +20,9 @@ use crate::node::drain::DrainRules;
 use crate::node::driver::Stopped;
 use crate::node::host::Host;
 use crate::node::keeper::Keeper;
+use crate::node::request::InFlight;
 use crate::node::slots::Pool;
 use crate::node::worker::{self, BeginError, Begun, Options};
-
-/// Under which name the keeper holds the API's listener.
-const LISTENER: &[u8] = b"api";
 
 /// Runs the worker under the keeper behind `link`.
 ///
@@ -66,7 +61,7 @@ async fn work(settings: Settings, link: RawFd, prepare: bool) -> Result<u8, Refu
 /// What the keeper told before it said go.
 struct Told {
     welcome: Welcome,
-    listener: Option<Fd>,
+    listeners: Kept,
 }
 
 async fn introduce(keeper: &Keeper, settings: &Settings) {
@@ -87,13 +82,13 @@ async fn introduce(keeper: &Keeper, settings: &Settings) {
 
 /// Hears everything up to go.
 async fn hear(keeper: &Keeper) -> Result<Told, Refused> {
-    let (mut welcome, mut listener) = (None, None);
+    let (mut welcome, mut listeners) = (None, Kept::default());
     loop {
         let FromKeeper { message, fd } =
             keeper.receive().await.map_err(|error| Refused::new(exit::UNAVAILABLE, error.to_string()))?;
         match message {
             Some(ToWorker::Welcome(told)) => welcome = Some(told),
-            Some(ToWorker::Stored(name)) if name.as_bytes() == LISTENER => listener = fd,
+            Some(ToWorker::Stored(name)) => listeners.put(name, fd),
             Some(ToWorker::Exit(record)) => keeper.remember(record),
             Some(ToWorker::Go) => break,
             Some(ToWorker::Shutdown { .. } | ToWorker::Retire) => {
@@ -101,11 +96,11 @@ async fn hear(keeper: &Keeper) -> Result<Told, Refused> {
                 keeper.send(ToKeeper::Finished { code: 0 }).await;
                 return Err(Refused::new(0, "asked to end before it began"));
             }
-            Some(ToWorker::Stored(_) | ToWorker::Swept(_)) | None => {}
+            Some(ToWorker::Swept(_)) | None => {}
         }
     }
     let welcome = welcome.ok_or_else(|| Refused::new(exit::UNAVAILABLE, "the keeper said go before welcome"))?;
-    Ok(Told { welcome, listener })
+    Ok(Told { welcome, listeners })
 }
 
 fn options(settings: &Settings) -> Options {
@@ -159,66 +154,54 @@ fn tell_restart(begun: &Begun, welcome: &Welcome) {
 
 /// Serves until the daemon is to end.
 async fn serve(settings: Arc<Settings>, begun: Begun, told: Told) -> Result<u8, Refused> {
-    let listener = match told.listener {
-        Some(fd) => api::listener_from(fd),
-        None => listen(&settings.listen_path()),
-    };
-    let path = settings.listen_path();
-    let listener = listener.map_err(|error| {
-        Refused::new(exit::CANT_CREATE, format!("could not listen at `{}`: {error}", path.display()))
-    })?;
     let Begun { mut driver, node, host, log_keeper, reader, last_seq } = begun;
-    if let Some(name) = StoreName::new(LISTENER) {
-        host.keeper.store(name, std::os::fd::AsRawFd::as_raw_fd(&listener));
-    }
+    let listeners = listeners::open(&settings, told.listeners, &host.keeper, told.welcome.was_ready).await?;
     driver.welcomed(told.welcome.keeper_pid, told.welcome.restarts);
     let (log_reader, newest) = (reader.clone(), *last_seq.borrow());
     let context = api::Context::new(node.clone(), Arc::clone(&settings), reader, last_seq, Arc::clone(&host));
-    tokio::spawn(api::serve(listener, context));
+    tokio::spawn(api::serve(listeners, context));
     driver.reconcile().await;
     host.keeper.send(ToKeeper::Ready).await;
     host.event_log.check(log_reader, newest);
-    tracing::info!(socket = %path.display(), node = %host.node, "ready");
+    tracing::info!(socket = %settings.listen_path().display(), node = %host.node, "ready");
     tokio::spawn(super::notify::tell(node));
     // Nobody waits for it: it looks at two files of each instance that was found again.
     tokio::spawn(log_keeper.run());
-    let stopped = driver.run().await;
-    if matches!(stopped, Stopped::Shutdown(_)) {
-        // Nobody answers there any more; the next start binds it anew.
-        let _gone = fs::remove_file(&path);
-    }
-    Ok(end(stopped, driver.is_idle(), &host).await)
-}
-
-/// Lets go. The ledger is flushed by its own drop; instances live on, to be adopted by the next start; where there are
-/// none, nothing of the daemon's own stays on the host.
-async fn end(stopped: Stopped, idle: bool, host: &Host) -> u8 {
-    tracing::info!(?stopped, idle, "ending");
-    match stopped {
-        Stopped::Shutdown(_) => {
-            super::notify::ending();
-            if idle {
-                let closed = host.slots.close().await;
-                if let Err(error) = closed {
-                    tracing::warn!(error, "network slots not taken down");
-                }
-                host.dismantle();
-            }
-            host.keeper.send(ToKeeper::Finished { code: 0 }).await;
+    match driver.run().await {
+        Stopped::Shutdown(level) => {
+            tracing::info!(level, "ending");
+            let left = driver.left();
+            let is_clean = settings.on_shutdown == OnShutdown::Detach || driver.is_drained();
+            let code = if is_clean { 0 } else { not_drained(&left) };
+            super::notify::ending(&left);
+            let_go(&settings, &host, left.is_empty()).await;
+            host.keeper.send(ToKeeper::Finished { code }).await;
         }
-        Stopped::Retire | Stopped::KeeperGone => {}
+        // Another worker goes on with all that is open.
+        stopped @ (Stopped::Retire | Stopped::KeeperGone) => tracing::info!(?stopped, "ending"),
     }
-    0
+    Ok(0)
 }
 
-/// Binds the API's socket. A file that is there was left by a daemon that died: the state directory is ours.
-fn listen(path: &Path) -> io::Result<UnixListener> {
-    match fs::remove_file(path) {
-        Ok(()) => {}
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(error),
+/// Tells what would not end in a shutdown that drains; its exit code.
+fn not_drained(left: &[InFlight]) -> u8 {
+    let told: Vec<String> =
+        left.iter().map(|one| format!("{} ({})", one.name, one.error.as_deref().unwrap_or("it lives"))).collect();
+    tracing::error!(left = told.join(", "), "not drained; the next start goes on");
+    exit::LEFT
+}
+
+/// Closes what the daemon has open on the host. Instances live on, to be adopted by the next start; where there are none
+/// (`is_empty`), nothing of the daemon's own stays. The ledger is flushed by its own drop.
+async fn let_go(settings: &Settings, host: &Host, is_empty: bool) {
+    let mut closers = Closers::default();
+    if is_empty {
+        closers.opened("cgroups and pins", async { host.dismantle() });
+        closers.opened("network slots", host.slots.close());
     }
-    let listener = UnixListener::bind(path)?;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
-    Ok(listener)
+    // Nobody answers there any more; the next start binds it anew.
+    closers.opened("socket", async { fs::remove_file(settings.listen_path()).map_err(|error| error.to_string()) });
+    if let Err(error) = closers.close().await {
+        tracing::warn!(error, "not everything was closed");
+    }
 }

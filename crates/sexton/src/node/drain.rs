@@ -13,6 +13,7 @@ use sexton_ledger::entry::Entry;
 use sexton_ledger::{Batch, EventKind, NewEvent};
 use sexton_plan::gate::{NodeStatus, Turn};
 use sexton_plan::id::{Name, Word};
+use sexton_plan::ladder::STUCK_AFTER;
 use sexton_plan::state::State;
 use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
@@ -27,6 +28,9 @@ const STATUS: &str = "node.status";
 const DEADLINE: &str = "node.deadline";
 const FORCED: &str = "node.forced";
 const DRAINED: &str = "node.drained";
+
+/// How long a forced drain has for an end by SIGKILL: until what does not end has been called stuck.
+const FORCE_TIME: Duration = STUCK_AFTER.saturating_add(Duration::from_millis(500));
 
 /// What a drain does with instances, by kind.
 #[derive(Clone, Debug, Default)]
@@ -62,6 +66,8 @@ impl NodeState {
 pub enum DrainNews {
     /// The deadline of the drain that began with this number has passed.
     DeadlinePassed(u64),
+    /// The forced drain of this number has had all the time that an end by SIGKILL takes.
+    ForceSpent(u64),
     /// Whatever had been admitted has left the gate: it is shown, or over.
     Shown,
     /// Nothing is left.
@@ -201,19 +207,27 @@ impl Drain {
     fn end_what_is_due(&self, lives: &BTreeMap<Name, LifeHandle>) {
         self.apply_rules(lives);
         if self.state.borrow().forced {
-            force(lives);
+            self.force(lives);
         }
     }
 
-    /// What to do when one of the drain's tasks tells something; whether the node is drained now.
+    /// Ends everything that still lives, with SIGKILL. Asked again, it tries again.
+    fn force(&self, lives: &BTreeMap<Name, LifeHandle>) {
+        force(lives);
+        self.tell_later(FORCE_TIME, DrainNews::ForceSpent(self.orders));
+    }
+
+    /// What to do when one of the drain's tasks tells something. Whether it is over: drained, or all that can be done
+    /// to what is left has been done.
     pub async fn heed(&mut self, news: DrainNews, host: &Host, lives: &BTreeMap<Name, LifeHandle>) -> bool {
         match news {
             DrainNews::DeadlinePassed(order) if order == self.orders => {
                 self.state.send_modify(|state| state.forced = true);
                 crash_point!("drain.forcing");
-                force(lives);
+                self.force(lives);
             }
-            DrainNews::DeadlinePassed(_) => {}
+            DrainNews::ForceSpent(order) if order == self.orders => return true,
+            DrainNews::DeadlinePassed(_) | DrainNews::ForceSpent(_) => {}
             DrainNews::Shown => {
                 self.end_what_is_due(lives);
                 self.watch_lives(lives);
@@ -260,7 +274,7 @@ impl Drain {
         let events = vec![NewEvent::of_node(EventKind::NodeDrained, json!({}))];
         if host.record(Batch { meta, events, ..Batch::default() }).await.is_err() {
             // `drained`, once shown, is durable: it is shown when it can be.
-            self.try_again(Duration::from_secs(1));
+            self.tell_later(Duration::from_secs(1), DrainNews::Empty);
             return false;
         }
         crash_point!("drain.drained");
@@ -268,11 +282,11 @@ impl Drain {
         true
     }
 
-    fn try_again(&self, after: Duration) {
+    fn tell_later(&self, after: Duration, what: DrainNews) {
         let news = self.news.clone();
         tokio::spawn(async move {
             sleep(after).await;
-            let _heard = news.send(DrainNews::Empty);
+            let _heard = news.send(what);
         });
     }
 
@@ -280,12 +294,8 @@ impl Drain {
     fn arm(&mut self, deadline: Option<Timestamp>) {
         self.orders += 1;
         let Some(deadline) = deadline else { return };
-        let (news, order) = (self.news.clone(), self.orders);
         let after = Duration::try_from(deadline.duration_since(now())).unwrap_or_default();
-        tokio::spawn(async move {
-            sleep(after).await;
-            let _heard = news.send(DrainNews::DeadlinePassed(order));
-        });
+        self.tell_later(after, DrainNews::DeadlinePassed(self.orders));
     }
 
     /// Cancels what is to be cancelled; ends pending restarts of everything.
@@ -318,7 +328,7 @@ impl Drain {
     }
 }
 
-/// Ends everything that still lives, with SIGKILL. Asked again, it tries again.
+/// A forced stop of everything that still lives.
 fn force(lives: &BTreeMap<Name, LifeHandle>) {
     let stop = Stop { force: true, grace: None };
     lives.values().for_each(|life| tell_stop(life, &stop, "drained"));

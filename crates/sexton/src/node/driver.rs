@@ -137,8 +137,8 @@ impl Driver {
                     }
                 }
                 Some(news) = self.drain_news.recv() => {
-                    let drained = self.drain.heed(news, &self.host, &self.lives).await;
-                    if drained && self.shutdown.level > 0 {
+                    let is_over = self.drain.heed(news, &self.host, &self.lives).await;
+                    if is_over && self.shutdown.level > 0 {
                         return Stopped::Shutdown(self.shutdown.level);
                     }
                 }
@@ -206,9 +206,14 @@ impl Driver {
         }
     }
 
-    /// Whether nothing is in custody, and nothing waits to be given back.
-    pub fn is_idle(&self) -> bool {
-        self.lives.values().all(|life| life.entry.borrow().as_deref().is_none_or(|entry| in_flight(entry).is_none()))
+    /// What is in custody, or waits to be given back.
+    pub fn left(&self) -> Vec<InFlight> {
+        self.lives.values().filter_map(|life| in_flight(life.entry.borrow().as_deref()?)).collect()
+    }
+
+    /// Whether nothing is left after a drain, durably.
+    pub fn is_drained(&self) -> bool {
+        self.drain.state().drained
     }
 
     fn entry(&self, name: &Name) -> Option<Arc<Entry>> {
@@ -352,7 +357,7 @@ impl Driver {
             pass_since: self.reconciler.pass_since(),
             state: self.drain.state(),
             operations: self.host.gate.in_flight().into_iter().map(Operation::of).collect(),
-            inflight: self.lives.values().filter_map(|life| in_flight(life.entry.borrow().as_deref()?)).collect(),
+            inflight: self.left(),
             instances: instances.into_iter().map(|((state, kind), count)| (state, kind, count)).collect(),
             worker_restarts: self.worker_restarts,
         }

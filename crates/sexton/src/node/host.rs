@@ -176,19 +176,21 @@ impl Host {
     }
 
     /// Takes down what lasts of the daemon's own, where it keeps nothing.
-    pub fn dismantle(&self) {
+    ///
+    /// # Errors
+    /// Each thing that is left, and why.
+    pub fn dismantle(&self) -> Result<(), String> {
         if !self.ledger.writable() {
             // What is still owed to it is known to the pins alone.
-            return;
+            return Ok(());
         }
-        if let Some(Err(error)) = self.pins.as_ref().map(PinBoard::remove) {
-            tracing::warn!(error = super::chain(&error), "pins not removed");
-        }
-        if let Some(Err(error)) = self.subtree.as_ref().map(Subtree::remove) {
-            tracing::warn!(error = super::chain(&error), "cgroup subtree not removed");
-        }
+        let pins = self.pins.as_ref().and_then(|pins| PinBoard::remove(pins).err()).map(|error| super::chain(&error));
+        let subtree = self.subtree.as_ref().and_then(|subtree| subtree.remove().err());
+        let subtree = subtree.map(|error| super::chain(&error));
         super::limits::remove_v1(&self.cgroup);
         let _gone = fs::remove_dir(self.paths.marks());
+        let left: Vec<String> = pins.into_iter().chain(subtree).collect();
+        if left.is_empty() { Ok(()) } else { Err(left.join("; ")) }
     }
 
     /// Removes the mark of a life, if there is one.

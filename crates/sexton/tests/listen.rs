@@ -1,0 +1,113 @@
+//! The extra TCP listener: it needs a token, is had or the start is refused, and stays whoever dies.
+
+#![allow(missing_docs, reason = "tests")]
+#![allow(clippy::disallowed_types, reason = "a test starts programs as a user does")]
+
+mod support;
+
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use sexton_testkit::{Ground, SOON, eventually};
+
+use support::{Dead, Node, SEXTON};
+
+const TOKEN: &str = "a-token-that-nobody-guesses";
+
+/// A port that was free a moment ago.
+fn free() -> SocketAddr {
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
+    taken.local_addr().expect("an address")
+}
+
+fn write_token(ground: &Ground, token: &str) {
+    let file = ground.dir().join("token");
+    std::fs::write(&file, token).expect("written");
+    std::fs::write(ground.config(), format!("listen_token_file = \"{}\"\n", file.display())).expect("written");
+}
+
+/// Connects, and asks; the answer is for later.
+fn ask(address: SocketAddr, token: &str) -> std::io::Result<TcpStream> {
+    let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(5))?;
+    stream.set_read_timeout(Some(SOON))?;
+    let head =
+        format!("GET /v1/version HTTP/1.1\r\nhost: sexton\r\nconnection: close\r\nauthorization: Bearer {token}");
+    stream.write_all(format!("{head}\r\n\r\n").as_bytes())?;
+    Ok(stream)
+}
+
+/// The status of the answer.
+fn status(mut stream: TcpStream) -> String {
+    let mut text = String::new();
+    stream.read_to_string(&mut text).expect("an answer");
+    text.split(' ').nth(1).unwrap_or_default().to_owned()
+}
+
+#[test]
+fn a_port_stays_open_whoever_dies() {
+    let address = free();
+    let mut node = Node::prepared(SEXTON, &[("SEXTON_LISTEN", &address.to_string())], |ground| {
+        write_token(ground, TOKEN);
+    });
+    assert_eq!(status(ask(address, TOKEN).expect("asked")), "200");
+    assert_eq!(status(ask(address, "another-token-entirely").expect("asked")), "401");
+    // Who asks while there is no worker is answered by the next one.
+    let mut asked = None;
+    node.kill(Dead::Worker, || asked = Some(ask(address, TOKEN).expect("nobody is refused")));
+    assert_eq!(status(asked.expect("asked")), "200");
+    // And while one worker follows another at a reload.
+    let (worker, is_over) = (node.daemon().worker().expect("worker"), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        let asking = scope.spawn(|| {
+            let mut connected = 0;
+            while !is_over.load(Ordering::Acquire) {
+                drop(TcpStream::connect_timeout(&address, Duration::from_secs(5)).expect("nobody is refused"));
+                connected += 1;
+            }
+            connected
+        });
+        node.daemon().keeper().expect("keeper").signal(1).expect("asked");
+        assert!(worker.ends_within(SOON), "the worker is replaced");
+        node.daemon().wait_ready().expect("another worker");
+        is_over.store(true, Ordering::Release);
+        assert!(asking.join().expect("never refused") > 0);
+    });
+    assert_eq!(status(ask(address, TOKEN).expect("asked")), "200");
+    node.daemon.take().expect("a daemon").terminate(SOON).expect("ended");
+    assert!(TcpStream::connect(address).is_err(), "it ends with the daemon");
+}
+
+/// Starts a daemon that refuses; its exit code, and what it says.
+fn refused(ground: &Ground, address: SocketAddr) -> (Option<i32>, String) {
+    let mut command = ground.command(&["serve", "--listen", &address.to_string()]);
+    let mut child = command.stderr(std::process::Stdio::piped()).spawn().expect("the program starts");
+    let ended = eventually("the start is refused", SOON, || match child.try_wait() {
+        Ok(Some(status)) => Ok(status),
+        other => Err(format!("{other:?}")),
+    });
+    let mut said = String::new();
+    child.stderr.take().expect("stderr").read_to_string(&mut said).expect("text");
+    assert!(!ground.state_dir().exists() && !ground.run_dir().exists(), "nothing was made: {said}");
+    (ended.code(), said)
+}
+
+#[test]
+fn a_start_is_refused_where_the_address_or_the_token_is_not_to_be_had() {
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = taken.local_addr().expect("an address");
+    let ground = Ground::new(SEXTON).expect("a ground");
+    write_token(&ground, TOKEN);
+    let (code, said) = refused(&ground, address);
+    assert_eq!(code, Some(73), "{said}");
+    assert!(said.contains(&format!("could not listen at `{address}`")), "{said}");
+    drop(taken);
+    write_token(&ground, "short");
+    let (code, said) = refused(&ground, address);
+    assert_eq!(code, Some(64), "{said}");
+    assert!(said.contains("listen_token_file"), "{said}");
+    std::fs::remove_file(ground.dir().join("token")).expect("removed");
+    let (code, said) = refused(&ground, address);
+    assert_eq!(code, Some(64), "{said}");
+}
