@@ -83,6 +83,10 @@ pub fn look_adopted(adopters: &[Adopter]) -> Adopted {
 /// As [`look_adopted`], by the parent that each process's `stat` tells.
 fn scan(adopters: &[Adopter]) -> Adopted {
     let mut found = Adopted::default();
+    if let Err(error) = proc::usable() {
+        // What is hidden is not listed, and may be adopted.
+        found.unread.push(Unread::of(None, &error));
+    }
     let pids = match proc::all() {
         Ok(pids) => pids,
         Err(error) => return Adopted { pids: Vec::new(), unread: vec![Unread::of(None, &error)] },

@@ -66,13 +66,19 @@ fn read(pid: Pid, file: &str) -> Result<Vec<u8>, ReadProcError> {
     fs::read(&path).map_err(|source| gone_or_unreadable(pid, path, source))
 }
 
-/// A process without its directory is gone, unless `/proc` itself is.
+/// A process without its directory is gone, unless `/proc` itself is, or hides it.
 fn gone_or_unreadable(pid: Pid, path: String, source: io::Error) -> ReadProcError {
-    let missing = source.kind() == io::ErrorKind::NotFound && fs::metadata("/proc/self").is_ok();
+    let missing = source.kind() == io::ErrorKind::NotFound && fs::metadata("/proc/self").is_ok() && !is_hidden(pid);
     if missing || source.raw_os_error() == Some(ESRCH) {
         return ReadProcError::Gone(pid);
     }
     ReadProcError::Unreadable { path, source }
+}
+
+/// Whether the kernel has a process of that number which `/proc` does not show: `hidepid`. Where another is born under
+/// the number meanwhile that is said too, which is the safe side.
+fn is_hidden(pid: Pid) -> bool {
+    fs::metadata(format!("/proc/{pid}")).is_err() && sexton_sys::pidfd::open(pid.as_raw()).is_ok()
 }
 
 /// Reads and parses `/proc/PID/stat`.
