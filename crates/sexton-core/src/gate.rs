@@ -38,6 +38,8 @@ use seats::{Full, Note, Seat, Seats};
 const BLOCKS: usize = 1_024;
 /// Between the home blocks of two threads, so that what overflows one is far from the next.
 const STRIDE: usize = 67;
+/// Holds on the gate, for permits that own one: as many threads count theirs without meeting.
+const DOORS: usize = 64;
 /// Kinds that one gate can tell apart.
 const MOST_KINDS: usize = 64;
 /// The kinds that every gate knows, in the order of their numbers.
@@ -94,8 +96,24 @@ pub struct Inside {
 }
 
 /// Admission, a drain's one truth. Cheap to clone; all clones are one gate.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Gate {
+    shared: Arc<Shared>,
+    doors: Arc<[Arc<Door>]>,
+}
+
+impl Default for Gate {
+    fn default() -> Gate {
+        let shared = Arc::<Shared>::default();
+        let door = |_| Arc::new(Door { shared: Arc::clone(&shared) });
+        Gate { doors: (0..DOORS).map(door).collect(), shared }
+    }
+}
+
+/// A hold on the gate whose count lies on a cache line of its own: threads that use different ones never meet.
+#[repr(align(64))]
+#[derive(Debug)]
+struct Door {
     shared: Arc<Shared>,
 }
 
@@ -122,14 +140,18 @@ impl Default for Shared {
 
 impl Shared {
     /// Milliseconds since the gate was made.
+    fn now(&self) -> u64 {
+        u64::try_from(self.made.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// As [`Shared::now`], also for the permits to come.
     fn look_at_clock(&self) -> u64 {
-        let now = u64::try_from(self.made.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let now = self.now();
         self.looked_at.store(now, Ordering::Relaxed);
         now
     }
 
-    fn enter(&self, kind: Kind, since: u64) -> Result<Seat, EnterError> {
-        let home = HOME.try_with(home).unwrap_or(0);
+    fn enter(&self, home: usize, kind: Kind, since: u64) -> Result<Seat, EnterError> {
         self.seats.take(home, Note { kind: kind.0, since }).map_err(|full| match full {
             Full::Closed => EnterError::Draining,
             Full::NoSeat => EnterError::Full,
@@ -142,12 +164,15 @@ thread_local! {
 }
 
 /// The block that this thread begins at.
-fn home(cell: &Cell<usize>) -> usize {
+fn home() -> usize {
     static THREADS: AtomicUsize = AtomicUsize::new(0);
-    if cell.get() == usize::MAX {
-        cell.set(THREADS.fetch_add(1, Ordering::Relaxed).wrapping_mul(STRIDE) % BLOCKS);
-    }
-    cell.get()
+    let of_thread = |cell: &Cell<usize>| {
+        if cell.get() == usize::MAX {
+            cell.set(THREADS.fetch_add(1, Ordering::Relaxed).wrapping_mul(STRIDE) % BLOCKS);
+        }
+        cell.get()
+    };
+    HOME.try_with(of_thread).unwrap_or(0)
 }
 
 /// One admitted operation, over when dropped.
@@ -162,7 +187,7 @@ pub struct Permit<'gate> {
 #[derive(Debug)]
 #[must_use = "the operation is over when this is dropped"]
 pub struct OwnedPermit {
-    gate: Arc<Shared>,
+    door: Arc<Door>,
     seat: Seat,
 }
 
@@ -193,7 +218,7 @@ impl Gate {
     /// # Blocking
     /// Never.
     pub fn enter(&self, kind: Kind) -> Result<Permit<'_>, EnterError> {
-        let seat = self.shared.enter(kind, self.shared.looked_at.load(Ordering::Relaxed))?;
+        let seat = self.shared.enter(home(), kind, self.shared.looked_at.load(Ordering::Relaxed))?;
         Ok(Permit { gate: &self.shared, seat })
     }
 
@@ -202,8 +227,11 @@ impl Gate {
     /// # Errors
     /// Draining, or full.
     pub fn enter_owned(&self, kind: Kind) -> Result<OwnedPermit, EnterError> {
-        let seat = self.shared.enter(kind, self.shared.look_at_clock())?;
-        Ok(OwnedPermit { gate: Arc::clone(&self.shared), seat })
+        let home = home();
+        let door = self.doors.get(home % DOORS).ok_or(EnterError::Full)?;
+        // The permits to come are not told what the clock says: all threads would write to that one place.
+        let seat = self.shared.enter(home, kind, self.shared.now())?;
+        Ok(OwnedPermit { door: Arc::clone(door), seat })
     }
 
     /// Closes it, for good. When this returns, whatever was admitted is inside, and nothing is admitted any more.
@@ -275,7 +303,7 @@ impl Drop for Permit<'_> {
 
 impl Drop for OwnedPermit {
     fn drop(&mut self) {
-        self.gate.seats.give_back(&self.seat);
+        self.door.shared.seats.give_back(&self.seat);
     }
 }
 
