@@ -67,7 +67,8 @@ impl Row {
 
     fn cells(&self) -> [String; 5] {
         let against = self.against.as_ref().map(|(what, figure)| format!("{figure} {what}")).unwrap_or_default();
-        let ratio = self.ratio().map(|ratio| format!("{ratio:.1}x")).unwrap_or_default();
+        let ratio = |ratio| if ratio < 0.1 { format!("{ratio:.4}x") } else { format!("{ratio:.1}x") };
+        let ratio = self.ratio().map(ratio).unwrap_or_default();
         let aims: Vec<String> =
             self.aims.iter().map(|aim| format!("{aim} {}", if self.is_met(*aim) { "met" } else { "MISSED" })).collect();
         [self.what.clone(), self.ours.to_string(), against, ratio, aims.join(", ")]
@@ -87,6 +88,7 @@ impl Figure {
 impl fmt::Display for Figure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Figure::Time(span) if *span < Duration::from_micros(1) => write!(f, "{} ns", span.as_nanos()),
             Figure::Time(span) if *span < Duration::from_millis(10) => write!(f, "{} µs", span.as_micros()),
             Figure::Time(span) => write!(f, "{:.1} ms", span.as_secs_f64() * 1e3),
             Figure::Bytes(bytes) if *bytes < 4 << 20 => write!(f, "{} KiB", bytes >> 10),

@@ -8,11 +8,14 @@
 
 mod custody;
 mod figure;
+mod gate;
 mod init;
+mod look;
 mod node;
 mod process;
 mod reaper;
 mod sample;
+mod slots;
 mod sweep;
 
 use std::path::PathBuf;
@@ -36,6 +39,10 @@ const TOPICS: &[Topic] = &[
     ("reaper", reaper::reaper),
     ("sweep", sweep::sweep),
     ("init", init::init),
+    ("look", look::look),
+    ("reconcile", look::reconcile),
+    ("gate", gate::gate),
+    ("slots", slots::slots),
 ];
 
 /// What a topic is given.

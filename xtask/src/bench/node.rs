@@ -34,7 +34,13 @@ pub struct Node {
 impl Node {
     /// Starts a daemon whose state lies below `parent`, and waits until it is ready.
     pub fn serve(sexton: &Path, parent: &Path) -> Result<Node> {
+        Node::serve_with(sexton, parent, "")
+    }
+
+    /// As [`Node::serve`], with that configuration.
+    pub fn serve_with(sexton: &Path, parent: &Path, config: &str) -> Result<Node> {
         let ground = Ground::within(sexton, parent)?;
+        fs::write(ground.config(), config)?;
         let daemon = ground.serve()?;
         Ok(Node { daemon, ground })
     }

@@ -53,33 +53,45 @@ fn zombies_by_scan() -> Result<Vec<u32>> {
 }
 
 /// Processes that are nobody's children here: those of a PID namespace, which ends with this.
-struct Strangers(Child);
+pub struct Strangers {
+    unshare: Child,
+    init: Pid,
+}
 
 impl Strangers {
-    fn make(count: usize) -> Result<Strangers> {
+    /// Makes that many, and waits until they are there.
+    pub fn make(count: usize) -> Result<Strangers> {
         // A shell as PID 1, that forks itself: a process each, and no program for it.
         let script = format!("i=0; while [ $i -lt {count} ]; do (read end <&3) & i=$((i+1)); done 3<&0; read end");
         let mut command = Command::new("unshare");
         command.args(["--pid", "--fork", "--kill-child", "sh", "-c", &script]);
-        let strangers = Strangers(command.stdin(Stdio::piped()).stdout(Stdio::null()).spawn()?);
-        let unshare = Pid::new(i32::try_from(strangers.0.id())?).context("a PID")?;
+        let unshare = command.stdin(Stdio::piped()).stdout(Stdio::null()).spawn()?;
+        let parent = Pid::new(i32::try_from(unshare.id())?).context("a PID")?;
+        let mut strangers = Strangers { unshare, init: parent };
         let end = Instant::now() + PATIENCE;
-        let made = || match proc::children(unshare).ok().and_then(|init| init.first().copied()) {
-            Some(init) => proc::children(init).map_or(0, |all| all.len()),
-            None => 0,
-        };
-        while made() < count {
-            ensure!(Instant::now() < end, "{} of {count} processes were made", made());
+        loop {
+            if let Some(init) = proc::children(parent)?.first() {
+                strangers.init = *init;
+            }
+            let made = if strangers.init == parent { 0 } else { proc::children(strangers.init)?.len() };
+            if made >= count {
+                return Ok(strangers);
+            }
+            ensure!(Instant::now() < end, "{made} of {count} processes were made");
             std::thread::sleep(Duration::from_millis(50));
         }
-        Ok(strangers)
+    }
+
+    /// The parent of all of them.
+    pub fn init(&self) -> Pid {
+        self.init
     }
 }
 
 impl Drop for Strangers {
     fn drop(&mut self) {
         // Whatever went wrong has been told already.
-        let _killed = self.0.kill();
-        let _reaped = self.0.wait();
+        let _killed = self.unshare.kill();
+        let _reaped = self.unshare.wait();
     }
 }
