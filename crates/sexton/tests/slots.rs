@@ -3,6 +3,7 @@
 
 #![allow(clippy::indexing_slicing, reason = "a JSON value indexed by a name that is not there is null")]
 #![allow(clippy::disallowed_types, reason = "a test starts programs as a user does")]
+#![allow(clippy::print_stdout, reason = "with many slots, how long it takes is told")]
 
 mod support;
 
@@ -396,5 +397,83 @@ fn every_life_has_a_slot_of_its_own() {
         let adopt = json!({ "name": "other", "pid": std::process::id(), "start_ticks": 1, "slot": true });
         let refused = node.ask("POST", "/v1/adopt", None, Some(&adopt)).0;
         assert!(refused.status == 400 && refused.text().contains("`slot`"), "{}", refused.text());
+    });
+}
+
+/// How many slots at once: `SEXTON_TEST_SLOTS`, or what is made and used in some seconds.
+fn how_many() -> usize {
+    std::env::var("SEXTON_TEST_SLOTS").ok().and_then(|text| text.parse().ok()).unwrap_or(100)
+}
+
+/// Does `work` for each of `all`, some at a time, and prints how long that took.
+fn for_all<T: Sync>(what: &str, all: &[T], work: impl Fn(&T) + Sync) {
+    const THREADS: usize = 8;
+    let began = std::time::Instant::now();
+    std::thread::scope(|scope| {
+        for first in 0..THREADS {
+            let work = &work;
+            scope.spawn(move || all.iter().skip(first).step_by(THREADS).for_each(work));
+        }
+    });
+    println!("{} {what}: {:?}", all.len(), began.elapsed());
+}
+
+#[test]
+fn as_many_as_a_host_has_reach_each_others_gateways_and_leave_nothing() {
+    alone(|| {
+        let (count, nothing) = (how_many(), host());
+        let began = std::time::Instant::now();
+        let node = node(&format!("count = {count}\n"));
+        println!("{count} made before the node is ready: {:?}", began.elapsed());
+        let client = node.ground.client();
+        let name = |number: &usize| format!("vm-{number}");
+        let numbers: Vec<usize> = (0..count).collect();
+        for_all("started", &numbers, |number| {
+            let body = sleeper(&name(number));
+            client.ask("POST", "/v1/instances", &[], Some(&body)).expect("answered").expect(201);
+        });
+        let instances = client.list("/v1/instances").expect("a list");
+        let entries: BTreeSet<u64> =
+            instances.iter().map(|vm| fs::metadata(entry_of(vm)).expect("an entry").ino()).collect();
+        assert_eq!((instances.len(), entries.len()), (count, count), "a namespace each");
+
+        let listener = TcpListener::bind(("0.0.0.0", 0)).expect("bound");
+        let port = listener.local_addr().expect("bound").port();
+        let gateways: Vec<String> = instances.iter().map(|vm| text(&vm["slot"], "gateway")).collect();
+        let pairs: Vec<(&Value, [&String; 2])> = instances
+            .iter()
+            .zip(&gateways)
+            .zip(gateways.iter().cycle().skip(1))
+            .map(|((vm, own), next)| (vm, [own, next]))
+            .collect();
+        let came = std::thread::spawn(move || {
+            let peer = |_| listener.accept().expect("somebody came").1.ip().to_string();
+            (0..2 * count).map(peer).collect::<Vec<String>>()
+        });
+        for_all("came through to two gateways", &pairs, |(vm, gateways)| {
+            assert_eq!(namespace_of(vm), fs::metadata(entry_of(vm)).expect("an entry").ino());
+            let [own, next] = gateways;
+            let script = format!("exec 3<>/dev/tcp/{own}/{port} 4<>/dev/tcp/{next}/{port}");
+            let pid = vm["identity"]["pid"].to_string();
+            let mut inside = Command::new("nsenter");
+            inside.args(["-t", &pid, "-n", "timeout", "20", "bash", "-c", &script]);
+            assert!(inside.status().expect("nsenter runs").success(), "{vm} to {own} and {next}");
+        });
+        let mut came = came.join().expect("all came");
+        let mut wanted: Vec<String> =
+            instances.iter().flat_map(|vm| [text(&vm["slot"], "address"), text(&vm["slot"], "address")]).collect();
+        came.sort_unstable();
+        wanted.sort_unstable();
+        assert_eq!(came, wanted, "each from its own address, twice");
+
+        for_all("stopped and given back", &numbers, |number| {
+            let path = format!("/v1/instances/{}/stop?wait=120s", name(number));
+            let over = client.ask("POST", &path, &[], Some(&json!({ "force": true }))).expect("answered").expect(200);
+            assert!(is_settled(&over) && over["slot"].is_null(), "{over}");
+        });
+        let drain = json!({ "status": "draining" });
+        let drained = client.ask("POST", "/v1/nodes/self?wait=120s", &[], Some(&drain)).expect("answered");
+        assert_eq!(drained.expect(200)["drained"], true);
+        assert_eq!(host(), nothing);
     });
 }
