@@ -364,13 +364,26 @@ fn remove_dir(dir: &Path) -> io::Result<Released> {
     }
 }
 
-/// Where cgroup2 is mounted in this mount namespace (`proc_pid_mountinfo(5)`).
+/// Where cgroup2 is mounted in this mount namespace (`proc_pid_mountinfo(5)`), and can be seen: another mount may lie
+/// over it.
 fn find_mount() -> Option<PathBuf> {
     let text = fs::read("/proc/self/mountinfo").ok()?;
     text.split(|b| *b == b'\n').find_map(|line| {
         let fields: Vec<&[u8]> = line.split(|b| *b == b' ').collect();
         let dash = fields.iter().position(|field| *field == b"-")?;
-        let is_cgroup2 = *fields.get(dash + 1)? == b"cgroup2";
-        is_cgroup2.then(|| PathBuf::from(std::ffi::OsStr::from_bytes(fields.get(4).copied().unwrap_or_default())))
+        if *fields.get(dash + 1)? != b"cgroup2" {
+            return None;
+        }
+        let point = PathBuf::from(std::ffi::OsStr::from_bytes(fields.get(4)?));
+        let device = std::str::from_utf8(fields.get(2)?).ok()?;
+        let seen = device_name(fs::metadata(&point).ok()?.dev());
+        (seen == device).then_some(point)
     })
+}
+
+/// A device as `proc_pid_mountinfo(5)` writes it, from `st_dev` (`makedev(3)`).
+fn device_name(dev: u64) -> String {
+    let major = ((dev >> 8) & 0xfff) | ((dev >> 32) & !0xfff);
+    let minor = (dev & 0xff) | ((dev >> 12) & 0xffff_ff00);
+    format!("{major}:{minor}")
 }

@@ -17,6 +17,7 @@ pub mod proc;
 pub mod reaper;
 pub mod spawn;
 pub mod sweep;
+pub mod tree;
 
 /// What the reaper's thread and its callers are made of; the model checker has its own.
 mod sync {

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sexton_plan::id::{Incarnation, Name, NodeId, Pid, Word};
 use sexton_plan::identity::Identity;
+use sexton_plan::kill::KillBy;
 use sexton_plan::state::{ExitSource, ExitStatus, Restart, State};
 
 /// One instance as the ledger has it: its spec, and its newest incarnation.
@@ -57,6 +58,13 @@ pub struct Entry {
     /// The restart policy's memory.
     #[serde(default)]
     pub restarts: Restarts,
+}
+
+impl Entry {
+    /// By what this life is ended as one; `None` where it never had a process.
+    pub fn kill_by(&self) -> Option<KillBy> {
+        self.identity.as_ref().map(|_| KillBy::of(self.cgroup.is_some(), self.spec.pidns))
+    }
 }
 
 /// What to run, and how; kept for every later `start`.

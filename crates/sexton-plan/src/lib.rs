@@ -16,6 +16,7 @@ pub mod gate;
 pub mod id;
 pub mod identity;
 pub mod judge;
+pub mod kill;
 pub mod ladder;
 pub mod plan;
 pub mod restart;

@@ -120,8 +120,10 @@ fn cgroups(path: &str) -> Vec<Check> {
     let subtree = match Subtree::find(path) {
         Ok(subtree) => subtree,
         Err(DomainError::NoCgroup2) => {
-            let hint = "mount cgroup2; without it instances are ended process by process";
-            return vec![warn("cgroup2", "not mounted", hint)];
+            let told = "not mounted: what an instance started escapes its stop if it left its session and its parent ended \
+                        before; limits are refused";
+            let hint = "mount cgroup2, or run with `--pidns`, which nothing escapes";
+            return vec![warn("cgroup2", told, hint)];
         }
         Err(error) => return vec![fail("cgroup2", chain(&error), "see `man 7 cgroups`")],
     };
@@ -267,10 +269,12 @@ pub fn examine_daemon(host: &Host) -> Vec<Check> {
 
 /// Live processes in the daemon's own cgroups that no row claims.
 fn orphans(settings: &Settings, entries: &[impl AsRef<Entry>]) -> Check {
-    let Ok(subtree) = Subtree::find(&settings.cgroup) else {
-        return ok("orphans", "not looked for: there is no cgroup2");
-    };
     let holds = |entry: &&Entry| !entry.state.is_terminal() || !entry.resources.is_empty();
+    let Ok(subtree) = Subtree::find(&settings.cgroup) else {
+        let mains =
+            entries.iter().map(AsRef::as_ref).filter(holds).filter_map(|entry| Some(entry.identity.as_ref()?.pid));
+        return escaped(&mains.collect());
+    };
     let claimed: BTreeSet<&str> = entries
         .iter()
         .map(AsRef::as_ref)
@@ -295,6 +299,27 @@ fn orphans(settings: &Settings, entries: &[impl AsRef<Entry>]) -> Check {
     }
     let hint = "nobody ends them unasked: `sexton adopt` takes one into custody";
     fail("orphans", format!("live, and claimed by no instance: {}", found.join(", ")), hint)
+}
+
+/// Where no cgroup tells whose a process is: orphans that the keeper inherited, but for the main processes `mains`.
+fn escaped(mains: &BTreeSet<Pid>) -> Check {
+    let keeper = i32::try_from(sexton_sys::process::parent_pid()).ok().and_then(Pid::new);
+    // Without a keeper above, orphans go to the host's own init, among many others.
+    let Some(keeper) = keeper else { return ok("orphans", "not looked for: the parent is PID 1") };
+    let children = match proc::children(keeper) {
+        Ok(children) => children,
+        Err(error) => return warn("orphans", chain(&error), "give this user access to it"),
+    };
+    let me = std::process::id();
+    let strangers = children.into_iter().filter(|pid| pid.as_raw().cast_unsigned() != me && !mains.contains(pid));
+    // The keeper reaps those that are over in its own time.
+    let live = |pid: &Pid| proc::stat(*pid).is_ok_and(|stat| stat.state != 'Z' || stat.threads > 1);
+    let found: Vec<String> = strangers.filter(live).map(shown).collect();
+    if found.is_empty() {
+        return ok("orphans", "the keeper has no child that is no instance");
+    }
+    let hint = "instances may have started them, and no stop ends them: `sexton adopt` takes one into custody";
+    warn("orphans", format!("they lost their parents, and nothing proves whose they are: {}", found.join(", ")), hint)
 }
 
 fn shown(pid: Pid) -> String {

@@ -277,6 +277,7 @@ fn instance() -> Value {
             "reason": { "type": ["string", "null"] }, "kind": reference("Word"), "runtime": string(), "labels": texts(),
             "spec": reference("Spec"), "identity": optional(reference("Identity")),
             "cgroup": optional(reference("Cgroup")),
+            "kill": { "enum": ["cgroup", "pidns", "tree", null] },
             "resources": { "type": "array", "items": reference("Resource") },
             "slot": optional(reference("Place")),
             "exit": optional(reference("Exit")),

@@ -9,6 +9,7 @@ use sexton_ledger::duration;
 use sexton_ledger::entry::{Cgroup, Entry, Exit, Limits, Place, Resource, Restarts, Spec, StuckProcess};
 use sexton_ledger::event::Event;
 use sexton_plan::identity::{Identity, Strength};
+use sexton_plan::kill::KillBy;
 use sexton_plan::state::{Restart, State};
 
 use crate::node::slots::Shown;
@@ -28,6 +29,9 @@ pub struct InstanceView {
     pub spec: SpecView,
     pub identity: Option<IdentityView>,
     pub cgroup: Option<Cgroup>,
+    /// By what it is ended as one: what that does not hold may escape a stop.
+    #[serde(default)]
+    pub kill: Option<KillBy>,
     pub resources: Vec<Resource>,
     #[serde(default)]
     pub slot: Option<Place>,
@@ -132,6 +136,7 @@ impl From<&Entry> for InstanceView {
             spec: SpecView::from(&entry.spec),
             identity: entry.identity.as_ref().map(IdentityView::from),
             cgroup: entry.cgroup.clone(),
+            kill: entry.kill_by(),
             resources: entry.resources.clone(),
             slot: entry.slot.clone(),
             exit: entry.exit,

@@ -71,6 +71,9 @@ fn text(instance: &Value, events: &[Value], now: Timestamp) -> String {
             out::word(instance.at("spec").at("stop_signal"))
         ),
     );
+    if let Some(escapes) = escapes(instance) {
+        line("Killed by", escapes.to_owned());
+    }
     if instance.at("control").is_object() {
         let word = |key: &str| out::word(instance.at("control").at(key));
         line("Control", format!("{} ({})", word("socket"), control(&word("peer"))));
@@ -134,6 +137,16 @@ fn restarts(instance: &Value, now: Timestamp) -> String {
         None => String::new(),
     };
     format!("{count} ({policy}){next}")
+}
+
+/// By what it is ended as one, and what escapes that.
+fn escapes(instance: &Value) -> Option<&'static str> {
+    match instance.at("kill").as_str()? {
+        "cgroup" => Some("cgroup, which nothing escapes"),
+        "pidns" => Some("PID namespace, which nothing escapes"),
+        "tree" => Some("tree: what leaves its session and loses its parent unseen escapes"),
+        _ => None,
+    }
 }
 
 /// Who is at the control socket, in a sentence.

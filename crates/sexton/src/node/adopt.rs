@@ -191,6 +191,13 @@ impl Life {
     async fn acquire_for(&self, handle: &Arc<Handle>) -> Result<(Process, Option<Domain>), String> {
         let process = Process::watch(Arc::clone(handle)).map_err(|error| error.to_string())?;
         let domain = self.make_domain()?;
+        if domain.is_none() && self.entry.spec.pidns {
+            return Err(
+                "`pidns` is not to be had: it was not started in a PID namespace of ours, and there is no cgroup2 \
+                 that could hold it together"
+                    .to_owned(),
+            );
+        }
         let (key, pinned) = (self.entry.incarnation.to_string(), Arc::clone(handle));
         if let Some(Err(error)) = self.host.with_pins(move |pins| pins.pin(&pinned, &key)).await {
             tracing::warn!(%error, "exit status not pinned");

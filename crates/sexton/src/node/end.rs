@@ -2,16 +2,18 @@
 
 use std::collections::VecDeque;
 use std::fs;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use serde_json::{Value, json};
 use sexton_core::domain::Domain;
 use sexton_core::pin::Released;
+use sexton_core::tree::Tree;
 use sexton_keeper::wire::{HeldProcess, ToKeeper};
 use sexton_ledger::entry::{Entry, Exit, Resource, ResourceState};
 use sexton_ledger::{Batch, EventKind, NewEvent, RequestRecord};
 use sexton_plan::id::Name;
+use sexton_plan::kill::KillBy;
 use sexton_plan::ladder::{Happening, Rung, STUCK_AFTER, STUCK_LOOK};
 use sexton_plan::restart;
 use sexton_plan::state::{ExitSource, ExitStatus, LostReason, State};
@@ -149,7 +151,10 @@ impl Life {
     /// Climbs the stop ladder until nothing lives, obeying commands all the while.
     async fn climb(&mut self, first: Rung, process: Option<&Process>, domain: Option<&Domain>) {
         let here = self.host.here.clone();
-        let target = Target { process, domain, here: &here };
+        let by_tree = domain.is_none() && self.entry.kill_by() != Some(KillBy::Pidns);
+        let tree = by_tree.then(|| Mutex::new(Tree::new(here.clone())));
+        let target = Target { process, domain, tree, here: &here };
+        target.look();
         let mut rung = if target.lives() { first } else { Rung::Done };
         let began = Instant::now();
         let mut killed_at = None;

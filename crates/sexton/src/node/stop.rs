@@ -1,12 +1,13 @@
 //! Ending processes: the only caller of [`Handle::signal`] and of [`Domain::kill`].
 
 use std::fs::File;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use sexton_core::domain::{Domain, DomainError};
 use sexton_core::handle::{Handle, Life, OpenHandleError};
 use sexton_core::proc::{self, Here};
+use sexton_core::tree::Tree;
 use sexton_ledger::entry::StuckProcess;
 use sexton_plan::id::Pid;
 use sexton_plan::ladder::STUCK_AFTER;
@@ -19,6 +20,7 @@ use super::readiness;
 
 const SIGKILL: u8 = 9;
 const SIGCONT: u8 = 18;
+const SIGSTOP: u8 = 19;
 /// Members whose ends are waited for by pidfd; the rest shows at the next look.
 const WATCHED_MEMBERS: usize = 64;
 /// The backstop of every wait for an empty domain: the kernel's own notice comes up to 20 ms late.
@@ -31,6 +33,8 @@ pub struct Target<'a> {
     pub process: Option<&'a Process>,
     /// The domain, while it exists.
     pub domain: Option<&'a Domain>,
+    /// What descends from the main process, where neither a cgroup nor a PID namespace holds that together.
+    pub tree: Option<Mutex<Tree>>,
     /// Where identities mean something.
     pub here: &'a Here,
 }
@@ -73,6 +77,29 @@ where
 }
 
 impl Target<'_> {
+    /// Looks who descends from the main process, where only that tells what belongs to it. As long as the main process
+    /// is not reaped, those are found too whose parents have ended, if they have not left its session.
+    pub fn look(&self) {
+        if let (Some(mut tree), Some(process)) = (self.tree(), self.process) {
+            tree.look(process.handle());
+        }
+    }
+
+    fn tree(&self) -> Option<MutexGuard<'_, Tree>> {
+        // What is known of the tree is true whoever panicked.
+        self.tree.as_ref().map(|tree| tree.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Kills the tree: everybody in it is stopped first, so that nobody forks while others are ended.
+    fn fell(&self) {
+        let (Some(mut tree), Some(process)) = (self.tree(), self.process) else { return };
+        if !tree.settle(process.handle(), |member| tell(member, &[SIGSTOP])) {
+            tracing::warn!(pid = %process.handle().identity().pid, "a tree is killed that did not come to stand still");
+        }
+        tell(process.handle(), &[SIGKILL]);
+        tree.living().iter().for_each(|member| tell(member, &[SIGKILL]));
+    }
+
     /// Asks politely: `signal`, with SIGCONT, to the main process; to everything in the domain where that is over.
     /// A frozen process could not answer, so the domain is thawed.
     pub fn ask(&self, signal: u8) {
@@ -81,6 +108,7 @@ impl Target<'_> {
         {
             tracing::warn!(%error, "domain not thawed");
         }
+        self.look();
         match self.process {
             Some(process) if self.main_lives() => tell(process.handle(), &[signal, SIGCONT]),
             Some(_) | None => self.members().iter().for_each(|member| tell(member, &[signal, SIGCONT])),
@@ -90,6 +118,7 @@ impl Target<'_> {
     /// Kills: the main process by pidfd, and the domain as one. What this misses is for [`Target::sweep`], at once only
     /// where the kernel cannot kill a domain as one: what dies of the first need not be looked for.
     pub fn kill(&self) {
+        self.fell();
         if let Some(process) = self.process {
             tell(process.handle(), &[SIGKILL]);
         }
@@ -115,7 +144,9 @@ impl Target<'_> {
 
     /// Whether anything lives. What could not be read may live.
     pub fn lives(&self) -> bool {
-        self.main_lives() || self.domain.is_some_and(|domain| domain.is_populated().unwrap_or(true))
+        self.main_lives()
+            || self.domain.is_some_and(|domain| domain.is_populated().unwrap_or(true))
+            || self.tree().is_some_and(|tree| tree.is_alive())
     }
 
     /// Whether the main process lives; what cannot be asked may live.
@@ -127,6 +158,8 @@ impl Target<'_> {
     pub async fn emptied(&self) {
         if let Some(process) = self.process {
             process.over().await;
+            // Before it is reaped: until then its session proves who belongs to it.
+            self.look();
         }
         while self.lives() {
             let members = self.members();
@@ -151,8 +184,12 @@ impl Target<'_> {
         }
     }
 
-    /// Holds on the processes in the domain, each proven through its pidfd to be in the very cgroup that listed it.
+    /// Holds on the processes in the domain, each proven through its pidfd to be in the very cgroup that listed it; or
+    /// on those of the tree.
     fn members(&self) -> Vec<Arc<Handle>> {
+        if let Some(tree) = self.tree() {
+            return tree.living();
+        }
         let Some(domain) = self.domain else { return Vec::new() };
         match domain.processes() {
             Ok(found) => found.into_iter().filter_map(|(pid, ino)| member(domain, pid, ino, self.here)).collect(),
@@ -167,7 +204,9 @@ impl Target<'_> {
     pub fn survivors(&self) -> Vec<StuckProcess> {
         let main = self.process.filter(|_| self.main_lives()).map(|process| process.handle().identity().pid);
         let members = self.domain.and_then(|domain| domain.processes().ok()).unwrap_or_default();
-        let mut pids: Vec<Pid> = main.into_iter().chain(members.into_iter().map(|(pid, _)| pid)).collect();
+        let tree = self.tree().map(|tree| tree.living()).unwrap_or_default();
+        let tree = tree.iter().map(|member| member.identity().pid);
+        let mut pids: Vec<Pid> = main.into_iter().chain(members.into_iter().map(|(pid, _)| pid)).chain(tree).collect();
         pids.sort_unstable();
         pids.dedup();
         pids.into_iter().filter_map(survivor).collect()

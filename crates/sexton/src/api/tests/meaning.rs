@@ -21,6 +21,7 @@ async fn an_instance_is_made_shown_stopped_and_removed() {
         "spec",
         "identity",
         "cgroup",
+        "kill",
         "resources",
         "exit",
         "stuck",

@@ -1,0 +1,181 @@
+//! A daemon that sees no cgroup2, for another file system lies over it in a mount namespace of its own: a stop ends what
+//! descends from the main process, or the PID namespace; what escapes is told.
+
+#![allow(clippy::indexing_slicing, reason = "a JSON value indexed by a name that is not there is null")]
+
+mod support;
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+use sexton_core::handle::Handle;
+use sexton_core::proc;
+use sexton_plan::id::Pid;
+use sexton_testkit::{SOON, eventually};
+use support::{Dead, Node, SEXTON, script};
+
+const SIGKILL: u8 = 9;
+
+/// A program that hides cgroup2 and becomes `sexton`.
+fn hidden() -> PathBuf {
+    let launcher = Path::new(env!("CARGO_TARGET_TMPDIR")).join("sexton-without-cgroup2");
+    let text = format!(
+        "#!/bin/sh\nexec unshare -m --propagation private sh -c \
+         'mount -t tmpfs sexton-test /sys/fs/cgroup && exec \"$@\"' sh '{SEXTON}' \"$@\"\n"
+    );
+    // By a new file: another test may be executing the one that is there.
+    let new = launcher.with_extension(format!("{}-{:?}", std::process::id(), std::thread::current().id()));
+    fs::write(&new, text).expect("written");
+    fs::set_permissions(&new, fs::Permissions::from_mode(0o755)).expect("executable");
+    fs::rename(&new, &launcher).expect("in its place");
+    launcher
+}
+
+/// The `sleep`s of one test, which all sleep for as long, and no other for so long.
+struct Sleepers {
+    seconds: String,
+}
+
+impl Sleepers {
+    fn new(number: u32) -> Sleepers {
+        Sleepers { seconds: format!("{}{number}", 100_000 + std::process::id()) }
+    }
+
+    fn sleep(&self) -> String {
+        format!("sleep {}", self.seconds)
+    }
+
+    fn living(&self) -> Vec<Pid> {
+        let sleeps = |pid: &Pid| proc::command_line(*pid).is_some_and(|line| line == self.sleep());
+        proc::all().expect("listed").into_iter().filter(sleeps).collect()
+    }
+
+    fn wait_for(&self, count: usize) {
+        eventually("they sleep", SOON, || {
+            let living = self.living();
+            if living.len() == count { Ok(()) } else { Err(format!("{living:?} instead of {count}")) }
+        });
+    }
+}
+
+impl Drop for Sleepers {
+    fn drop(&mut self) {
+        let here = proc::here().expect("here");
+        for held in self.living().into_iter().filter_map(|pid| Handle::open(pid, &here).ok()) {
+            // The number is held: asked again, it is one of ours or nobody.
+            if self.living().contains(&held.identity().pid) {
+                let _sent = held.signal(SIGKILL);
+            }
+        }
+    }
+}
+
+fn create(node: &mut Node, body: &Value) -> Value {
+    node.ask("POST", "/v1/instances", None, Some(body)).0.expect(201)
+}
+
+fn stop(node: &mut Node, name: &str) -> Value {
+    node.ask("POST", &format!("/v1/instances/{name}/stop?wait=20s"), None, Some(&json!({}))).0.expect(200)
+}
+
+fn doctor_says(node: &mut Node, check: &str) -> Value {
+    let report = node.get("/v1/doctor");
+    let checks = report["checks"].as_array().expect("checks");
+    checks.iter().find(|found| found["name"] == check).unwrap_or_else(|| panic!("{check}: {report}")).clone()
+}
+
+#[test]
+fn a_tree_ends_with_all_that_is_found_to_descend_from_it() {
+    let mut node = Node::new(hidden(), &[]);
+    let sleepers = Sleepers::new(1);
+    let sleep = sleepers.sleep();
+    // A child, one in a session of its own, one that ignores TERM below another, a double fork that stayed in the
+    // session, and one below a session of its own.
+    let forks = format!(
+        "{sleep} & setsid {sleep} & sh -c 'trap \"\" TERM; {sleep} & wait; wait' & ({sleep} &); \
+         setsid sh -c '({sleep} &); wait; exec {sleep}' & wait"
+    );
+    let mut body = script("tree", &forks);
+    body["grace"] = json!("300ms");
+    let entry = create(&mut node, &body);
+    assert_eq!((&entry["kill"], &entry["cgroup"]), (&json!("tree"), &Value::Null), "{entry}");
+    sleepers.wait_for(6);
+    let over = stop(&mut node, "tree");
+    assert_eq!((&over["state"], &over["exit"]["signal"]), (&json!("exited"), &json!(15)), "{over}");
+    assert_eq!(sleepers.living(), [], "{over}");
+    // What a main process leaves behind that ends by itself.
+    create(&mut node, &script("leaves", &format!("{sleep} & ({sleep} &); sleep 0.2; exit 3")));
+    let over = node.settled("leaves");
+    assert_eq!((&over["state"], &over["exit"]["code"]), (&json!("exited"), &json!(3)), "{over}");
+    assert_eq!(sleepers.living(), [], "{over}");
+    let told = doctor_says(&mut node, "orphans");
+    assert_eq!(told["grade"], "ok", "{told}");
+}
+
+#[test]
+fn a_tree_that_grows_without_end_ends() {
+    let mut node = Node::new(hidden(), &[]);
+    let sleepers = Sleepers::new(2);
+    // It forks all the while, and what it forks forks and ends.
+    let chain =
+        format!("f() {{ {} & while :; do (:) & wait $!; (f2 &); done; }}; f2() {{ sleep 0.05; }}; f", sleepers.sleep());
+    let mut body = script("grows", &chain);
+    body["grace"] = json!("0s");
+    create(&mut node, &body);
+    sleepers.wait_for(1);
+    let over = stop(&mut node, "grows");
+    assert_eq!(over["state"], "exited", "{over}");
+    assert_eq!(sleepers.living(), []);
+}
+
+#[test]
+fn a_pid_namespace_ends_whole() {
+    let mut node = Node::new(hidden(), &[]);
+    let sleepers = Sleepers::new(3);
+    let sleep = sleepers.sleep();
+    let mut body = script("whole", &format!("(setsid {sleep} &) ; setsid sh -c '(setsid {sleep} &)' ; {sleep}"));
+    body["pidns"] = json!(true);
+    body["grace"] = json!("200ms");
+    let entry = create(&mut node, &body);
+    assert_eq!(entry["kill"], "pidns", "{entry}");
+    sleepers.wait_for(3);
+    let over = stop(&mut node, "whole");
+    assert_eq!(over["state"], "exited", "{over}");
+    assert_eq!(sleepers.living(), []);
+}
+
+#[test]
+fn what_escapes_is_left_alone_and_told() {
+    let mut node = Node::new(hidden(), &[]);
+    let sleepers = Sleepers::new(4);
+    let sleep = sleepers.sleep();
+    create(&mut node, &script("daemonizes", &format!("(setsid {sleep} &) ; exec sleep 1000")));
+    sleepers.wait_for(1);
+    let warned = doctor_says(&mut node, "cgroup2");
+    assert!(warned["grade"] == "warn" && warned["detail"].as_str().is_some_and(|told| told.contains("escapes")));
+    assert_eq!(stop(&mut node, "daemonizes")["state"], "exited");
+    let [escaped] = sleepers.living()[..] else { panic!("{:?}", sleepers.living()) };
+    let told = doctor_says(&mut node, "orphans");
+    assert_eq!(told["grade"], "warn", "{told}");
+    assert!(told["detail"].as_str().is_some_and(|told| told.contains(&escaped.to_string())), "{told}");
+}
+
+#[test]
+fn instances_are_known_again_whoever_died() {
+    let mut node = Node::new(hidden(), &[]);
+    let sleepers = Sleepers::new(5);
+    let sleep = sleepers.sleep();
+    let identity = create(&mut node, &script("known", &format!("setsid {sleep} & {sleep} & wait")))["identity"].clone();
+    sleepers.wait_for(2);
+    for who in [Dead::Worker, Dead::Keeper, Dead::Both] {
+        node.kill(who, || {});
+        let entry = node.instance("known");
+        assert_eq!((&entry["state"], &entry["kill"]), (&json!("running"), &json!("tree")), "{who:?}: {entry}");
+        assert_eq!(entry["identity"], identity, "{who:?}");
+    }
+    let over = stop(&mut node, "known");
+    assert_eq!(over["state"], "exited", "{over}");
+    assert_eq!(sleepers.living(), [], "{over}");
+}
