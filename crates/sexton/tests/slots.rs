@@ -159,6 +159,10 @@ fn a_slot_is_a_place_of_its_own_and_comes_back_as_it_was() {
         assert_eq!(namespace_of(&vm), entry);
         assert_ne!(namespace_of(&vm), fs::metadata("/proc/thread-self/ns/net").expect("ours").ino());
         assert!(reaches_its_gateway(&vm), "{vm}");
+        let neighbours = run("ip", &format!("-n {} -4 neigh show dev eth0", text(&vm["slot"], "netns")));
+        let is_fixed =
+            |line: &str| line.starts_with(&text(&vm["slot"], "gateway")) && line.trim().ends_with("PERMANENT");
+        assert!(neighbours.lines().any(is_fixed), "a place in the host's ARP table is not needed: {neighbours}");
         slots_become(&mut node, &["0 held vm", "1 ready", "2 ready"]);
         let metrics = node.ask("GET", "/metrics", None, None).0.text();
         for line in ["sexton_slots{state=\"held\"} 1", "sexton_slots{state=\"ready\"} 2"] {

@@ -17,6 +17,7 @@ const RTM_NEWADDR: u16 = 20;
 const RTM_GETADDR: u16 = 22;
 const RTM_NEWROUTE: u16 = 24;
 const RTM_GETROUTE: u16 = 26;
+const RTM_NEWNEIGH: u16 = 28;
 const RTM_NEWNSID: u16 = 88;
 const RTM_GETNSID: u16 = 90;
 const IFLA_ADDRESS: u16 = 1;
@@ -38,6 +39,8 @@ const IFA_BROADCAST: u16 = 4;
 const RTA_DST: u16 = 1;
 const RTA_OIF: u16 = 4;
 const RTA_GATEWAY: u16 = 5;
+const NDA_DST: u16 = 1;
+const NDA_LLADDR: u16 = 2;
 const NETNSA_NSID: u16 = 1;
 const NETNSA_FD: u16 = 3;
 const AF_INET: u8 = 2;
@@ -221,6 +224,7 @@ pub fn set_inner_end(netlink: &mut Netlink, slot: &Slot) -> Result<(), Refused> 
         set_up(LOOPBACK),
         set_up(inner.index),
         set_address(inner.index, slot.address, slot),
+        set_neighbour(inner.index, slot.gateway, slot.host_mac),
         Message::new(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE, &default)
             .put(RTA_GATEWAY, &slot.gateway.octets())
             .number(RTA_OIF, inner.index),
@@ -246,6 +250,17 @@ fn set_address(index: u32, address: Ipv4Addr, slot: &Slot) -> Message {
         .put(IFA_LOCAL, &address.octets())
         .put(IFA_ADDRESS, &address.octets())
         .put(IFA_BROADCAST, &broadcast.octets())
+}
+
+/// Tells for good where `address` is. One that is asked for by ARP counts against `gc_thresh3`, which all namespaces of
+/// a host have in common: without this a thousand slots in use at once lose packets on a kernel with its defaults.
+fn set_neighbour(index: u32, address: Ipv4Addr, mac: Mac) -> Message {
+    const PERMANENT: u16 = 0x80;
+    let [a, b, c, d] = index.to_ne_bytes();
+    let [low, high] = PERMANENT.to_ne_bytes();
+    Message::new(RTM_NEWNEIGH, NLM_F_CREATE | NLM_F_REPLACE, &[AF_INET, 0, 0, 0, a, b, c, d, low, high, 0, 0])
+        .put(NDA_DST, &address.octets())
+        .put(NDA_LLADDR, &mac)
 }
 
 /// Gives the namespace behind `fd` the number `nsid`, by which this namespace knows it as long as it lasts.
