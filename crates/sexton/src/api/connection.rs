@@ -18,6 +18,7 @@ use hyper::server::conn::http1;
 use super::answer::raw_problem;
 use super::call::Peer;
 use super::dispatch::Service;
+use super::framing::Framing;
 use super::meter::{Meter, Phase};
 use super::socket::Socket;
 use crate::refusal::{Kind, Refusal};
@@ -34,9 +35,15 @@ const LINGER_BYTES: usize = 8 << 20;
 /// How long it may take for that.
 const LINGER_TIME: Duration = Duration::from_secs(1);
 
+/// A request that tells its length twice.
+#[derive(Debug, thiserror::Error)]
+#[error("a request tells its length once: by one `Content-Length`, or by `Transfer-Encoding`")]
+struct Ambiguous;
+
 /// Hyper's end of the socket.
 struct Io {
     meter: Arc<Meter>,
+    framing: Framing,
     /// What was read before hyper was there.
     first: Vec<u8>,
     /// A problem document in place of what hyper answered by itself, and how much of it is written.
@@ -59,15 +66,20 @@ impl Read for Io {
             self.first = rest;
             return Poll::Ready(Ok(()));
         }
+        let this = &mut *self;
         let mut chunk = [0; CHUNK];
         let room = into.remaining().min(CHUNK);
         let space = chunk.get_mut(..room).unwrap_or_default();
         loop {
-            ready!(self.meter.socket.poll_read_ready(cx))?;
-            match self.meter.socket.try_read(space) {
+            ready!(this.meter.socket.poll_read_ready(cx))?;
+            match this.meter.socket.try_read(space) {
                 Ok(count) => {
                     let bytes = space.get(..count).unwrap_or_default();
-                    self.meter.note_read(bytes);
+                    if !this.framing.follow(bytes) {
+                        this.meter.is_ambiguous.store(true, Ordering::Relaxed);
+                        return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, Ambiguous)));
+                    }
+                    this.meter.note_read(bytes);
                     into.put_slice(bytes);
                     return Poll::Ready(Ok(()));
                 }
@@ -190,7 +202,12 @@ async fn first_bytes(meter: &Meter) -> Option<Vec<u8>> {
 
 async fn speak(meter: Arc<Meter>, peer: Peer, context: Arc<super::Context>, first: Vec<u8>) {
     let is_substituted = Arc::new(AtomicBool::new(false));
-    let io = Io { meter: meter.clone(), first, substitute: Vec::new(), is_substituted: is_substituted.clone() };
+    let mut framing = Framing::default();
+    if !framing.follow(&first) {
+        return refuse_ambiguous(&meter.socket).await;
+    }
+    let io =
+        Io { meter: meter.clone(), framing, first, substitute: Vec::new(), is_substituted: is_substituted.clone() };
     let service = Service { context, peer, meter: meter.clone() };
     let mut http = http1::Builder::new();
     // A caller that half-closes after its request still wants the answer.
@@ -202,6 +219,10 @@ async fn speak(meter: Arc<Meter>, peer: Peer, context: Arc<super::Context>, firs
         ended = std::future::poll_fn(|cx| connection.poll_without_shutdown(cx)) => Some(ended),
     };
     drop(connection);
+    // Hyper may take the error that ended its reading for an end without a reason.
+    if meter.is_ambiguous.load(Ordering::Relaxed) {
+        return refuse_ambiguous(&meter.socket).await;
+    }
     let is_substituted = is_substituted.load(Ordering::Relaxed);
     match ended {
         None if meter.phase() == Phase::Head => {
@@ -218,6 +239,11 @@ async fn speak(meter: Arc<Meter>, peer: Peer, context: Arc<super::Context>, firs
     if meter.is_unread.load(Ordering::Relaxed) || is_substituted {
         Box::pin(linger(&meter.socket)).await;
     }
+}
+
+async fn refuse_ambiguous(socket: &Socket) {
+    say(socket, &Refusal::new(Kind::BadArgument, Ambiguous.to_string()));
+    Box::pin(linger(socket)).await;
 }
 
 /// Answers on a socket that hyper has let go of; what does not fit into the socket's buffer is not sent.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use http_body_util::BodyExt as _;
 use hyper::body::{Body as _, Bytes, Frame, Incoming, SizeHint};
-use hyper::header::{AUTHORIZATION, CONNECTION, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap};
+use hyper::header::{AUTHORIZATION, CONNECTION, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, TRANSFER_ENCODING};
 use hyper::{Method, Request, Response};
 use serde_json::Value;
 
@@ -48,11 +48,15 @@ impl hyper::service::Service<Request<Incoming>> for Service {
         let (context, peer) = (self.context.clone(), self.peer.clone());
         Box::pin(async move {
             let (head, body) = request.into_parts();
+            // What lies behind a chunked body is not followed on the wire, so nothing is taken from there.
+            let is_chunked = head.headers.contains_key(TRANSFER_ENCODING);
             let mut upload = Upload { body, is_read: false };
             let answered = answer(context, peer, head, &mut upload).await;
             let mut answer = answered.unwrap_or_else(|refused| refused);
             if !upload.is_read && !upload.body.is_end_stream() {
                 busy.0.is_unread.store(true, std::sync::atomic::Ordering::Relaxed);
+            }
+            if is_chunked || busy.0.is_unread.load(std::sync::atomic::Ordering::Relaxed) {
                 answer = with_header(answer, CONNECTION, "close");
             }
             Ok(answer.map(|payload| Metered { payload, _busy: busy }))

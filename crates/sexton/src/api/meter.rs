@@ -35,6 +35,8 @@ pub(super) struct Meter {
     pub(super) has_line: AtomicBool,
     /// The request was answered before its body was read.
     pub(super) is_unread: AtomicBool,
+    /// A request told its length twice.
+    pub(super) is_ambiguous: AtomicBool,
     /// Whoever wants the connection gone wakes it here.
     pub(super) gone: Notify,
 }
@@ -49,6 +51,7 @@ impl Meter {
             stalled: AtomicU64::new(u64::MAX),
             has_line: AtomicBool::new(false),
             is_unread: AtomicBool::new(false),
+            is_ambiguous: AtomicBool::new(false),
             gone: Notify::new(),
         }
     }

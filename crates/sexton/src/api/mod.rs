@@ -8,6 +8,7 @@ mod call;
 mod connection;
 mod dispatch;
 mod follow;
+mod framing;
 pub mod json;
 mod meter;
 pub mod openapi;

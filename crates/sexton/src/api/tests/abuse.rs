@@ -146,3 +146,32 @@ async fn callers_that_wait_and_leave_make_room() {
         tokio::task::yield_now().await;
     }
 }
+
+#[tokio::test]
+async fn a_request_that_tells_its_length_twice_is_refused_and_the_connection_closed() {
+    let api = Api::start("twice");
+    let (length, chunked) = ("Content-Length: 4", "transfer-encoding: chunked");
+    let post = |headers: &[&str]| format!("POST /v1/reconcile HTTP/1.1\r\n{}\r\n\r\n0\r\n\r\n", headers.join("\r\n"));
+    let sound = "POST /v1/reconcile HTTP/1.1\r\ncontent-length: 2\r\n\r\n{}";
+    for headers in [[length, chunked], [chunked, length], [length, "content-length: 5"], [length, "CONTENT-LENGTH:4"]] {
+        let bytes = post(&headers);
+        let mut client = api.connect().await;
+        client.send(bytes.as_bytes()).await;
+        client.reply().await.refused(400, "bad_argument");
+        assert!(client.is_closed().await, "{headers:?}");
+        // Also as the second request of a connection, and in pieces.
+        let mut client = api.connect().await;
+        client.send(sound.as_bytes()).await;
+        assert_eq!(client.reply().await.status, 200);
+        for piece in bytes.as_bytes().chunks(7) {
+            client.send(piece).await;
+        }
+        client.reply().await.refused(400, "bad_argument");
+        assert!(client.is_closed().await, "{headers:?}");
+    }
+    // Each alone is a request; behind a chunked one nothing is taken.
+    let mut client = api.connect().await;
+    client.send(b"POST /v1/reconcile HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n").await;
+    assert_eq!(client.reply().await.status, 200);
+    assert!(client.is_closed().await);
+}
