@@ -366,7 +366,7 @@ fn remove_dir(dir: &Path) -> io::Result<Released> {
 
 /// Where cgroup2 is mounted in this mount namespace (`proc_pid_mountinfo(5)`), and can be seen: another mount may lie
 /// over it.
-fn find_mount() -> Option<PathBuf> {
+pub(crate) fn find_mount() -> Option<PathBuf> {
     let text = fs::read("/proc/self/mountinfo").ok()?;
     text.split(|b| *b == b'\n').find_map(|line| {
         let fields: Vec<&[u8]> = line.split(|b| *b == b' ').collect();

@@ -7,6 +7,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod delegation;
 pub mod domain;
 pub mod features;
 pub mod gate;

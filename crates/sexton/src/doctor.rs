@@ -1,5 +1,7 @@
 //! What this kernel and host allow, and what is wrong. Everything is found by trying or by reading; nothing is changed.
 
+mod service;
+
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::Write as _;
@@ -83,6 +85,7 @@ pub fn examine(settings: &Settings) -> Vec<Check> {
     checks.push(directory("run directory", &settings.run_dir));
     checks.push(logs(&settings.state_dir));
     checks.push(open_files());
+    checks.extend(service::examine(settings));
     if settings.slots.count > 0 || !settings.slots.uplink.0.is_empty() {
         checks.extend(slots(settings));
     }

@@ -62,7 +62,8 @@ struct Global {
     /// Sockets and pins [env: SEXTON_RUN_DIR] [default: /run/sexton].
     #[arg(long, global = true, value_name = "DIR")]
     run_dir: Option<String>,
-    /// Subtree below the cgroup2 root [env: SEXTON_CGROUP] [default: sexton].
+    /// Subtree below the cgroup2 root [env: SEXTON_CGROUP] [default: sexton, or `instances`
+    /// in a cgroup that was delegated to the daemon].
     #[arg(long, global = true, value_name = "PATH")]
     cgroup: Option<String>,
     /// What to talk to: a path or `http+unix://…` [env: SEXTON_SOCKET] [default: RUN_DIR/sexton.sock].

@@ -17,6 +17,7 @@ pub use file::{
     Access, Drain, DrainRule, FileError, Fleet, IdFrom, Logs, OnOrphan, OnShutdown, Reconcile, Role, Runtime, Slots,
     StopStep, Sweep, Watch,
 };
+use sexton_core::delegation::Delegation;
 use value::{AbsolutePath, CgroupPath, ParseValueError, Span};
 
 /// Runtimes that need no `[[runtime]]` table.
@@ -51,6 +52,8 @@ pub struct Surroundings {
     pub directory: Option<PathBuf>,
     /// The effective user.
     pub uid: u32,
+    /// The cgroup that was given to this process to divide.
+    pub delegated: Option<String>,
 }
 
 impl Surroundings {
@@ -59,7 +62,8 @@ impl Surroundings {
         let variables = std::env::vars_os().filter_map(|(key, value)| Some((key.into_string().ok()?, value))).collect();
         // The owner of one's own directory in `/proc` is the effective user.
         let uid = std::fs::metadata("/proc/self").map_or(u32::MAX, |about| about.uid());
-        Surroundings { variables, directory: std::env::current_dir().ok(), uid }
+        let delegated = Delegation::of_this_process().map(|given| given.path);
+        Surroundings { variables, directory: std::env::current_dir().ok(), uid, delegated }
     }
 }
 
@@ -236,7 +240,7 @@ pub fn resolve_in(flags: &Flags, around: &Surroundings) -> Result<Settings, Reso
         config,
         state_dir,
         run_dir,
-        cgroup: cgroup.map_or_else(|| "sexton".to_owned(), |path| path.to_string()),
+        cgroup: cgroup.map_or_else(|| default_cgroup(around), |path| path.to_string()),
         socket,
         listen: layers.parsed(&flags.listen, "listen", listen_address)?.or(file.listen),
         listen_token_file: owned(file.listen_token_file.as_ref()),
@@ -296,6 +300,11 @@ fn default_dir(around: &Surroundings, as_root: &str, variable: &str, flag: &str)
         origin: format!("--{flag}"),
         why: format!("no default, for neither {variable} nor HOME is set to an absolute path"),
     })
+}
+
+/// Beside the daemon's own leaf in the cgroup that it was given, if it was given one.
+fn default_cgroup(around: &Surroundings) -> String {
+    around.delegated.as_ref().map_or_else(|| "sexton".to_owned(), |path| format!("{path}/instances"))
 }
 
 fn target(layers: &Layers<'_>, file: Option<&str>, config: Option<&Path>) -> Result<Option<Target>, ResolveError> {

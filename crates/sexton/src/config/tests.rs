@@ -2,7 +2,7 @@ use super::*;
 
 fn around(variables: &[(&str, &str)]) -> Surroundings {
     let variables = variables.iter().map(|(key, value)| ((*key).to_owned(), OsString::from(value))).collect();
-    Surroundings { variables, directory: Some(PathBuf::from("/base")), uid: 0 }
+    Surroundings { variables, directory: Some(PathBuf::from("/base")), uid: 0, delegated: None }
 }
 
 struct Scratch(PathBuf);
@@ -142,4 +142,14 @@ fn targets_are_paths_or_urls() {
     assert_eq!(parse_target("s.sock", base), Ok(Target::Unix("/base/s.sock".into())));
     assert_eq!(parse_target("https://n1:7070", base), Ok(Target::Url("https://n1:7070".into())));
     assert!(parse_target("http+unix://", base).is_err());
+}
+
+#[test]
+fn a_delegated_cgroup_is_the_default_and_a_named_one_wins() {
+    let delegated = Some("system.slice/sexton.service".to_owned());
+    let given = Surroundings { delegated, ..around(&[]) };
+    let resolved =
+        |flags: Flags| resolve_in(&Flags { config: Some("/dev/null".into()), ..flags }, &given).expect("valid");
+    assert_eq!(resolved(Flags::default()).cgroup, "system.slice/sexton.service/instances");
+    assert_eq!(resolved(Flags { cgroup: Some("mine".into()), ..Flags::default() }).cgroup, "mine");
 }

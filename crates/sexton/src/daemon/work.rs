@@ -1,8 +1,10 @@
 //! The worker's own main: hears its keeper, opens the node, serves, and lets go in reverse order.
 
 use std::fs;
+use std::path::Path;
 use std::sync::Arc;
 
+use sexton_core::delegation::Delegation;
 use sexton_keeper::link::{FromKeeper, KeeperLink};
 use sexton_keeper::wire::{self, SweepPolicy, ToKeeper, ToWorker, Welcome};
 use sexton_ledger::{Batch, EventKind, NewEvent};
@@ -52,10 +54,20 @@ async fn work(settings: Settings, link: RawFd, prepare: bool) -> Result<u8, Refu
         keeper.send(ToKeeper::Prepared).await;
     }
     let told = hear(&keeper).await?;
+    divide(&settings.cgroup);
     let new_keeper = told.welcome.restarts == 0;
     let begun = worker::begin(&options(&settings), keeper, new_keeper).await.map_err(|error| refused(&error))?;
     tell_restart(&begun, &told.welcome);
     serve(Arc::new(settings), begun, told).await
+}
+
+/// Passes the controllers of a delegated cgroup on to `cgroup`, where that lies in it.
+fn divide(cgroup: &str) {
+    let given = Delegation::of_this_process();
+    let Some(given) = given.filter(|given| Path::new(cgroup).starts_with(&given.path)) else { return };
+    if let Err((controller, error)) = given.give_controllers() {
+        tracing::warn!(controller, %error, "cgroup controller not available to instances");
+    }
 }
 
 /// What the keeper told before it said go.
