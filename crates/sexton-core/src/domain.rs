@@ -1,7 +1,7 @@
 //! Domains: cgroups that are killed as one.
 
 use std::fs;
-use std::io;
+use std::io::{self, Read as _, Write as _};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
@@ -213,8 +213,14 @@ impl Domain {
     /// # Errors
     /// The file could not be read.
     pub fn is_populated(&self) -> Result<bool, DomainError> {
-        match fs::read_to_string(self.full.join("cgroup.events")) {
-            Ok(text) => Ok(text.lines().any(|line| line == "populated 1")),
+        // The kernel gives a whole file at the first read that has room for it, and this one is two short lines.
+        let mut buffer = [0; 128];
+        let read = fs::File::open(self.full.join("cgroup.events")).and_then(|mut file| file.read(&mut buffer));
+        match read {
+            Ok(len) => {
+                let text = buffer.get(..len).unwrap_or_default();
+                Ok(text.split(|byte| *byte == b'\n').any(|line| line == b"populated 1"))
+            }
             Err(error) if is_gone(&error) => Ok(false),
             Err(source) => Err(self.error("read", source)),
         }
@@ -258,7 +264,9 @@ impl Domain {
     /// # Errors
     /// The kernel refused for another reason.
     pub fn kill(&self) -> Result<bool, DomainError> {
-        match fs::write(self.full.join("cgroup.kill"), "1") {
+        // Opened as it is: to make it, which it never needs, its directory would be locked.
+        let file = fs::File::options().write(true).open(self.full.join("cgroup.kill"));
+        match file.and_then(|mut file| file.write_all(b"1")) {
             Ok(()) => Ok(true),
             Err(error) if is_gone(&error) => Ok(self.full.exists()).map(|there| !there),
             Err(error) if error.raw_os_error() == Some(sexton_sys::Errno::EOPNOTSUPP.0) => Ok(false),

@@ -174,6 +174,17 @@ impl Handle {
         }
     }
 
+    /// Whether all of its threads have ended, reaped or not; one call, where [`Handle::life`] reads a zombie's status.
+    ///
+    /// # Errors
+    /// The pidfd could not be polled.
+    pub fn is_over(&self) -> Result<bool, SysError> {
+        Ok(match pidfd::poll_end(self.pidfd.raw())? {
+            pidfd::End::None => false,
+            pidfd::End::Zombie | pidfd::End::Reaped => true,
+        })
+    }
+
     /// Reaps it, if it is the caller's own child and has ended; `None` while it runs, or is held by a tracer.
     ///
     /// # Errors

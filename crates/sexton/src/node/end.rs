@@ -102,7 +102,7 @@ impl Life {
 
     /// As [`Life::end`]; where nobody can tell how it ended, it is lost for `reason`.
     pub(super) async fn finish(&mut self, process: Option<Process>, reason: LostReason) -> Next {
-        self.host.bound_logs(&self.entry.name, &self.entry.incarnation);
+        self.bound_logs();
         crash_point!("end.begun");
         let domain = self.open_domain().await;
         let force = self.entry.stop.as_ref().is_some_and(|order| order.force);
@@ -158,7 +158,7 @@ impl Life {
         let mut rung = if target.lives() { first } else { Rung::Done };
         let began = Instant::now();
         let mut killed_at = None;
-        self.begin_asking(&target);
+        self.asking = if rung == Rung::Ask { self.how_to_ask(&target) } else { Asking::default() };
         while rung != Rung::Done {
             let step = match rung {
                 Rung::Ask => Some("ask"),
@@ -198,7 +198,7 @@ impl Life {
     }
 
     /// How it will be asked: by its runtime's steps.
-    fn begin_asking(&mut self, target: &Target<'_>) {
+    fn how_to_ask(&self, target: &Target<'_>) -> Asking {
         let main = target.process.filter(|_| target.main_lives()).map(|process| process.handle().identity());
         let steps = self.host.runtimes.steps(&self.entry.spec, main, self.time_on(Rung::Grace));
         let mut signals = steps.iter().filter_map(|step| match step {
@@ -206,7 +206,7 @@ impl Life {
             Step::Say(..) => None,
         });
         let signal = signals.next_back().unwrap_or(self.entry.spec.stop_signal);
-        self.asking = Asking { steps, signal, main: main.is_some(), until: None, heard: None };
+        Asking { steps, signal, main: main.is_some(), until: None, heard: None }
     }
 
     /// Takes the next step of asking.

@@ -87,6 +87,8 @@ pub struct Life {
     pub(super) request: Option<RequestRecord>,
     /// The polite part of the stop under way.
     pub(super) asking: Asking,
+    /// Whether the logs of this incarnation have been made known.
+    pub(super) logs_are_known: bool,
     published: watch::Sender<Option<Arc<Entry>>>,
     removed: mpsc::UnboundedSender<Name>,
 }
@@ -164,6 +166,7 @@ impl Life {
                 mailbox,
                 request: None,
                 asking: Asking::default(),
+                logs_are_known: false,
                 published,
                 removed,
             },
@@ -236,7 +239,7 @@ impl Life {
 
     /// Watches a main process until it ends or is asked to.
     async fn guard(&mut self, process: Process) -> Next {
-        self.host.bound_logs(&self.entry.name, &self.entry.incarnation);
+        self.bound_logs();
         loop {
             tokio::select! {
                 () = process.over() => return Next::End(Some(process)),
@@ -249,18 +252,29 @@ impl Life {
         }
     }
 
+    /// Has the logs of this incarnation bounded from now on; said once, for each time costs a look at two files.
+    pub(super) fn bound_logs(&mut self) {
+        if !std::mem::replace(&mut self.logs_are_known, true) {
+            self.host.bound_logs(&self.entry.name, &self.entry.incarnation);
+        }
+    }
+
     /// Carries out one command for an instance that is not terminal; tells whether it is to end.
     pub(super) async fn obey(&mut self, command: Option<Box<Command>>, process: Option<&Process>) -> bool {
         // The driver is gone: the daemon is ending, and leaves everything as it is.
         let Some(command) = command else { return std::future::pending().await };
         match *command {
             Command::Stop { stop, reason, caller, reply } => {
-                self.order_stop(&stop, reason, false, &caller, "stop").await;
+                // What nobody is answered dies with the power, as everything does that it would end.
+                let volatile = reply.is_closed();
+                let next = self.stop_ordered(&stop, reason, false);
+                self.order_stop(next, &caller, "stop", volatile).await;
                 self.answer(reply);
                 return true;
             }
             Command::Remove { force: true, caller, reply } => {
-                self.order_stop(&Stop { force: false, grace: None }, None, true, &caller, "remove").await;
+                let next = self.stop_ordered(&Stop { force: false, grace: None }, None, true);
+                self.order_stop(next, &caller, "remove", false).await;
                 self.answer(reply);
                 return true;
             }
@@ -278,8 +292,8 @@ impl Life {
         false
     }
 
-    /// Records that a stop was accepted; from then on it is carried to its end, by the next start if need be.
-    async fn order_stop(&mut self, stop: &Stop, reason: Option<String>, remove: bool, caller: &Caller, call: &str) {
+    /// The row with a stop accepted, beside the one that was.
+    fn stop_ordered(&self, stop: &Stop, reason: Option<String>, remove: bool) -> Entry {
         let before = self.entry.stop.clone();
         let order = StopOrder {
             force: stop.force || before.as_ref().is_some_and(|order| order.force),
@@ -287,14 +301,19 @@ impl Life {
             remove: remove || before.as_ref().is_some_and(|order| order.remove),
             reason: reason.or(before.and_then(|order| order.reason)),
         };
-        let mut next = (*self.entry).clone();
-        next.stop = Some(order);
+        Entry { stop: Some(order), ..(*self.entry).clone() }
+    }
+
+    /// Records that a stop was accepted; from then on it is carried to its end, by the next start if need be.
+    /// `volatile`: a power cut may take it back.
+    async fn order_stop(&mut self, mut next: Entry, caller: &Caller, call: &str, volatile: bool) {
         let mut events = vec![called(&next, call, caller)];
         if matches!(next.state, State::Starting | State::Running) {
             next.state = State::Stopping;
             events.push(fact(EventKind::InstanceStopping, &next, json!({ "asked": true })));
         }
-        self.owe(next, events).await;
+        self.host.owe(Batch { puts: vec![next.clone()], events, volatile, ..Batch::default() }).await;
+        self.show(next);
     }
 
     async fn signal(&mut self, process: Option<&Process>, number: u8, caller: &Caller, reply: Answer) {

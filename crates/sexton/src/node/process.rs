@@ -53,7 +53,7 @@ impl Process {
             match self.handle.readable().await {
                 Ok(mut ready) => {
                     // RACE: readiness is kept by the runtime; only the kernel knows whether it is still true.
-                    if !matches!(self.handle().life(), Ok(Life::Alive)) {
+                    if !matches!(self.handle().is_over(), Ok(false)) {
                         return;
                     }
                     ready.clear_ready();

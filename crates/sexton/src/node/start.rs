@@ -38,6 +38,7 @@ impl Life {
     /// Runs the incarnation that the ledger has as `starting`.
     pub(super) async fn start(&mut self, reply: Option<Answer>) -> Next {
         crash_point!("start.intent");
+        self.logs_are_known = false;
         let netns = self.enter_slot().await;
         let made = match netns.and_then(|netns| self.make(netns)) {
             Ok(made) => made,

@@ -151,7 +151,7 @@ impl Target<'_> {
 
     /// Whether the main process lives; what cannot be asked may live.
     pub fn main_lives(&self) -> bool {
-        self.process.is_some_and(|process| matches!(process.handle().life(), Ok(Life::Alive) | Err(_)))
+        self.process.is_some_and(|process| !matches!(process.handle().is_over(), Ok(true)))
     }
 
     /// Waits until nothing lives.
