@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use super::node::{self, Bare, Node};
+use super::node::{self, Bare, Node, SLEEPER};
 use super::process::{activity, memory, since};
 use super::{Aim, Bench, Figure, Row, Samples, in_turns};
 
@@ -30,7 +30,7 @@ pub fn start(bench: &Bench) -> Result<Vec<Row>> {
             Ok(took)
         };
         let mut bare = |round| {
-            let (took, process) = bare.spawn(&format!("start-{round}"))?;
+            let (took, process) = bare.spawn(&format!("start-{round}"), &SLEEPER)?;
             bare.kill(vec![process])?;
             Ok(took)
         };
@@ -69,7 +69,7 @@ pub fn stop(bench: &Bench) -> Result<Vec<Row>> {
             Ok(took)
         };
         let mut floor = |_| {
-            let spawned = (0..count).map(|index| Ok(bare.spawn(&format!("stop-{index}"))?.1));
+            let spawned = (0..count).map(|index| Ok(bare.spawn(&format!("stop-{index}"), &SLEEPER)?.1));
             bare.kill(spawned.collect::<Result<Vec<_>>>()?)
         };
         let [ours, floor] = in_turns(rounds, [&mut ours, &mut floor])?;

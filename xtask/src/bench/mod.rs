@@ -7,6 +7,7 @@
 //! A topic is one file with one function, and one line in [`TOPICS`].
 
 mod custody;
+mod drain;
 mod figure;
 mod gate;
 mod init;
@@ -34,6 +35,7 @@ type Topic = (&'static str, fn(&Bench) -> Result<Vec<Row>>);
 const TOPICS: &[Topic] = &[
     ("start", custody::start),
     ("stop", custody::stop),
+    ("drain", drain::drain),
     ("adopt", custody::adopt),
     ("size", custody::size),
     ("reaper", reaper::reaper),

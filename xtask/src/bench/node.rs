@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::os::fd::{AsRawFd, RawFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -13,7 +13,7 @@ use sexton_core::handle::{Handle, Life};
 use sexton_core::proc::{self, Here};
 use sexton_core::spawn::{self, Program};
 use sexton_sys::poll::{PollFd, events, poll};
-use sexton_testkit::{Connection, Daemon, Ground};
+use sexton_testkit::{Connection, Daemon, Ground, processes_in};
 
 use super::timed;
 
@@ -52,7 +52,11 @@ impl Node {
 
     /// Starts an instance that sleeps.
     pub fn create(&self, connection: &mut Connection, name: &str) -> Result<()> {
-        let body = json!({ "name": name, "argv": SLEEPER }).to_string();
+        self.create_of(connection, name, &SLEEPER)
+    }
+
+    fn create_of(&self, connection: &mut Connection, name: &str, argv: &[&str]) -> Result<()> {
+        let body = json!({ "name": name, "argv": argv }).to_string();
         let answer = connection.ask("POST", "/v1/instances", &[], Some(body.as_bytes()))?;
         ensure!(answer.status == 201, "{} {}", answer.status, answer.text());
         Ok(())
@@ -60,7 +64,35 @@ impl Node {
 
     /// Starts `count` instances that sleep, named `PREFIX-0` and so on.
     pub fn create_many(&self, prefix: &str, count: usize) -> Result<()> {
-        self.on_connections(count, |connection, index| self.create(connection, &format!("{prefix}-{index}")))
+        self.create_many_of(prefix, count, &SLEEPER)
+    }
+
+    /// Starts `count` instances of `argv`, named `PREFIX-0` and so on.
+    pub fn create_many_of(&self, prefix: &str, count: usize, argv: &[&str]) -> Result<()> {
+        let create =
+            |connection: &mut Connection, index| self.create_of(connection, &format!("{prefix}-{index}"), argv);
+        self.on_connections(count, create)
+    }
+
+    /// How many processes live in the daemon's cgroups.
+    pub fn processes(&self) -> usize {
+        processes_in(&self.ground.cgroup_dir()).len()
+    }
+
+    /// Orders a drain by force, and waits until the node says that it is drained; tells how long that took.
+    pub fn drain_by_force(&self) -> Result<Duration> {
+        let mut events = self.follow_events()?;
+        let mut connection = self.connect()?;
+        let began = Instant::now();
+        let order = br#"{"status":"draining","forceStop":true}"#;
+        let answer = connection.ask("POST", "/v1/nodes/self", &[], Some(order))?;
+        ensure!(answer.status < 300, "{} {}", answer.status, answer.text());
+        loop {
+            let chunk = events.chunk()?.context("the stream of events ended")?;
+            if String::from_utf8_lossy(&chunk).contains("\"node.drained\"") {
+                return Ok(began.elapsed());
+            }
+        }
     }
 
     /// Orders the end of those instances, by force, and waits until nothing of any is left; tells how long that took.
@@ -210,11 +242,12 @@ impl Bare {
     }
 
     /// Makes a cgroup, a process in it by `clone3` with `CLONE_VM`, and sees its program run; tells how long that took.
-    pub fn spawn(&self, name: &str) -> Result<(Duration, BareProcess)> {
+    pub fn spawn(&self, name: &str, argv: &[&str]) -> Result<(Duration, BareProcess)> {
+        let argv: Vec<String> = argv.iter().map(|arg| (*arg).to_owned()).collect();
         timed(|| {
             let domain = self.subtree.create(name, "bench")?;
             let program = Program {
-                argv: &SLEEPER.map(str::to_owned),
+                argv: &argv,
                 env: &[],
                 cwd: "/",
                 user: None,
@@ -239,7 +272,7 @@ impl Bare {
     /// Ends all of `processes` by one write to `cgroup.kill` of their parent, and tells how long it took until nothing
     /// lived there: the kernel's own floor.
     pub fn kill(&self, processes: Vec<BareProcess>) -> Result<Duration> {
-        let root = sexton_testkit::cgroup2().context("cgroup2")?.join(self.subtree.path().trim_start_matches('/'));
+        let root = self.root()?;
         let began = Instant::now();
         fs::write(root.join("cgroup.kill"), "1")?;
         for process in &processes {
@@ -251,12 +284,40 @@ impl Bare {
             ensure!(began.elapsed() < PATIENCE, "the cgroup stays populated");
         }
         let took = began.elapsed();
-        for process in processes {
-            process.handle.reap()?;
-            process.domain.remove()?;
-        }
+        clear_away(processes)?;
         Ok(took)
     }
+
+    /// Ends each of `processes` by its own `cgroup.kill`, and looks at all of them every so often until nothing lives:
+    /// what is written most. Tells how long it took.
+    pub fn kill_and_poll(&self, processes: Vec<BareProcess>, every: Duration) -> Result<Duration> {
+        let began = Instant::now();
+        for process in &processes {
+            process.domain.kill()?;
+        }
+        for process in &processes {
+            while process.domain.is_populated()? {
+                ensure!(began.elapsed() < PATIENCE, "a process lives on");
+                std::thread::sleep(every);
+            }
+        }
+        let took = began.elapsed();
+        clear_away(processes)?;
+        Ok(took)
+    }
+
+    /// The directory of their subtree.
+    pub fn root(&self) -> Result<PathBuf> {
+        Ok(sexton_testkit::cgroup2().context("cgroup2")?.join(self.subtree.path().trim_start_matches('/')))
+    }
+}
+
+fn clear_away(processes: Vec<BareProcess>) -> Result<()> {
+    for process in processes {
+        process.handle.reap()?;
+        process.domain.remove()?;
+    }
+    Ok(())
 }
 
 impl Drop for Bare {
