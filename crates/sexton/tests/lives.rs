@@ -7,6 +7,7 @@ use std::time::Duration;
 use sexton::node::keeper::Keeper;
 use sexton::node::request::{Caller, NewInstance, Node, Stop, Until};
 use sexton::node::worker::{self, Options};
+use sexton::refusal::Kind;
 use sexton_ledger::entry::{Entry, Limits, Spec};
 use sexton_plan::state::{Restart, State};
 
@@ -111,6 +112,27 @@ fn an_instance_runs_ends_and_leaves_nothing() {
         for name in ["a", "b"] {
             node.remove(name.parse().expect("name"), false, me()).await.expect("removed");
         }
+    });
+}
+
+#[test]
+fn who_comes_too_late_for_what_was_removed_hears_so() {
+    let ground = Ground::new("late");
+    run(async {
+        let begun = worker::begin(&ground.options, Keeper::none(), true).await.expect("begun");
+        let node = begun.node.clone();
+        let mut driver = begun.driver;
+        tokio::spawn(async move { driver.run().await });
+        node.create(new("a", spec(&["true"])), None, me()).await.expect("created");
+        settled(&node, "a").await;
+        let mut callers = tokio::task::JoinSet::new();
+        for _ in 0..8 {
+            let node = node.clone();
+            callers.spawn(async move { node.remove("a".parse().expect("name"), false, me()).await });
+        }
+        let answers = callers.join_all().await;
+        let refused: Vec<Kind> = answers.iter().filter_map(|answer| Some(answer.as_ref().err()?.kind)).collect();
+        assert_eq!(refused, [Kind::NotFound; 7], "{answers:?}");
     });
 }
 

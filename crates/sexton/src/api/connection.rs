@@ -2,6 +2,9 @@
 //!
 //! ```text
 //!   Idle ── first byte ──► Head ── head complete ──► Busy ── answer written ──► Idle
+//!                                                    │  ▲
+//!                                                    ▼  │ while a body is on its way
+//!                                                    Body
 //! ```
 //! What hyper itself answers to a broken head has no body; it is replaced here by a problem document.
 
@@ -118,7 +121,7 @@ impl Io {
     fn substitute_for(&self, bytes: &[u8]) -> Option<Vec<u8>> {
         // What the service answered says what it is; hyper's own refusals are bare.
         let is_ours = bytes.windows(PROBLEM.len()).any(|window| window == PROBLEM);
-        if is_ours || self.meter.phase() == Phase::Busy {
+        if is_ours || self.meter.phase() >= Phase::Body {
             return None;
         }
         let status = bytes.strip_prefix(b"HTTP/1.1 ")?.get(..3)?;
@@ -218,6 +221,8 @@ async fn speak(meter: Arc<Meter>, peer: Peer, context: Arc<super::Context>, firs
         () = meter.gone.notified() => None,
         ended = std::future::poll_fn(|cx| connection.poll_without_shutdown(cx)) => Some(ended),
     };
+    // Letting go of what was carried out makes the connection idle.
+    let cut = meter.phase();
     drop(connection);
     // Hyper may take the error that ended its reading for an end without a reason.
     if meter.is_ambiguous.load(Ordering::Relaxed) {
@@ -225,8 +230,11 @@ async fn speak(meter: Arc<Meter>, peer: Peer, context: Arc<super::Context>, firs
     }
     let is_substituted = is_substituted.load(Ordering::Relaxed);
     match ended {
-        None if meter.phase() == Phase::Head => {
+        None if cut == Phase::Head => {
             say(&meter.socket, &Refusal::new(Kind::RequestTimeout, "the request's head did not arrive in time"));
+        }
+        None if cut == Phase::Body => {
+            say(&meter.socket, &Refusal::new(Kind::RequestTimeout, "the request's body did not arrive in time"));
         }
         None | Some(Ok(())) => {}
         Some(Err(error)) => {

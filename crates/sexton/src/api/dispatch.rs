@@ -51,7 +51,7 @@ impl hyper::service::Service<Request<Incoming>> for Service {
             // What lies behind a chunked body is not followed on the wire, so nothing is taken from there.
             let is_chunked = head.headers.contains_key(TRANSFER_ENCODING);
             let mut upload = Upload { body, is_read: false };
-            let answered = answer(context, peer, head, &mut upload).await;
+            let answered = answer(context, peer, &busy.0, head, &mut upload).await;
             let mut answer = answered.unwrap_or_else(|refused| refused);
             if !upload.is_read && !upload.body.is_end_stream() {
                 busy.0.is_unread.store(true, std::sync::atomic::Ordering::Relaxed);
@@ -108,6 +108,7 @@ struct Upload {
 async fn answer(
     context: Arc<Context>,
     peer: Peer,
+    meter: &Meter,
     head: hyper::http::request::Parts,
     upload: &mut Upload,
 ) -> Result<Answer, Answer> {
@@ -132,7 +133,10 @@ async fn answer(
         return Err(refuse(Refusal::new(Kind::Forbidden, "your role is `read`, and this needs `admin`")));
     }
     let call = async {
-        let bytes = receive(route, &head.headers, upload).await?;
+        meter.enter(Phase::Body);
+        let received = receive(route, &head.headers, upload).await;
+        meter.enter(Phase::Busy);
+        let bytes = received?;
         let mut decoded = Vec::new();
         for segment in segments {
             let told =

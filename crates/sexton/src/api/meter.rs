@@ -17,6 +17,8 @@ pub(super) enum Phase {
     Idle,
     /// Some of a request's head has come.
     Head,
+    /// The head is whole, and its body is on its way.
+    Body,
     /// A request is being carried out or answered.
     Busy,
 }
@@ -64,6 +66,7 @@ impl Meter {
         match self.phase.load(Ordering::Relaxed) {
             0 => Phase::Idle,
             1 => Phase::Head,
+            2 => Phase::Body,
             _ => Phase::Busy,
         }
     }

@@ -100,7 +100,7 @@ impl Registry {
         let mut meters = self.lock();
         let rank = |meter: &Meter| match meter.phase() {
             Phase::Idle => Some((0, std::cmp::Reverse(meter.age()))),
-            Phase::Head => Some((1, std::cmp::Reverse(meter.age()))),
+            Phase::Head | Phase::Body => Some((1, std::cmp::Reverse(meter.age()))),
             Phase::Busy => meter.stall().map(|stall| (2, std::cmp::Reverse(stall))),
         };
         let victim = meters.1.iter().filter_map(|(id, meter)| Some((rank(meter)?, *id))).min();
@@ -115,7 +115,8 @@ impl Registry {
             let is_overdue = match meter.phase() {
                 Phase::Idle => meter.age() > IDLE_TIME,
                 Phase::Head => meter.age() > HEAD_TIME,
-                Phase::Busy => meter.is_abandoned(),
+                // What a body may take is told where it is read.
+                Phase::Body | Phase::Busy => meter.is_abandoned(),
             };
             if is_overdue {
                 meter.gone.notify_one();

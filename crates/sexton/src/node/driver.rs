@@ -483,9 +483,24 @@ impl Filter {
 }
 
 pub(super) fn pass_on(life: &LifeHandle, command: Command) {
-    if let Err(mpsc::error::TrySendError::Full(command)) = life.mailbox.try_send(Box::new(command)) {
-        let mailbox = life.mailbox.clone();
-        tokio::spawn(async move { mailbox.send(command).await });
+    match life.mailbox.try_send(Box::new(command)) {
+        Ok(()) => {}
+        Err(mpsc::error::TrySendError::Full(command)) => {
+            let life = life.clone();
+            tokio::spawn(async move {
+                if let Err(mpsc::error::SendError(command)) = life.mailbox.send(command).await {
+                    refuse_late(&life, *command);
+                }
+            });
+        }
+        Err(mpsc::error::TrySendError::Closed(command)) => refuse_late(life, *command),
+    }
+}
+
+/// A life that takes no more commands was removed, where it shows so; without a word the daemon is ending.
+fn refuse_late(life: &LifeHandle, command: Command) {
+    if life.entry.borrow().is_none() {
+        command.refuse(Refusal::new(Kind::NotFound, "the instance was removed in the meantime"));
     }
 }
 
@@ -536,7 +551,7 @@ fn may_run(spec: &Spec) -> Result<(), Refusal> {
     user.map(|_| ()).map_err(|error| Refusal::new(Kind::BadArgument, format!("field `user`: {error}")))
 }
 
-fn unknown(name: &Name) -> Refusal {
+pub(super) fn unknown(name: &Name) -> Refusal {
     Refusal::new(Kind::NotFound, format!("there is no instance named `{name}`"))
 }
 

@@ -68,6 +68,22 @@ pub enum Command {
     Rejudge,
 }
 
+impl Command {
+    /// Answers whoever asked that it is not carried out.
+    pub(super) fn refuse(self, refusal: Refusal) {
+        match self {
+            Command::Start { reply, .. }
+            | Command::Stop { reply, .. }
+            | Command::Signal { reply, .. }
+            | Command::Remove { reply, .. }
+            | Command::Snapshot { reply, .. } => {
+                let _heard = reply.send(Err(refusal));
+            }
+            Command::Rejudge => {}
+        }
+    }
+}
+
 /// The driver's hold on one life.
 #[derive(Clone, Debug)]
 pub struct LifeHandle {
@@ -200,6 +216,11 @@ impl Life {
         // The driver lets go of the name before anybody can see that it is free.
         let _heard = self.removed.send(self.entry.name.clone());
         self.published.send_replace(None);
+        // Whoever asked in the meantime asked for what is gone.
+        self.mailbox.close();
+        while let Some(command) = self.mailbox.recv().await {
+            command.refuse(super::driver::unknown(&self.entry.name));
+        }
     }
 
     /// Makes the intent of a new instance durable: before that, nothing of it exists.

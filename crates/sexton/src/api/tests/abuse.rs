@@ -112,6 +112,19 @@ async fn idle_connections_beyond_every_bound_hold_nobody_up() {
 }
 
 #[tokio::test]
+async fn bodies_that_do_not_come_hold_nobody_up() {
+    let api = Api::start("uploads");
+    let mut crowd = Vec::new();
+    for _ in 0..1_536 {
+        let mut client = api.connect().await;
+        client.send(b"POST /v1/instances HTTP/1.1\r\ncontent-length: 100\r\n\r\n{").await;
+        crowd.push(client);
+    }
+    assert_eq!(api.ask("GET", "/livez", None).await.status, 200, "a request that is whole goes before them");
+    crowd.remove(0).reply().await.refused(408, "request_timeout");
+}
+
+#[tokio::test]
 async fn a_thousand_callers_that_wait_are_all_served() {
     let api = Api::start("waiters");
     api.create("slow-1").await;
