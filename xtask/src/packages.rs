@@ -35,6 +35,7 @@ pub const PACKAGES: &[Package] = &[
     package("s6", "s6-svscan", "what the keeper is compared with"),
     package("python3", "python3", "programs that make threads, sockets and trees of processes"),
     package("python3-pip", "pip3", "the wheel for Python, as users install it"),
+    package("systemd-container", "systemd-nspawn", "our unit under a real systemd"),
     package("curl", "curl", "a client of the API that is not ours"),
 ];
 

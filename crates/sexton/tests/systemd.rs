@@ -1,13 +1,16 @@
-//! What systemd is told, heard at a socket of our own in its place.
+//! What systemd is told, heard at a socket of our own in its place; and our unit under a real one, in a container.
 
 #![allow(missing_docs, reason = "tests")]
+#![allow(clippy::disallowed_types, reason = "a test starts programs as a user does")]
 
 mod support;
 
 use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use sexton_testkit::{SOON, eventually};
+use sexton_testkit::{Ground, SOON, eventually, skip};
 
 use support::{Node, SEXTON, script};
 
@@ -92,4 +95,91 @@ fn a_worker_that_does_not_answer_gives_no_sign_of_life() {
     worker.signal(support::SIGCONT).expect("continued");
     hear(&socket, &mut heard, "WATCHDOG=1");
     node.clear();
+}
+
+/// The container's cgroups: it makes some beside its own first process, and leaves them.
+struct Hierarchies(Vec<PathBuf>);
+
+impl Hierarchies {
+    fn new(id: &str) -> Hierarchies {
+        // On a hybrid host systemd has a hierarchy of its own.
+        let roots = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified", "/sys/fs/cgroup/systemd"].map(Path::new);
+        let roots = roots.into_iter().filter(|root| root.join("cgroup.procs").exists());
+        let places: Vec<PathBuf> = roots.map(|root| root.join(id)).collect();
+        places.iter().for_each(|place| std::fs::create_dir(place).expect("made"));
+        Hierarchies(places)
+    }
+
+    fn words(&self) -> String {
+        self.0.iter().map(|place| place.display().to_string()).collect::<Vec<_>>().join(" ")
+    }
+}
+
+impl Drop for Hierarchies {
+    fn drop(&mut self) {
+        for place in &self.0 {
+            let args = ["-depth", "-type", "d", "-exec", "rmdir", "{}", ";"];
+            let _gone = Command::new("find").arg(place).args(args).status();
+        }
+    }
+}
+
+/// What the script in the container tells, line by line.
+const ANSWER: &str = "\
+box
+cgroup: 0::/system.slice/sexton.service/instances/box
+begun: active success running lives
+restart: active success running lives
+reload: active success running lives
+keeper: the same
+killed: active success running lives
+watchdog: active success running lives
+detached: inactive success unknown lives
+again: active success running lives
+doctor: more time is asked for
+drain: waited longer than TimeoutStopSec
+drained: inactive success unknown gone
+";
+
+#[test]
+fn under_a_real_systemd_instances_outlive_all_but_a_drain() {
+    let is_there = Command::new("systemd-nspawn").arg("--version").stdout(Stdio::null()).status().is_ok();
+    if !is_there || !Path::new("/lib/systemd/systemd").exists() {
+        skip!("needs systemd and systemd-nspawn");
+    }
+    let ground = Ground::new(SEXTON).expect("a ground");
+    let place = |name: &str| ground.dir().join(name);
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/systemd");
+    let unit = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../packaging/sexton.service");
+    std::fs::create_dir(place("out")).expect("made");
+    let ours = "[Service]\nExecStart=\nExecStart=/opt/sexton/sexton serve\nWatchdogSec=3s\n";
+    std::fs::write(place("ours.conf"), ours).expect("written");
+    let script =
+        "[Unit]\nAfter=sexton.service\nRequires=dbus.service\n[Service]\nType=oneshot\nExecStart=/opt/guest/guest.sh\n";
+    std::fs::write(place("guest.service"), script).expect("written");
+    let bin = Path::new(SEXTON).parent().expect("a directory");
+    let hierarchies = Hierarchies::new(ground.id());
+    let mut container = Command::new("/bin/sh");
+    let enter = "for place in $0; do echo $$ > $place/cgroup.procs; done; exec timeout --kill-after=5 120 \"$@\"";
+    container.args(["-c", enter, &hierarchies.words(), "systemd-nspawn", "--quiet", "--directory=/", "--volatile=yes"]);
+    container.args(["--private-network", "--register=no", "--keep-unit"]).arg(format!("--machine={}", ground.id()));
+    for (from, to) in [
+        (bin, "/opt/sexton"),
+        (&fixtures, "/opt/guest"),
+        (&unit, "/etc/systemd/system/sexton.service"),
+        (&place("ours.conf"), "/etc/systemd/system/sexton.service.d/ours.conf"),
+        (&place("guest.service"), "/etc/systemd/system/guest.service"),
+    ] {
+        container.arg(format!("--bind-ro={}:{to}", from.canonicalize().expect("there").display()));
+    }
+    container.arg(format!("--bind={}:/out", place("out").display())).arg("--boot");
+    container.args(["systemd.firstboot=no", "systemd.unit=multi-user.target"]);
+    container.args(["systemd.wants=sexton.service", "systemd.wants=guest.service"]);
+    for other in ["networkd", "resolved", "logind"] {
+        container.arg(format!("systemd.mask=systemd-{other}.service"));
+    }
+    let ended = container.stdin(Stdio::null()).output().expect("the container runs");
+    let read = |name: &str| std::fs::read_to_string(place("out").join(name)).unwrap_or_default();
+    let console = String::from_utf8_lossy(&ended.stdout).into_owned();
+    assert_eq!(read("answer"), ANSWER, "{}\n{}\n{}", read("errors"), read("journal"), console);
 }
