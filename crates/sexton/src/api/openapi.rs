@@ -356,7 +356,7 @@ fn rest() -> Value {
             "ok": { "type": "boolean" }, "checks": { "type": "array", "items": reference("Check") },
         })),
         "Version": object(json!({ "version": string(), "api": string() })),
-        "Health": { "type": "object", "properties": { "status": string() }, "required": ["status"] },
+        "Health": { "type": "object", "properties": { "status": string(), "generation": integer() }, "required": ["status"] },
         "Metrics": { "type": "object" },
         "Problem": object(json!({
             "code": words(&codes), "title": string(), "status": integer(), "detail": string(),

@@ -346,3 +346,16 @@ async fn everything_in_the_table_is_served() {
     let text = api.ask("GET", "/metrics", None).await;
     assert!(String::from_utf8_lossy(&text.body).contains("sexton_reconcile_generation 1"));
 }
+
+#[tokio::test]
+async fn what_health_answers_is_in_the_document() {
+    let api = Api::start("health");
+    let document = crate::api::openapi::document();
+    let known = document["components"]["schemas"]["Health"]["properties"].as_object().expect("properties");
+    for path in ["/livez", "/healthz", "/readyz"] {
+        let shown = api.ask("GET", path, None).await.json();
+        for (name, _) in shown.as_object().expect("an object") {
+            assert!(shown["code"].is_string() || known.contains_key(name), "{path}: {name}");
+        }
+    }
+}
