@@ -17,9 +17,9 @@ use sexton_plan::id::Pid;
 use sexton_plan::state::State;
 use sexton_sys::{file, limit, pidfd};
 
+use crate::chain::chain;
 use crate::config::Settings;
 use crate::net::{Net, Scheme};
-use crate::node::chain;
 use crate::node::host::Host;
 
 /// How good or bad one thing is.

@@ -244,7 +244,7 @@ fn a_drain_refuses_the_new_cancels_builds_and_waits_for_the_rest() {
 
 #[test]
 fn a_process_started_elsewhere_is_taken_into_custody_and_only_the_one_that_is_meant() {
-    use sexton::node::adopt::{Proof, Wanted};
+    use sexton::node::request::{Proof, Wanted};
     let ground = Ground::new("adopt");
     run(async {
         let begun = worker::begin(&ground.options, Keeper::none(), true).await.expect("begun");

@@ -19,7 +19,7 @@ use tokio::sync::futures::Notified;
 use tokio::sync::{mpsc, watch};
 
 use super::Context;
-use crate::node::drain::NodeState;
+use crate::node::request::NodeState;
 use crate::node::request::Watch;
 use crate::refusal::{Kind, Refusal};
 

@@ -5,8 +5,8 @@ use serde_json::json;
 
 use super::failure::{Failure, exit};
 use super::out::{self, Out};
+use crate::chain::chain;
 use crate::config::{self, Flags, Settings};
-use crate::node::chain;
 
 /// `sexton config`.
 #[derive(Debug, Args)]

@@ -5,7 +5,6 @@ use std::io;
 use serde_json::Value;
 
 use super::member::Member as _;
-use super::out;
 use crate::refusal::Kind;
 
 /// Exit codes of the CLI.
@@ -82,14 +81,6 @@ impl Failure {
         };
         let exit = kind.map_or_else(|| exit_of_status(status), Kind::exit);
         Failure { exit, message: Some(message), hint: Some(hint_of(kind, exit).to_owned()), kind }
-    }
-
-    /// Tells it, and gives the exit code.
-    pub fn tell(&self) -> u8 {
-        if let Some(message) = &self.message {
-            out::error(message, self.hint.as_deref());
-        }
-        self.exit
     }
 
     /// Puts `name` in front, where several are at stake.

@@ -9,7 +9,7 @@ use sexton_ledger::{ExportError, OpenError};
 use super::failure::{Failure, exit};
 use super::member::Member as _;
 use super::{Context, out};
-use crate::node::chain;
+use crate::chain::chain;
 
 /// `sexton ledger`.
 #[derive(Debug, Args)]

@@ -86,8 +86,18 @@ pub fn raw_error(bytes: &[u8]) -> Result<(), Failure> {
     stderr.write_all(bytes).and_then(|()| stderr.flush()).map_err(|error| Failure::of_stdout(&error))
 }
 
+impl Failure {
+    /// Tells it, and gives the exit code.
+    pub fn tell(&self) -> u8 {
+        if let Some(message) = &self.message {
+            error(message, self.hint.as_deref());
+        }
+        self.exit
+    }
+}
+
 /// Tells a failure on stderr: `error: …`, and what to do next.
-pub fn error(message: &str, hint: Option<&str>) {
+fn error(message: &str, hint: Option<&str>) {
     let (on, off) = if is_coloured(&io::stderr()) { ("\x1b[1;31m", "\x1b[0m") } else { ("", "") };
     let mut text = format!("{on}error:{off} {}\n", escape(message));
     if let Some(hint) = hint {

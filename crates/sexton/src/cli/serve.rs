@@ -21,7 +21,7 @@ pub fn demo() -> Result<u8, Failure> {
     match crate::demo::run(&mut out::Lines::default()) {
         Ok(()) => Ok(exit::DONE),
         Err(error) => {
-            Err(Failure::new(exit::FAILED, crate::node::chain(&error))
+            Err(Failure::new(exit::FAILED, crate::chain::chain(&error))
                 .hint("`sexton doctor` tells what this host allows"))
         }
     }

@@ -18,8 +18,8 @@ use sexton_keeper::link::{KEEPER_FD_VARIABLE, PHASE_VARIABLE};
 use sexton_sys::fd::RawFd;
 use sexton_sys::strings::{Slot, Strings};
 
+use crate::chain::chain;
 use crate::config::{self, Flags};
-use crate::node::chain;
 
 /// Why `serve` does not start: its exit code, and the sentence.
 #[derive(Debug)]

@@ -9,7 +9,7 @@ use sd_notify::NotifyState as Word;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use crate::node::drain::NodeState;
+use crate::node::request::NodeState;
 use crate::node::request::{InFlight, Node};
 
 /// The pause between two words of a drain; each asks for three times as long.

@@ -16,8 +16,8 @@ use sexton_sys::SysError;
 
 use super::listeners::check_tcp;
 use super::{Refused, exit};
+use crate::chain::chain;
 use crate::config::Settings;
-use crate::node::chain;
 
 /// Checks everything that can be checked before there is a worker; gives the lock of the state directory.
 ///

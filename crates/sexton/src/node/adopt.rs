@@ -10,56 +10,18 @@ use sexton_core::proc;
 use sexton_ledger::entry::{Cgroup, Entry, Resource, ResourceState};
 use sexton_ledger::{Batch, EventKind};
 use sexton_plan::id::{Incarnation, Pid};
-use sexton_plan::identity::Identity;
 use sexton_plan::state::State;
 
 use super::host::Host;
-use super::life::{Answer, Life, Next, called, fact, now};
+use super::life::{Answer, Life, Next, Taken, called, fact, now};
 use super::process::Process;
-use super::request::Caller;
-use super::start::{chain, domain_name};
+use super::request::{Caller, Proof, Wanted};
+use super::resources::domain_name;
+use crate::chain::chain;
 use crate::refusal::{Kind, Refusal};
 
 /// Where an adopted process came from, until it is in custody.
 const ORIGIN: &str = "cgroup-origin";
-
-/// Which process, by number and by what proves the number.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Wanted {
-    /// Its number, in the daemon's PID namespace.
-    pub pid: Pid,
-    /// What proves it.
-    pub proof: Proof,
-}
-
-/// What proves that a number names the process that the caller means.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Proof {
-    /// The inode of its pidfd.
-    PidfsIno(u64),
-    /// Its start tick, field 22 of `/proc/PID/stat`.
-    StartTicks(u64),
-}
-
-/// A process that may be taken, held.
-#[derive(Debug)]
-pub struct Taken {
-    handle: Arc<Handle>,
-    /// The admission, until the intent is shown.
-    permit: OwnedPermit,
-}
-
-impl Taken {
-    /// Who it is.
-    pub fn identity(&self) -> &Identity {
-        self.handle.identity()
-    }
-
-    /// The kernel's handle of it.
-    pub fn to_bytes(&self) -> Vec<u8> {
-        self.handle.to_bytes()
-    }
-}
 
 /// Opens the process that `wanted` means, if it may be taken.
 ///

@@ -21,7 +21,7 @@ use tokio::time::sleep;
 use super::crash::crash_point;
 use super::host::Host;
 use super::life::{Command, LifeHandle, now};
-use super::request::{Caller, Stop};
+use super::request::{Caller, NodeState, Stop};
 use crate::refusal::{Kind, Refusal};
 
 const STATUS: &str = "node.status";
@@ -37,28 +37,6 @@ const FORCE_TIME: Duration = STUCK_AFTER.saturating_add(Duration::from_millis(50
 pub struct DrainRules {
     /// Kinds that are ended at once; all others are waited for.
     pub cancel: Vec<Word>,
-}
-
-/// Whether the node takes work, and how far a drain is.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct NodeState {
-    /// What it is for those who place work; the gate is closed while it drains, and open otherwise.
-    pub status: NodeStatus,
-    /// Whatever still lives is killed.
-    pub forced: bool,
-    /// The daemon ends when it is drained.
-    pub ends: bool,
-    /// No process, no resource and no open operation is left, durably.
-    pub drained: bool,
-    /// When a graceful drain turns into a forced one.
-    pub deadline: Option<Timestamp>,
-}
-
-impl NodeState {
-    /// Whether the gate is closed.
-    pub fn is_draining(&self) -> bool {
-        self.status == NodeStatus::Draining
-    }
 }
 
 /// What the drain's own tasks tell the driver.
@@ -356,5 +334,5 @@ fn tell_stop(life: &LifeHandle, stop: &Stop, reason: &str) {
     // Nobody waits for the answer.
     let (reply, _) = tokio::sync::oneshot::channel();
     let command = Command::Stop { stop: stop.clone(), reason: Some(reason.to_owned()), caller, reply };
-    super::driver::pass_on(life, command);
+    life.pass_on(command);
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::json;
-use sexton_core::gate::{self, EnterError, OwnedPermit};
+use sexton_core::gate::{self, OwnedPermit};
 use sexton_keeper::link::{FromKeeper, LinkError};
 use sexton_keeper::wire::{ExitRecord, Swept, ToWorker};
 use sexton_ledger::entry::{Entry, Restarts, Spec, StuckProcess};
@@ -19,13 +19,15 @@ use sexton_plan::state::State;
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::adopt::{self, Wanted};
+use super::adopt;
 use super::drain::{Drain, DrainNews};
 use super::host::SharedHost;
-use super::life::{Answer, Command, Life, LifeHandle, Next};
+use super::life::{Answer, Command, Life, LifeHandle, Next, not_admitted, refuse_or_answer};
 use super::reconcile::Reconciler;
 use super::recover;
-use super::request::{Caller, Facts, Filter, IdempotencyKey, InFlight, NewInstance, Node, Operation, Page, Request};
+use super::request::{
+    Caller, Facts, Filter, IdempotencyKey, InFlight, NewInstance, Node, Operation, Page, Request, Wanted,
+};
 use crate::metrics::Metric;
 use crate::refusal::{Kind, Refusal};
 
@@ -223,7 +225,7 @@ impl Driver {
     /// Passes a command on to the life of `name`.
     fn tell(&self, name: &Name, reply: Answer, command: impl FnOnce(Answer) -> Command) {
         match self.lives.get(name).filter(|life| life.entry.borrow().is_some()) {
-            Some(life) => pass_on(life, command(reply)),
+            Some(life) => life.pass_on(command(reply)),
             None => {
                 let _heard = reply.send(Err(unknown(name)));
             }
@@ -326,7 +328,7 @@ impl Driver {
         });
         if interrupted {
             // It never ran, and nobody was answered: it is carried out now.
-            return pass_on(life, Command::Start { caller, key: Some(key), reply });
+            return life.pass_on(Command::Start { caller, key: Some(key), reply });
         }
         if incarnation.is_some_and(|mine| life.entry.borrow().as_ref().is_some_and(|entry| entry.incarnation != mine)) {
             let detail = format!("what this request made is gone; `{name}` is another one now");
@@ -482,35 +484,13 @@ impl Filter {
     }
 }
 
-pub(super) fn pass_on(life: &LifeHandle, command: Command) {
-    match life.mailbox.try_send(Box::new(command)) {
-        Ok(()) => {}
-        Err(mpsc::error::TrySendError::Full(command)) => {
-            let life = life.clone();
-            tokio::spawn(async move {
-                if let Err(mpsc::error::SendError(command)) = life.mailbox.send(command).await {
-                    refuse_late(&life, *command);
-                }
-            });
-        }
-        Err(mpsc::error::TrySendError::Closed(command)) => refuse_late(life, *command),
-    }
-}
-
-/// A life that takes no more commands was removed, where it shows so; without a word the daemon is ending.
-fn refuse_late(life: &LifeHandle, command: Command) {
-    if life.entry.borrow().is_none() {
-        command.refuse(Refusal::new(Kind::NotFound, "the instance was removed in the meantime"));
-    }
-}
-
 /// Answers once the start has succeeded or failed.
 async fn answer_when_begun(life: LifeHandle, key: IdempotencyKey, caller: Caller, reply: Answer) {
     let mut entry = life.entry.clone();
     let begun = |entry: &Option<Arc<Entry>>| entry.as_ref().is_some_and(|entry| entry.state != State::Starting);
     let answer = match entry.wait_for(begun).await.map(|entry| entry.clone()) {
         Ok(Some(entry)) if entry.state == State::Failed && entry.reason.as_deref() == Some(recover::INTERRUPTED) => {
-            return pass_on(&life, Command::Start { caller, key: Some(key), reply });
+            return life.pass_on(Command::Start { caller, key: Some(key), reply });
         }
         Ok(Some(entry)) if entry.state == State::Failed => {
             Err(Refusal::new(Kind::ExecFailed, super::start::not_started(&entry)))
@@ -521,28 +501,8 @@ async fn answer_when_begun(life: LifeHandle, key: IdempotencyKey, caller: Caller
     let _heard = reply.send(answer);
 }
 
-/// What was answered then: the row of that moment, or the refusal.
-pub(super) fn refuse_or_answer(reply: Answer, status: u16, body: &str) {
-    let answer = if status < 300 {
-        serde_json::from_str::<Entry>(body)
-            .map(Arc::new)
-            .map_err(|error| Refusal::new(Kind::Internal, error.to_string()))
-    } else {
-        Err(Refusal::new(Kind::ExecFailed, body))
-    };
-    let _heard = reply.send(answer);
-}
-
 fn refuse(reply: Answer, refusal: Refusal) {
     let _heard = reply.send(Err(refusal));
-}
-
-/// The gate is closed, or full.
-pub(super) fn not_admitted(error: EnterError) -> Refusal {
-    match error {
-        EnterError::Draining => Refusal::new(Kind::NodeDraining, "the node is draining and takes no new work"),
-        EnterError::Full => Refusal::new(Kind::NodeFull, error.to_string()),
-    }
 }
 
 /// What can be known of a spec before anything of it is recorded.

@@ -1,6 +1,5 @@
 //! Ending one incarnation: the climb of the stop ladder, the exit, and giving back what it held.
 
-use std::collections::VecDeque;
 use std::fs;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -12,22 +11,22 @@ use sexton_core::tree::Tree;
 use sexton_keeper::wire::{HeldProcess, ToKeeper};
 use sexton_ledger::entry::{Entry, Exit, Resource, ResourceState};
 use sexton_ledger::{Batch, EventKind, NewEvent, RequestRecord};
-use sexton_plan::id::Name;
 use sexton_plan::kill::KillBy;
 use sexton_plan::ladder::{Happening, Rung, STUCK_AFTER, STUCK_LOOK};
 use sexton_plan::restart;
 use sexton_plan::state::{ExitSource, ExitStatus, LostReason, State};
-use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::adapter::{Said, Sentence, Step};
+use super::adapter::Step;
+use super::asking::{Asking, nothing_to_wait_for, say};
 use super::crash::crash_point;
 use super::host::Host;
 use super::life::{Life, Next, RollBack, fact, now};
 use super::process::{Ending, Process};
+use super::resources::domain_name;
 use super::slots;
-use super::start::{chain, domain_name};
 use super::stop::{self, Target};
+use crate::chain::chain;
 use crate::metrics::Metric;
 
 /// How long what was killed is waited for before the domain is swept: what `cgroup.kill` misses is rare.
@@ -36,55 +35,6 @@ const SWEEP_AFTER: Duration = Duration::from_millis(50);
 const KEEPER_TELLS: Duration = Duration::from_secs(1);
 /// The pause before a domain that could not be read is read again.
 const READ_AGAIN: Duration = Duration::from_secs(1);
-
-/// The polite part of a stop: what is still to be done, and how long what was done is waited for.
-#[derive(Debug, Default)]
-pub(super) struct Asking {
-    steps: VecDeque<Step>,
-    /// What the rest is asked with that the main process leaves behind.
-    signal: u8,
-    /// Whether the main process lived, and was asked alone.
-    main: bool,
-    /// When the present step is over; none for the end of the grace.
-    until: Option<Instant>,
-    /// Tells that what was said is over, or was never heard.
-    heard: Option<oneshot::Receiver<()>>,
-}
-
-impl Asking {
-    /// Nothing more is said: the main process is over, and what it left has been asked.
-    fn rest(&mut self) {
-        (self.steps, self.until, self.heard, self.main) = (VecDeque::new(), None, None, false);
-    }
-}
-
-/// Says `sentence` beside whatever goes on; the answer comes only where nothing is to be waited for.
-fn say(name: Name, sentence: Sentence, limit: Duration) -> oneshot::Receiver<()> {
-    let (told, news) = oneshot::channel();
-    tokio::spawn(async move {
-        match sentence.say(limit).await {
-            Ok(Said::Wait) => {}
-            Ok(Said::Done) => drop(told.send(())),
-            Err(error) => {
-                tracing::info!(%name, socket = %sentence.socket().display(), error = chain(&error), "runtime not asked");
-                let _heard = told.send(());
-            }
-        }
-    });
-    news
-}
-
-/// CANCEL: may be dropped and asked again.
-async fn nothing_to_wait_for(heard: &mut Option<oneshot::Receiver<()>>) {
-    if let Some(news) = heard {
-        let told = news.await;
-        *heard = None;
-        if told.is_ok() {
-            return;
-        }
-    }
-    std::future::pending().await
-}
 
 /// How an incarnation is over.
 enum Fate {

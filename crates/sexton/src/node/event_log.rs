@@ -42,10 +42,10 @@ impl EventLog {
 
 /// Reads the log; tells how many events there are, or the first thing that is wrong.
 fn read(reader: &Reader, last: u64) -> Result<u64, String> {
-    let Some(first) = reader.first_seq().map_err(|error| super::chain(&error))? else { return Ok(0) };
+    let Some(first) = reader.first_seq().map_err(|error| crate::chain::chain(&error))? else { return Ok(0) };
     let mut after = first.saturating_sub(1);
     while after < last {
-        let page = reader.events_after(after, PAGE).map_err(|error| super::chain(&error))?;
+        let page = reader.events_after(after, PAGE).map_err(|error| crate::chain::chain(&error))?;
         for event in &page {
             // The oldest are removed meanwhile where there are too many; nothing else may be missing.
             let forgotten = reader.first_seq().ok().flatten() == Some(event.seq);

@@ -184,9 +184,10 @@ impl Host {
             // What is still owed to it is known to the pins alone.
             return Ok(());
         }
-        let pins = self.pins.as_ref().and_then(|pins| PinBoard::remove(pins).err()).map(|error| super::chain(&error));
+        let pins =
+            self.pins.as_ref().and_then(|pins| PinBoard::remove(pins).err()).map(|error| crate::chain::chain(&error));
         let subtree = self.subtree.as_ref().and_then(|subtree| subtree.remove().err());
-        let subtree = subtree.map(|error| super::chain(&error));
+        let subtree = subtree.map(|error| crate::chain::chain(&error));
         super::limits::remove_v1(&self.cgroup);
         let _gone = fs::remove_dir(self.paths.marks());
         let left: Vec<String> = pins.into_iter().chain(subtree).collect();

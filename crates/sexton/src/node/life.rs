@@ -1,13 +1,5 @@
-//! One instance's life, as one task that owns its row: nobody else changes it.
-//!
-//! ```text
-//!                 ┌──────────────── restart, start ───────────────┐
-//!                 ▼                                               │
-//!   new ──► start ──► guard ──► end ──► settle ──► rest ──► removed
-//!             │         ▲        ▲                   ▲
-//!             └─ failed ┼────────┼───────────────────┘
-//!   known ──────────────┴────────┤   doubt (unverified)
-//! ```
+//! One instance's life: the row that it owns, what it may be told, and how it records, shows and answers.
+//! [`course`](super::course) is the way it takes.
 
 use std::sync::Arc;
 
@@ -20,13 +12,15 @@ use sexton_plan::id::Name;
 use sexton_plan::state::State;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::adopt::Taken;
-use super::end::Asking;
+use super::asking::Asking;
 use super::host::SharedHost;
 use super::process::Process;
 use super::request::{Caller, IdempotencyKey, Stop};
 use super::stop;
 use crate::refusal::{Kind, Refusal};
+use sexton_core::gate::EnterError;
+use sexton_core::handle::Handle;
+use sexton_plan::identity::Identity;
 
 /// Commands that wait for one life; its task answers within one step of whatever it is doing.
 const MAILBOX: usize = 32;
@@ -93,6 +87,31 @@ pub struct LifeHandle {
     pub entry: watch::Receiver<Option<Arc<Entry>>>,
 }
 
+impl LifeHandle {
+    /// Passes a command on; a full mailbox is waited for beside whatever goes on.
+    pub(super) fn pass_on(&self, command: Command) {
+        match self.mailbox.try_send(Box::new(command)) {
+            Ok(()) => {}
+            Err(mpsc::error::TrySendError::Full(command)) => {
+                let life = self.clone();
+                tokio::spawn(async move {
+                    if let Err(mpsc::error::SendError(command)) = life.mailbox.send(command).await {
+                        life.refuse_late(*command);
+                    }
+                });
+            }
+            Err(mpsc::error::TrySendError::Closed(command)) => self.refuse_late(*command),
+        }
+    }
+
+    /// A life that takes no more commands was removed, where it shows so; without a word the daemon is ending.
+    fn refuse_late(&self, command: Command) {
+        if self.entry.borrow().is_none() {
+            command.refuse(Refusal::new(Kind::NotFound, "the instance was removed in the meantime"));
+        }
+    }
+}
+
 /// One instance's life.
 #[derive(Debug)]
 pub struct Life {
@@ -105,8 +124,8 @@ pub struct Life {
     pub(super) asking: Asking,
     /// Whether the logs of this incarnation have been made known.
     pub(super) logs_are_known: bool,
-    published: watch::Sender<Option<Arc<Entry>>>,
-    removed: mpsc::UnboundedSender<Name>,
+    pub(super) published: watch::Sender<Option<Arc<Entry>>>,
+    pub(super) removed: mpsc::UnboundedSender<Name>,
 }
 
 /// What comes next.
@@ -152,6 +171,26 @@ pub enum Next {
     Removed,
 }
 
+/// A process that may be taken, held.
+#[derive(Debug)]
+pub struct Taken {
+    pub(super) handle: Arc<Handle>,
+    /// The admission, until the intent is shown.
+    pub(super) permit: OwnedPermit,
+}
+
+impl Taken {
+    /// Who it is.
+    pub fn identity(&self) -> &Identity {
+        self.handle.identity()
+    }
+
+    /// The kernel's handle of it.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        self.handle.to_bytes()
+    }
+}
+
 /// A start that never ran.
 #[derive(Debug)]
 pub struct RollBack {
@@ -188,89 +227,6 @@ impl Life {
             },
             LifeHandle { mailbox: sender, entry: watch },
         )
-    }
-
-    /// Lives until it is removed from the list, or the daemon ends.
-    pub async fn run(mut self, first: Next) {
-        let mut next = first;
-        loop {
-            // Most lives are guarded or at rest nearly all of the time: what passes is boxed, so that a task is small.
-            next = match next {
-                Next::Intend { key, caller, reply, permit } => {
-                    let next = Box::pin(self.intend(key, &caller, reply)).await;
-                    drop(permit);
-                    next
-                }
-                Next::TakeCustody { taken, caller, reply } => Box::pin(self.take_custody(taken, &caller, reply)).await,
-                Next::Start(reply) => Box::pin(self.start(reply)).await,
-                Next::Guard(process) => self.guard(process).await,
-                Next::End(process) => Box::pin(self.end(process)).await,
-                Next::RollBack(roll_back) => Box::pin(self.roll_back(roll_back)).await,
-                Next::Close => Box::pin(self.close()).await,
-                Next::GiveUpAdoption => Box::pin(self.give_up_adoption()).await,
-                Next::Doubt => Box::pin(self.doubt()).await,
-                Next::Rest => self.rest().await,
-                Next::Removed => break,
-            };
-        }
-        // The driver lets go of the name before anybody can see that it is free.
-        let _heard = self.removed.send(self.entry.name.clone());
-        self.published.send_replace(None);
-        // Whoever asked in the meantime asked for what is gone.
-        self.mailbox.close();
-        while let Some(command) = self.mailbox.recv().await {
-            command.refuse(super::driver::unknown(&self.entry.name));
-        }
-    }
-
-    /// Makes the intent of a new instance durable: before that, nothing of it exists.
-    async fn intend(&mut self, key: Option<IdempotencyKey>, caller: &Caller, reply: Answer) -> Next {
-        let mut next = (*self.entry).clone();
-        let slots = match self.claim_slot(&mut next).await {
-            Ok(slots) => slots,
-            Err(refusal) => {
-                let _heard = reply.send(Err(refusal));
-                return Next::Removed;
-            }
-        };
-        let events = vec![called(&next, "create", caller), fact(EventKind::InstanceStarting, &next, json!({}))];
-        let request = key.map(|key| asked(&next, key));
-        // What it guards dies with the power; a crash of the daemon it survives. What is answered is synced.
-        let batch = Batch {
-            puts: vec![next.clone()],
-            slots,
-            events,
-            request: request.clone(),
-            volatile: true,
-            ..Batch::default()
-        };
-        match self.host.record(batch).await {
-            Ok(_) => {
-                self.request = request;
-                self.show(next);
-                Next::Start(Some(reply))
-            }
-            Err(refusal) => {
-                self.unclaim_slot(&next).await;
-                let _heard = reply.send(Err(refusal));
-                Next::Removed
-            }
-        }
-    }
-
-    /// Watches a main process until it ends or is asked to.
-    async fn guard(&mut self, process: Process) -> Next {
-        self.bound_logs();
-        loop {
-            tokio::select! {
-                () = process.over() => return Next::End(Some(process)),
-                command = self.mailbox.recv() => {
-                    if Box::pin(self.obey(command, Some(&process))).await {
-                        return Next::End(Some(process));
-                    }
-                }
-            }
-        }
     }
 
     /// Has the logs of this incarnation bounded from now on; said once, for each time costs a look at two files.
@@ -366,7 +322,7 @@ impl Life {
     pub(super) fn answer_as_before(&self, key: &IdempotencyKey, reply: Answer) {
         let kept = self.host.ledger.reader().request(&key.key).ok().flatten();
         match kept.and_then(|record| record.answer) {
-            Some((status, body)) => super::driver::refuse_or_answer(reply, status, &body),
+            Some((status, body)) => refuse_or_answer(reply, status, &body),
             None => self.answer(reply),
         }
     }
@@ -410,6 +366,26 @@ impl Life {
     pub(super) fn show(&mut self, next: Entry) {
         self.entry = Arc::new(next);
         self.published.send_replace(Some(Arc::clone(&self.entry)));
+    }
+}
+
+/// What was answered then: the row of that moment, or the refusal.
+pub(super) fn refuse_or_answer(reply: Answer, status: u16, body: &str) {
+    let answer = if status < 300 {
+        serde_json::from_str::<Entry>(body)
+            .map(Arc::new)
+            .map_err(|error| Refusal::new(Kind::Internal, error.to_string()))
+    } else {
+        Err(Refusal::new(Kind::ExecFailed, body))
+    };
+    let _heard = reply.send(answer);
+}
+
+/// The gate is closed, or full.
+pub(super) fn not_admitted(error: EnterError) -> Refusal {
+    match error {
+        EnterError::Draining => Refusal::new(Kind::NodeDraining, "the node is draining and takes no new work"),
+        EnterError::Full => Refusal::new(Kind::NodeFull, error.to_string()),
     }
 }
 

@@ -2,6 +2,8 @@
 
 pub mod adapter;
 pub mod adopt;
+mod asking;
+mod course;
 mod crash;
 pub mod drain;
 pub mod driver;
@@ -17,6 +19,7 @@ pub(crate) mod readiness;
 mod reconcile;
 mod recover;
 pub mod request;
+mod resources;
 mod rest;
 pub mod slots;
 mod start;
@@ -25,5 +28,3 @@ mod strays;
 mod user;
 pub mod watch;
 pub mod worker;
-
-pub use start::chain;

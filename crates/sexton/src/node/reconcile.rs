@@ -16,7 +16,6 @@ use sexton_plan::world::{Left, World};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout};
 
-use super::driver::pass_on;
 use super::host::{Host, SharedHost};
 use super::life::{Command, LifeHandle};
 use super::recover::doubted;
@@ -326,6 +325,6 @@ fn rejudged(action: &Action, lives: &Lives) -> Option<watch::Receiver<Option<Arc
         return None;
     };
     let life = lives.get(instance)?;
-    pass_on(life, Command::Rejudge);
+    life.pass_on(Command::Rejudge);
     Some(life.entry.clone())
 }

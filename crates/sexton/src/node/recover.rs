@@ -17,7 +17,7 @@ use super::crash::crash_point;
 use super::host::Host;
 use super::life::{Command, Life, Next, RollBack, fact, now};
 use super::process::Process;
-use super::start::chain;
+use crate::chain::chain;
 
 /// What a start says that was cut off before its program ran.
 pub const INTERRUPTED: &str = "the daemon ended before the program ran";

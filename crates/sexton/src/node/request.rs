@@ -12,9 +12,8 @@ use sexton_plan::plan::Plan;
 use sexton_plan::state::State;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::adopt::Wanted;
-use super::drain::NodeState;
 use crate::refusal::Refusal;
+use sexton_plan::id::Pid;
 
 /// Requests that wait for the driver; a full queue makes callers wait, never the driver.
 const QUEUE: usize = 1_024;
@@ -363,5 +362,45 @@ impl Until {
             Until::Removed => false,
             Until::Running => entry.state == State::Running || entry.state.is_terminal(),
         }
+    }
+}
+
+/// Which process, by number and by what proves the number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// Its number, in the daemon's PID namespace.
+    pub pid: Pid,
+    /// What proves it.
+    pub proof: Proof,
+}
+
+/// What proves that a number names the process that the caller means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Proof {
+    /// The inode of its pidfd.
+    PidfsIno(u64),
+    /// Its start tick, field 22 of `/proc/PID/stat`.
+    StartTicks(u64),
+}
+
+/// Whether the node takes work, and how far a drain is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NodeState {
+    /// What it is for those who place work; the gate is closed while it drains, and open otherwise.
+    pub status: NodeStatus,
+    /// Whatever still lives is killed.
+    pub forced: bool,
+    /// The daemon ends when it is drained.
+    pub ends: bool,
+    /// No process, no resource and no open operation is left, durably.
+    pub drained: bool,
+    /// When a graceful drain turns into a forced one.
+    pub deadline: Option<Timestamp>,
+}
+
+impl NodeState {
+    /// Whether the gate is closed.
+    pub fn is_draining(&self) -> bool {
+        self.status == NodeStatus::Draining
     }
 }

@@ -12,9 +12,9 @@ use sexton_plan::state::State;
 use tokio::time::sleep;
 
 use super::crash::crash_point;
-use super::life::{Answer, Command, Life, Next, asked, called, fact, now};
+use super::life::{Answer, Command, Life, Next, asked, called, fact, not_admitted, now};
 use super::request::{Caller, IdempotencyKey};
-use super::start::intents;
+use super::resources::intents;
 
 /// The pause before a resource that could not be given back is tried again.
 const RELEASE_AGAIN: Duration = Duration::from_secs(1);
@@ -148,7 +148,7 @@ impl Life {
         let _permit = match self.host.gate.enter_owned(gate::Kind::START) {
             Ok(permit) => permit,
             Err(error) => {
-                let _heard = reply.send(Err(super::driver::not_admitted(error)));
+                let _heard = reply.send(Err(not_admitted(error)));
                 return None;
             }
         };

@@ -15,7 +15,7 @@ use sexton_core::domain::Domain;
 use sexton_core::handle::Handle;
 use sexton_core::spawn::{self, Going, NeverRan, Program, Waiting};
 use sexton_keeper::wire::{HeldProcess, ToKeeper};
-use sexton_ledger::entry::{Cgroup, Entry, Resource, ResourceState};
+use sexton_ledger::entry::{Cgroup, Entry, ResourceState};
 use sexton_ledger::{Batch, EventKind};
 use sexton_plan::state::State;
 use tokio::io::Interest;
@@ -24,7 +24,9 @@ use super::crash::crash_point;
 use super::life::{Answer, Life, Next, RollBack, fact, now};
 use super::process::Process;
 use super::readiness;
+use super::resources::domain_name;
 use super::user;
+use crate::chain::chain;
 use crate::refusal::{Kind, Refusal};
 
 /// What a start has made so far.
@@ -235,42 +237,7 @@ impl AsRawFd for ReportFd {
     }
 }
 
-/// The name of an incarnation's cgroup, unique for ever.
-pub fn domain_name(entry: &Entry) -> String {
-    format!("{}.{}", entry.name, entry.incarnation)
-}
-
-/// What a start is about to acquire, as intents.
-pub fn intents(entry: &Entry, has_cgroups: bool, has_pins: bool) -> Vec<Resource> {
-    let mut wanted = Vec::new();
-    let mut want = |kind: &str, key: String| {
-        wanted.push(Resource { kind: kind.to_owned(), key, state: ResourceState::Intent });
-    };
-    if has_cgroups {
-        want("cgroup", domain_name(entry));
-    }
-    for controller in super::limits::v1_controllers(&entry.spec.limits) {
-        want("cgroup-v1", format!("{controller}/{}", domain_name(entry)));
-    }
-    if has_pins {
-        want("pin", entry.incarnation.to_string());
-    }
-    wanted
-}
-
 /// The sentence for whoever asked for a start that failed.
 pub fn not_started(entry: &Entry) -> String {
     format!("`{}` was not started: {}", entry.name, entry.reason.as_deref().unwrap_or_default())
-}
-
-/// An error with its causes, in one line.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }

@@ -13,8 +13,8 @@ use sexton_plan::id::{Incarnation, Pid};
 use sexton_plan::world::{Content, Marked, MarkedKind, Owner};
 
 use super::host::Host;
-use super::start::chain;
 use super::stop;
+use crate::chain::chain;
 
 /// What one look found on this host in our name, before anybody asked whose it is.
 #[derive(Debug, Default)]

@@ -25,9 +25,9 @@ use super::logs::LogKeeper;
 use super::reconcile::Reconciler;
 use super::request::Node;
 use super::slots::{Owner, Pool, Slots};
-use super::start::chain;
 use super::watch::Watcher;
 use super::watch::rule::Watch;
+use crate::chain::chain;
 
 /// Laid out for the ledger's log beforehand: a commit need not grow a file, and stops are recorded on a full disk.
 const WAL_RESERVE: u64 = 1 << 20;

@@ -9,7 +9,7 @@ use crate::api::call::{Call, detached};
 use crate::api::json::{Fields, bad_field};
 use crate::api::spec;
 use crate::api::types::InstanceView;
-use crate::node::adopt::{Proof, Wanted};
+use crate::node::request::{Proof, Wanted};
 use crate::refusal::{Kind, Refusal};
 
 pub(in crate::api) async fn adopt(mut call: Call) -> Result<Answer, Refusal> {

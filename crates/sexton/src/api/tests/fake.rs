@@ -11,7 +11,7 @@ use sexton_plan::plan::Plan;
 use sexton_plan::state::State;
 use tokio::sync::{mpsc, watch};
 
-use crate::node::drain::NodeState;
+use crate::node::request::NodeState;
 use crate::node::request::{Facts, Filter, InFlight, NewInstance, Page, Request};
 use crate::refusal::{Kind, Refusal};
 

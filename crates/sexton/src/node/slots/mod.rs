@@ -12,6 +12,7 @@
 
 mod crew;
 mod life;
+mod news;
 mod owner;
 mod pool;
 mod repair;

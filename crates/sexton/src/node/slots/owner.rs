@@ -10,9 +10,8 @@ use sexton_plan::id::Incarnation;
 use tokio::sync::mpsc;
 
 use super::crew::Crew;
+use super::news::{News, Pass};
 use super::pool::{self, Moves, Verdict, Wish};
-use super::repair::Pass;
-use super::turn::News;
 use super::{Ask, Claimed, KIND, Queue, Reply, Shown};
 use crate::config;
 use crate::net::{self, Scheme, Slot};

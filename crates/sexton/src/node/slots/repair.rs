@@ -10,28 +10,11 @@ use sexton_core::handle::{Handle, Life};
 use sexton_ledger::entry::Entry;
 use sexton_ledger::slot::{SlotRow, SlotState};
 
-use super::Reply;
 use super::crew::Crew;
+use super::news::{News, Outlook};
 use super::owner::Owner;
-use super::turn::News;
-use crate::net::{NetError, Seen, Slot};
+use crate::net::{Seen, Slot};
 use crate::node::host::Host;
-
-/// The pass that is asked for.
-#[derive(Debug, Default)]
-pub(super) struct Pass {
-    /// The instances, until they were looked at.
-    pub(super) entries: Option<Vec<Arc<Entry>>>,
-    /// Who waits for its end.
-    pub(super) replies: Vec<Reply<()>>,
-}
-
-/// What a look found, and what became of what was missing.
-#[derive(Debug)]
-pub(super) struct Outlook {
-    seen: Vec<(u32, Seen)>,
-    repaired: Vec<(u32, Result<(), NetError>)>,
-}
 
 impl Owner {
     /// Looks at all slots at once, and repairs those in use.

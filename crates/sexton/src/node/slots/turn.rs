@@ -6,32 +6,12 @@ use sexton_ledger::Batch;
 use sexton_ledger::slot::{SlotRow, SlotState};
 
 use super::crew::Crew;
+use super::news::{News, NotMade};
 use super::owner::{Kept, Owner, TABLE};
-use super::repair::Outlook;
 use crate::net::{Made, NetError, Released, Slot};
 use crate::node::crash::crash_point;
 use crate::node::host::Host;
 use crate::refusal::{Kind, Refusal};
-
-/// Why a slot was not made.
-#[derive(Clone, Debug)]
-pub(super) enum NotMade {
-    /// Its row could not be recorded, so nothing was tried.
-    Unrecorded(Refusal),
-    /// The network refused.
-    Net(NetError),
-}
-
-/// What comes back from a turn.
-#[derive(Debug)]
-pub(super) enum News {
-    /// Slots were taken down and made.
-    Turned { released: Vec<(u32, Result<Released, NetError>)>, made: Vec<(u32, Result<Made, NotMade>)> },
-    /// Slots were looked at, and repaired.
-    Looked(Outlook),
-    /// What slots share was taken down.
-    Dismantled(Result<Released, NetError>),
-}
 
 impl Owner {
     /// Takes down what is leaving, and makes the slots of these numbers, in one go.

@@ -14,7 +14,7 @@ use tokio::task::spawn_blocking;
 use super::look::{Looker, who};
 use super::metadata::{self, Found};
 use super::object::Object;
-use crate::node::chain;
+use crate::chain::chain;
 use crate::node::process::Process;
 use crate::node::stop::{self, OrphanEnd};
 

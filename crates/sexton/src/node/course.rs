@@ -1,0 +1,102 @@
+//! One instance's life, as one task that owns its row: nobody else changes it.
+//!
+//! ```text
+//!                 ┌──────────────── restart, start ───────────────┐
+//!                 ▼                                               │
+//!   new ──► start ──► guard ──► end ──► settle ──► rest ──► removed
+//!             │         ▲        ▲                   ▲
+//!             └─ failed ┼────────┼───────────────────┘
+//!   known ──────────────┴────────┤   doubt (unverified)
+//! ```
+
+use serde_json::json;
+use sexton_ledger::{Batch, EventKind};
+
+use super::life::{Answer, Life, Next, asked, called, fact};
+use super::process::Process;
+use super::request::{Caller, IdempotencyKey};
+
+impl Life {
+    /// Lives until it is removed from the list, or the daemon ends.
+    pub async fn run(mut self, first: Next) {
+        let mut next = first;
+        loop {
+            // Most lives are guarded or at rest nearly all of the time: what passes is boxed, so that a task is small.
+            next = match next {
+                Next::Intend { key, caller, reply, permit } => {
+                    let next = Box::pin(self.intend(key, &caller, reply)).await;
+                    drop(permit);
+                    next
+                }
+                Next::TakeCustody { taken, caller, reply } => Box::pin(self.take_custody(taken, &caller, reply)).await,
+                Next::Start(reply) => Box::pin(self.start(reply)).await,
+                Next::Guard(process) => self.guard(process).await,
+                Next::End(process) => Box::pin(self.end(process)).await,
+                Next::RollBack(roll_back) => Box::pin(self.roll_back(roll_back)).await,
+                Next::Close => Box::pin(self.close()).await,
+                Next::GiveUpAdoption => Box::pin(self.give_up_adoption()).await,
+                Next::Doubt => Box::pin(self.doubt()).await,
+                Next::Rest => self.rest().await,
+                Next::Removed => break,
+            };
+        }
+        // The driver lets go of the name before anybody can see that it is free.
+        let _heard = self.removed.send(self.entry.name.clone());
+        self.published.send_replace(None);
+        // Whoever asked in the meantime asked for what is gone.
+        self.mailbox.close();
+        while let Some(command) = self.mailbox.recv().await {
+            command.refuse(super::driver::unknown(&self.entry.name));
+        }
+    }
+
+    /// Makes the intent of a new instance durable: before that, nothing of it exists.
+    async fn intend(&mut self, key: Option<IdempotencyKey>, caller: &Caller, reply: Answer) -> Next {
+        let mut next = (*self.entry).clone();
+        let slots = match self.claim_slot(&mut next).await {
+            Ok(slots) => slots,
+            Err(refusal) => {
+                let _heard = reply.send(Err(refusal));
+                return Next::Removed;
+            }
+        };
+        let events = vec![called(&next, "create", caller), fact(EventKind::InstanceStarting, &next, json!({}))];
+        let request = key.map(|key| asked(&next, key));
+        // What it guards dies with the power; a crash of the daemon it survives. What is answered is synced.
+        let batch = Batch {
+            puts: vec![next.clone()],
+            slots,
+            events,
+            request: request.clone(),
+            volatile: true,
+            ..Batch::default()
+        };
+        match self.host.record(batch).await {
+            Ok(_) => {
+                self.request = request;
+                self.show(next);
+                Next::Start(Some(reply))
+            }
+            Err(refusal) => {
+                self.unclaim_slot(&next).await;
+                let _heard = reply.send(Err(refusal));
+                Next::Removed
+            }
+        }
+    }
+
+    /// Watches a main process until it ends or is asked to.
+    async fn guard(&mut self, process: Process) -> Next {
+        self.bound_logs();
+        loop {
+            tokio::select! {
+                () = process.over() => return Next::End(Some(process)),
+                command = self.mailbox.recv() => {
+                    if Box::pin(self.obey(command, Some(&process))).await {
+                        return Next::End(Some(process));
+                    }
+                }
+            }
+        }
+    }
+}

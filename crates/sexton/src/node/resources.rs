@@ -1,0 +1,28 @@
+//! What an incarnation acquires, by name.
+
+use sexton_ledger::entry::{Entry, Resource, ResourceState};
+
+use super::limits;
+
+/// The name of an incarnation's cgroup, unique for ever.
+pub fn domain_name(entry: &Entry) -> String {
+    format!("{}.{}", entry.name, entry.incarnation)
+}
+
+/// What a start is about to acquire, as intents.
+pub fn intents(entry: &Entry, has_cgroups: bool, has_pins: bool) -> Vec<Resource> {
+    let mut wanted = Vec::new();
+    let mut want = |kind: &str, key: String| {
+        wanted.push(Resource { kind: kind.to_owned(), key, state: ResourceState::Intent });
+    };
+    if has_cgroups {
+        want("cgroup", domain_name(entry));
+    }
+    for controller in limits::v1_controllers(&entry.spec.limits) {
+        want("cgroup-v1", format!("{controller}/{}", domain_name(entry)));
+    }
+    if has_pins {
+        want("pin", entry.incarnation.to_string());
+    }
+    wanted
+}
