@@ -111,3 +111,26 @@ fn a_start_is_refused_where_the_address_or_the_token_is_not_to_be_had() {
     let (code, said) = refused(&ground, address);
     assert_eq!(code, Some(64), "{said}");
 }
+
+#[test]
+fn a_socket_may_lie_deeper_than_its_address_has_room_for() {
+    let ground = Ground::new(SEXTON).expect("a ground");
+    // REGRESSION: 107 bytes is what `sockaddr_un` takes, and the start ended with 73.
+    let deep = ground.dir().join("a-directory-with-a-long-name".repeat(4)).join("run");
+    let place = |verb: &str| {
+        let mut command = std::process::Command::new(SEXTON);
+        command.arg(verb).arg("--run-dir").arg(&deep).arg("--state-dir").arg(ground.state_dir());
+        command.arg("--config").arg(ground.config()).args(["--cgroup", ground.cgroup()]);
+        command
+    };
+    let mut keeper = place("serve").spawn().expect("the program starts");
+    eventually("the daemon answers", SOON, || {
+        let told = place("node").output().map_err(|error| error.to_string())?;
+        if told.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&told.stderr).into_owned()) }
+    });
+    let second = place("serve").output().expect("the program starts");
+    assert_eq!(second.status.code(), Some(75), "{}", String::from_utf8_lossy(&second.stderr));
+    let held = sexton_testkit::Held::child_of(std::process::id(), keeper.id().cast_signed()).expect("our child");
+    held.signal(15).expect("told to end");
+    assert!(keeper.wait().expect("ended").success());
+}

@@ -14,7 +14,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use sexton_testkit::{Ground, eventually};
+use sexton_testkit::{Ground, Held, SOON, eventually};
 use support::{Node, SEXTON, SIGCONT, SIGSTOP, spec};
 
 /// Mode, owner, time of change and bytes of everything below, by path.
@@ -75,6 +75,23 @@ fn refuses(ground: &Ground, code: i32, more: &[&str], as_nobody: bool) {
     assert!(differs.is_empty(), "{code}: {differs:?}: {told}");
 }
 
+/// Stops every thread of a process. RACE: a thread that is in a system call stops when that is over, which can be
+/// after it has written to the ledger.
+fn stop_whole(held: &Held) {
+    held.signal(SIGSTOP).expect("stopped");
+    eventually("every thread stands still", SOON, || {
+        let tasks = fs::read_dir(format!("/proc/{}/task", held.pid())).expect("its threads");
+        for task in tasks.flatten() {
+            let stat = fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+            let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
+            if state != Some('T') {
+                return Err(format!("{}: {state:?}", task.path().display()));
+            }
+        }
+        Ok(())
+    });
+}
+
 /// A ground on which a daemon has run and has ended, leaving one instance behind it in the ledger.
 fn used(program: &str) -> Ground {
     let ground = Ground::new(program).expect("a ground");
@@ -97,7 +114,7 @@ fn a_start_is_refused_where_another_daemon_is() {
     let mut node = Node::new(SEXTON, &[]);
     // Held still, so that every change is the other one's.
     let held = [node.daemon().worker().expect("a worker"), node.daemon().keeper().expect("a keeper")];
-    held.iter().for_each(|held| held.signal(SIGSTOP).expect("stopped"));
+    held.iter().for_each(stop_whole);
     refuses(&node.ground, 75, &[], false);
     // Another state directory, and the socket of the one that runs.
     let other = node.ground.dir().join("other");

@@ -15,6 +15,7 @@ use tokio::time::{Instant, sleep};
 
 use super::failure::{Failure, exit};
 use super::member::Member as _;
+use crate::api::serve::connect;
 use crate::refusal::Kind;
 
 /// How long a request outlives the daemon: a new worker is there within a few seconds.
@@ -162,7 +163,12 @@ impl Client {
     pub async fn open(&self, ask: &Ask) -> Result<Response<Incoming>, AskError> {
         let unreachable = |source| AskError::Unreachable { socket: self.socket.clone(), source };
         let request = ask.request().map_err(|why| self.lost(why))?;
-        let stream = UnixStream::connect(&self.socket).await.map_err(unreachable)?;
+        // A unix socket that listens takes or refuses a connection at once.
+        let stream = connect(&self.socket).and_then(|stream| {
+            stream.set_nonblocking(true)?;
+            UnixStream::from_std(stream)
+        });
+        let stream = stream.map_err(unreachable)?;
         let (mut sender, connection) =
             http1::handshake(TokioIo::new(stream)).await.map_err(|error| self.lost(chain(&error)))?;
         // It ends with the answer's body, or when that is dropped.

@@ -5,9 +5,7 @@ use std::fs;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::AsRawFd as _;
-use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixListener;
-use std::path::Path;
 use std::sync::Arc;
 
 use sexton_keeper::wire::{StoreName, ToKeeper};
@@ -58,7 +56,7 @@ pub(super) async fn open(
     let path = settings.listen_path();
     let unix = match kept.unix {
         Some(fd) => api::owned(fd.raw()).map(UnixListener::from),
-        None => bind_unix(&path),
+        None => api::serve::listen(&path).map_err(io::Error::other),
     };
     let unix = unix.and_then(|listener| {
         listener.set_nonblocking(true)?;
@@ -128,18 +126,6 @@ fn bind_tcp(address: SocketAddr) -> Result<TcpListener, Refused> {
 
 fn cannot_listen(address: SocketAddr, error: &io::Error) -> Refused {
     Refused::new(exit::CANT_CREATE, format!("could not listen at `{address}` (`--listen`): {error}"))
-}
-
-/// Binds the API's socket. A file that is there was left by a daemon that died: the state directory is ours.
-fn bind_unix(path: &Path) -> io::Result<UnixListener> {
-    match fs::remove_file(path) {
-        Ok(()) => {}
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(error),
-    }
-    let listener = UnixListener::bind(path)?;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
-    Ok(listener)
 }
 
 fn store(keeper: &Keeper, name: &[u8], fd: std::os::fd::RawFd) {

@@ -5,7 +5,6 @@ use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -16,6 +15,7 @@ use sexton_sys::SysError;
 
 use super::listeners::check_tcp;
 use super::{Refused, exit};
+use crate::api;
 use crate::chain::chain;
 use crate::config::Settings;
 
@@ -112,7 +112,7 @@ pub fn ledger_refused(error: &OpenError) -> Refused {
 
 /// Whether somebody answers at our socket. A file that nobody answers at was left by a daemon that died.
 fn check_socket(path: &Path) -> Result<(), Refused> {
-    match UnixStream::connect(path) {
+    match api::serve::connect(path) {
         Ok(_) => {
             let why = format!("another daemon answers at `{}`", path.display());
             Err(Refused::new(exit::CANT_CREATE, why))
