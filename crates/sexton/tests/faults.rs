@@ -328,3 +328,29 @@ fn a_start_that_hangs_in_execve_hears_a_stop() {
     assert!(["exited", "failed"].contains(&text(&over, "state").as_str()), "{over}");
     assert_ne!(over["exit"]["code"], 0, "{over}");
 }
+
+#[test]
+fn a_start_without_descriptors_is_refused_and_leaves_nothing() {
+    let mut node = Node::new(SEXTON, &[]);
+    let limit = |node: &mut Node, count: usize| {
+        let pid = node.daemon().worker_pid().expect("a worker").to_string();
+        let set = Command::new("prlimit").args(["--pid", &pid, &format!("--nofile={count}:")]).status();
+        assert!(set.expect("prlimit").success());
+    };
+    create(&mut node, &spec("over", &["/bin/true"]));
+    node.settled("over");
+    let events = node.get("/v1/events?after=0&limit=1000");
+    let open = usize::try_from(node.get("/v1/self")["fds"].as_u64().expect("a number")).expect("small");
+    // Enough to be asked, not enough to start anything.
+    limit(&mut node, open + 8);
+    for (path, body) in [("/v1/instances", Some(spec("one", &["/bin/true"]))), ("/v1/instances/over/start", None)] {
+        let refused = node.ask("POST", path, None, body.as_ref()).0;
+        assert_eq!(refused.expect(503)["code"], "node_full", "{path}");
+        assert!(refused.header("retry-after").is_some());
+    }
+    node.ask("GET", "/v1/instances/one", None, None).0.expect(404);
+    assert_eq!(node.instance("over")["state"], "exited");
+    assert_eq!(node.get("/v1/events?after=0&limit=1000"), events, "what was refused is no event");
+    limit(&mut node, 4_096);
+    create(&mut node, &spec("one", &["/bin/true"]));
+}

@@ -289,6 +289,7 @@ impl Driver {
         if self.lives.len() >= MOST_INSTANCES {
             return Err(Refusal::new(Kind::NodeFull, format!("the node holds {MOST_INSTANCES} instances")));
         }
+        self.host.has_descriptors()?;
         Ok(permit)
     }
 

@@ -24,6 +24,9 @@ use crate::refusal::{Kind, Refusal};
 /// How long an owed record is waited for before life goes on without it: it follows when the ledger can be written.
 const OWED_WAIT: Duration = Duration::from_millis(500);
 
+/// Descriptors that one start holds at once, and some for whoever asks meanwhile.
+const A_START_HOLDS: usize = 16;
+
 /// What every life on this node shares.
 pub struct Host {
     /// This node.
@@ -192,6 +195,19 @@ impl Host {
         let _gone = fs::remove_dir(self.paths.marks());
         let left: Vec<String> = pins.into_iter().chain(subtree).collect();
         if left.is_empty() { Ok(()) } else { Err(left.join("; ")) }
+    }
+
+    /// Refuses a start for which there are no descriptors, before anything of it is recorded. It takes them to know.
+    ///
+    /// # Errors
+    /// The node is full.
+    pub fn has_descriptors(&self) -> Result<(), Refusal> {
+        let take = || {
+            let first = fs::File::open("/dev/null")?;
+            (1..A_START_HOLDS).map(|_| first.try_clone()).collect::<std::io::Result<Vec<_>>>()
+        };
+        let full = |error| Refusal::new(Kind::NodeFull, format!("the daemon has no descriptors left: {error}"));
+        take().map(drop).map_err(full)
     }
 
     /// Removes the mark of a life, if there is one.

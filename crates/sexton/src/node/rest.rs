@@ -156,6 +156,10 @@ impl Life {
             self.refuse(reply, "has not given back everything yet");
             return None;
         }
+        if let Err(refusal) = self.host.has_descriptors() {
+            let _heard = reply.send(Err(refusal));
+            return None;
+        }
         let mut next = next_incarnation(&self.entry, &self.host, Restarts::default());
         let slots = match self.claim_slot(&mut next).await {
             Ok(slots) => slots,
