@@ -329,3 +329,17 @@ fn every_flag_outside_the_contract_is_2_and_changes_nothing() {
     let after = state(&node);
     assert_eq!(before, after);
 }
+
+#[test]
+fn what_the_caller_left_open_does_not_reach_the_worker() {
+    let ground = Ground::new(SEXTON).expect("a ground");
+    let left = fs::File::open(ground.config()).expect("opened");
+    // Kept over the `execve` of the daemon, as a careless caller does.
+    sexton_sys::file::set_close_on_exec(std::os::fd::AsRawFd::as_raw_fd(&left), false).expect("kept");
+    let daemon = ground.serve().expect("a daemon");
+    for pid in [daemon.keeper_pid().cast_signed(), daemon.worker_pid().expect("a worker")] {
+        let open = fs::read_dir(format!("/proc/{pid}/fd")).expect("its descriptors").flatten();
+        let targets: Vec<PathBuf> = open.filter_map(|fd| fs::read_link(fd.path()).ok()).collect();
+        assert!(!targets.contains(&ground.config()), "{pid}: {targets:?}");
+    }
+}

@@ -56,6 +56,9 @@ pub mod exit {
     pub const DAMAGED: u8 = 78;
 }
 
+/// The first descriptor that is neither stdin, stdout nor stderr.
+const FIRST_OWN: RawFd = 3;
+
 /// Runs the node daemon: as the keeper, or as the worker where a keeper started this process.
 ///
 /// # Errors
@@ -65,6 +68,8 @@ pub fn serve(flags: &Flags) -> Result<u8, Refused> {
     if let Some((link, prepare)) = under_keeper() {
         return work::run(settings, link, prepare);
     }
+    // What the caller left open is not the daemon's; without the call it stays open, and workloads get none of it anyway.
+    let _old_kernel = sexton_sys::file::close_all_on_exec(FIRST_OWN);
     let lock = preflight::run(&settings)?;
     become_keeper(&settings.run_dir, lock.as_raw_fd())
 }

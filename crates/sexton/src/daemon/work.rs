@@ -167,7 +167,14 @@ fn tell_restart(begun: &Begun, welcome: &Welcome) {
 /// Serves until the daemon is to end.
 async fn serve(settings: Arc<Settings>, begun: Begun, told: Told) -> Result<u8, Refused> {
     let Begun { mut driver, node, host, log_keeper, reader, last_seq } = begun;
-    let listeners = listeners::open(&settings, told.listeners, &host.keeper, told.welcome.was_ready).await?;
+    let listeners = listeners::open(&settings, told.listeners, &host.keeper, told.welcome.was_ready).await;
+    if listeners.is_err() && !told.welcome.was_ready && driver.left().is_empty() {
+        // A start that refuses leaves nothing on the host; where there are instances, what holds them stays.
+        if let Err(why) = host.dismantle() {
+            tracing::warn!(why, "something of the daemon's own stays on the host");
+        }
+    }
+    let listeners = listeners?;
     driver.welcomed(told.welcome.keeper_pid, told.welcome.restarts);
     let (log_reader, newest) = (reader.clone(), *last_seq.borrow());
     let context = api::Context::new(node.clone(), Arc::clone(&settings), reader, last_seq, Arc::clone(&host));
