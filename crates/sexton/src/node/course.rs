@@ -10,9 +10,8 @@
 //! ```
 
 use serde_json::json;
-use sexton_ledger::{Batch, EventKind};
 
-use super::life::{Answer, Life, Next, asked, called, fact};
+use super::life::{Answer, Life, Next, called};
 use super::process::Process;
 use super::request::{Caller, IdempotencyKey};
 
@@ -50,35 +49,13 @@ impl Life {
         }
     }
 
-    /// Makes the intent of a new instance durable: before that, nothing of it exists.
+    /// Begins a new instance.
     async fn intend(&mut self, key: Option<IdempotencyKey>, caller: &Caller, reply: Answer) -> Next {
-        let mut next = (*self.entry).clone();
-        let slots = match self.claim_slot(&mut next).await {
-            Ok(slots) => slots,
+        let next = (*self.entry).clone();
+        let asked = vec![called(&next, "create", caller)];
+        match self.record_intent(next, asked, json!({}), key).await {
+            Ok(()) => Next::Start(Some(reply)),
             Err(refusal) => {
-                let _heard = reply.send(Err(refusal));
-                return Next::Removed;
-            }
-        };
-        let events = vec![called(&next, "create", caller), fact(EventKind::InstanceStarting, &next, json!({}))];
-        let request = key.map(|key| asked(&next, key));
-        // What it guards dies with the power; a crash of the daemon it survives. What is answered is synced.
-        let batch = Batch {
-            puts: vec![next.clone()],
-            slots,
-            events,
-            request: request.clone(),
-            volatile: true,
-            ..Batch::default()
-        };
-        match self.host.record(batch).await {
-            Ok(_) => {
-                self.request = request;
-                self.show(next);
-                Next::Start(Some(reply))
-            }
-            Err(refusal) => {
-                self.unclaim_slot(&next).await;
                 let _heard = reply.send(Err(refusal));
                 Next::Removed
             }

@@ -356,6 +356,33 @@ impl Life {
         Ok(())
     }
 
+    /// Makes the intent of the incarnation `next` durable, behind `events`, and shows it: before that, nothing of it
+    /// exists. `data` goes with its `instance.starting`, `key` is what its start is to answer.
+    ///
+    /// # Errors
+    /// There is no slot for it, or the ledger cannot be written now; nothing has changed.
+    pub(super) async fn record_intent(
+        &mut self,
+        mut next: Entry,
+        mut events: Vec<NewEvent>,
+        data: Value,
+        key: Option<IdempotencyKey>,
+    ) -> Result<(), Refusal> {
+        let slots = self.claim_slot(&mut next).await?;
+        events.push(fact(EventKind::InstanceStarting, &next, data));
+        let request = key.map(|key| asked(&next, key));
+        // What it guards dies with the power; a crash of the daemon it survives. What is answered is synced.
+        let puts = vec![next.clone()];
+        let batch = Batch { puts, slots, events, request: request.clone(), volatile: true, ..Batch::default() };
+        if let Err(refusal) = self.host.record(batch).await {
+            self.unclaim_slot(&next).await;
+            return Err(refusal);
+        }
+        self.request = request;
+        self.show(next);
+        Ok(())
+    }
+
     /// Records what has happened already, and shows it.
     pub(super) async fn owe(&mut self, next: Entry, events: Vec<NewEvent>) {
         self.host.owe(Batch { puts: vec![next.clone()], events, ..Batch::default() }).await;
@@ -401,7 +428,7 @@ pub fn called(entry: &Entry, call: &str, caller: &Caller) -> NewEvent {
 }
 
 /// What is kept of a request until it can be answered.
-pub fn asked(entry: &Entry, key: IdempotencyKey) -> RequestRecord {
+fn asked(entry: &Entry, key: IdempotencyKey) -> RequestRecord {
     RequestRecord {
         key: key.key,
         fingerprint: key.fingerprint,

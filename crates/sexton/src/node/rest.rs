@@ -12,7 +12,7 @@ use sexton_plan::state::State;
 use tokio::time::sleep;
 
 use super::crash::crash_point;
-use super::life::{Answer, Command, Life, Next, asked, called, fact, not_admitted, now};
+use super::life::{Answer, Command, Life, Next, called, fact, not_admitted, now};
 use super::request::{Caller, IdempotencyKey};
 use super::resources::intents;
 
@@ -117,22 +117,16 @@ impl Life {
             }
         };
         let restarts = Restarts { next_at: None, ..self.entry.restarts };
-        let mut next = next_incarnation(&self.entry, &self.host, restarts);
-        let begun = match self.claim_slot(&mut next).await {
-            Ok(slots) => {
-                let events = vec![fact(EventKind::InstanceStarting, &next, json!({ "restart": restarts.count }))];
-                let batch = Batch { puts: vec![next.clone()], slots, events, ..Batch::default() };
-                self.host.record(batch).await
-            }
+        let next = next_incarnation(&self.entry, &self.host, restarts);
+        let begun = match self.host.has_descriptors() {
+            Ok(()) => self.record_intent(next, Vec::new(), json!({ "restart": restarts.count }), None).await,
             Err(refusal) => Err(refusal),
         };
         if let Err(refusal) = begun {
-            self.unclaim_slot(&next).await;
             tracing::warn!(name = %self.entry.name, %refusal, "restart put off");
             sleep(RESTART_AGAIN).await;
             return false;
         }
-        self.show(next);
         true
     }
 
@@ -160,32 +154,11 @@ impl Life {
             let _heard = reply.send(Err(refusal));
             return None;
         }
-        let mut next = next_incarnation(&self.entry, &self.host, Restarts::default());
-        let slots = match self.claim_slot(&mut next).await {
-            Ok(slots) => slots,
+        let next = next_incarnation(&self.entry, &self.host, Restarts::default());
+        let asked = vec![called(&next, "start", caller)];
+        match self.record_intent(next, asked, json!({}), key).await {
+            Ok(()) => Some(Next::Start(Some(reply))),
             Err(refusal) => {
-                let _heard = reply.send(Err(refusal));
-                return None;
-            }
-        };
-        let events = vec![called(&next, "start", caller), fact(EventKind::InstanceStarting, &next, json!({}))];
-        let request = key.map(|key| asked(&next, key));
-        let batch = Batch {
-            puts: vec![next.clone()],
-            slots,
-            events,
-            request: request.clone(),
-            volatile: true,
-            ..Batch::default()
-        };
-        match self.host.record(batch).await {
-            Ok(_) => {
-                self.request = request;
-                self.show(next);
-                Some(Next::Start(Some(reply)))
-            }
-            Err(refusal) => {
-                self.unclaim_slot(&next).await;
                 let _heard = reply.send(Err(refusal));
                 None
             }
