@@ -12,7 +12,7 @@ use sexton_sys::file::{self, AT_FDCWD, flags};
 use sexton_sys::memory::Table;
 use sexton_sys::{SysError, process, time, wait};
 
-/// A scan rests for this many times what it took.
+/// A scan rests for this many times what it took of a CPU.
 const REST: u32 = 20;
 
 /// BOUND: room for the list of children: 4 million PIDs, the most that a kernel can have. Pages cost nothing until
@@ -72,12 +72,13 @@ impl Finder {
     /// Scans if it is time to.
     pub(crate) fn scan_if_due(&mut self, now: Duration, each: impl FnMut(u32, Urgency) -> bool) {
         if self.pause(now) == Some(Duration::ZERO) {
-            self.scan(now, each);
+            self.scan(each);
         }
     }
 
     /// Calls `each` for every child, alive or not, if any has ended; it tells whether it has reaped the child.
-    pub(crate) fn scan(&mut self, now: Duration, mut each: impl FnMut(u32, Urgency) -> bool) {
+    pub(crate) fn scan(&mut self, mut each: impl FnMut(u32, Urgency) -> bool) {
+        let begun = time::thread_cpu();
         // RACE: what ends from here on raises SIGCHLD, which wants the next scan.
         self.wanted = false;
         if let Ok(Some(_)) = wait::peek_any() {
@@ -86,8 +87,9 @@ impl Finder {
                 Err(_) => ask_kernel(each),
             }
         }
-        let end = time::monotonic();
-        self.not_before = end + end.saturating_sub(now) * REST;
+        // By the clock on the wall, a scan that had to wait for a busy machine would leave zombies for many seconds.
+        let cost = time::thread_cpu().saturating_sub(begun);
+        self.not_before = time::monotonic() + cost * REST;
     }
 }
 
@@ -155,11 +157,31 @@ mod tests {
         let mut finder = Finder::resting();
         assert_eq!(finder.pause(Duration::ZERO), None);
         let begun = time::monotonic();
-        finder.scan(begun, |_, _| false);
+        finder.scan(|_, _| false);
         assert_eq!(finder.pause(begun), None);
         finder.want();
         let took = time::monotonic() - begun;
         assert!(finder.pause(begun).is_some_and(|pause| pause <= took * (REST + 1) && pause > Duration::ZERO));
+    }
+
+    #[test]
+    fn a_scan_that_waits_for_a_busy_machine_does_not_rest_for_that() {
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        while !matches!(wait::peek(child.id()), Ok(Some(_))) {
+            std::thread::yield_now();
+        }
+        let mut finder = Finder::new();
+        // REGRESSION: it rested for 20 times as long as it was kept from running.
+        let kept = Duration::from_millis(300);
+        let begun = time::monotonic();
+        finder.scan(|_, _| {
+            std::thread::sleep(kept);
+            false
+        });
+        finder.want();
+        let rest = finder.pause(time::monotonic()).unwrap();
+        assert!(time::monotonic() - begun >= kept && rest < kept * 2, "{rest:?}");
+        assert!(child.wait().is_ok());
     }
 
     #[test]
@@ -170,7 +192,7 @@ mod tests {
             std::thread::yield_now();
         }
         let mut found = Vec::new();
-        Finder::new().scan(time::monotonic(), |pid, urgency| {
+        Finder::new().scan(|pid, urgency| {
             found.push((pid, urgency));
             false
         });

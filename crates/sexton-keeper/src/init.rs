@@ -280,7 +280,7 @@ To fix the problem, use the -s option or set the environment variable TINI_SUBRE
 
     /// Reaps who else has ended by now, so that none of them is left to a parent that may not; tells the exit code.
     fn leave(&mut self, code: u8) -> i32 {
-        Finder::new().scan(time::monotonic(), |pid, _| self.reap(pid));
+        Finder::new().scan(|pid, _| self.reap(pid));
         self.tell(Level::Trace, format_args!("Exiting: child has exited"));
         code.into()
     }
