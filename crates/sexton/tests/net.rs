@@ -11,7 +11,6 @@ use std::time::{Duration, Instant};
 
 use sexton::config::Slots;
 use sexton::net::{Made, Net, NetError, Released, Scheme, Seen, Slot, What, open_netns};
-use sexton_sys::mount::{self, MountKind};
 use sexton_testkit::{eventually, skip};
 
 /// How long what must not arrive is waited for.
@@ -37,21 +36,12 @@ fn alone(test: impl FnOnce() + Send) {
             }
         }
     }
-    let name = std::thread::current().name().unwrap_or("a test").to_owned();
-    std::thread::scope(|scope| {
-        let thread = std::thread::Builder::new().name(name).spawn_scoped(scope, || {
-            if let Err(error) = mount::unshare_mounts().and_then(|()| sexton_sys::net::unshare()) {
-                skip!("no namespaces of its own: {error}");
-            }
-            mount::mount(MountKind::Private, c"/").expect("private");
-            mount::mount(MountKind::Tmpfs, c"/run").expect("an empty /run");
-            ip("link set lo up");
-            test();
-        });
-        if let Err(panic) = thread.expect("a thread").join() {
-            std::panic::resume_unwind(panic);
-        }
-    });
+    if let Err(why) = sexton_testkit::alone(|| {
+        ip("link set lo up");
+        test();
+    }) {
+        skip!("{why}");
+    }
 }
 
 fn run(program: &str, args: &str) -> (bool, String) {

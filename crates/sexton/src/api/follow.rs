@@ -19,6 +19,7 @@ use tokio::sync::futures::Notified;
 use tokio::sync::{mpsc, watch};
 
 use super::Context;
+use super::types::Stream;
 use crate::node::request::NodeState;
 use crate::node::request::Watch;
 use crate::refusal::{Kind, Refusal};
@@ -31,22 +32,6 @@ const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Even with notices a log is looked at so often; nothing is lost if one is.
 const BACKSTOP: Duration = Duration::from_secs(5);
-
-/// One of the two streams of a life.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Stream {
-    Stdout,
-    Stderr,
-}
-
-impl Stream {
-    const fn as_str(self) -> &'static str {
-        match self {
-            Stream::Stdout => "stdout",
-            Stream::Stderr => "stderr",
-        }
-    }
-}
 
 /// A reader of one stream of one instance.
 pub(super) struct Follow {

@@ -15,6 +15,25 @@ use sexton_plan::state::{Restart, State};
 use crate::node::slots::Shown;
 use crate::signal_name;
 
+/// One of the two streams of a life, as requests name it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stream {
+    /// Standard output.
+    Stdout,
+    /// Standard error.
+    Stderr,
+}
+
+impl Stream {
+    /// Its name.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Stream::Stdout => "stdout",
+            Stream::Stderr => "stderr",
+        }
+    }
+}
+
 /// One instance as it is shown.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[allow(missing_docs, reason = "named and described by the contract")]

@@ -12,10 +12,11 @@ use tokio::time::sleep;
 
 use super::client::{Ask, Client, Known, PATIENCE};
 use super::failure::{Failure, exit};
-use super::logs::{Copy, Ended, Sink, Stream};
+use super::logs::{Copy, Ended, Sink};
 use super::member::Member as _;
 use super::watch::{self, GiveUp, Until};
 use super::{events, out, words};
+use crate::api::types::Stream;
 use crate::node::readiness;
 
 /// What is passed on to the instance.

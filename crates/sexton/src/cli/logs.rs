@@ -10,6 +10,7 @@ use super::failure::{Failure, exit};
 use super::member::Member as _;
 use super::out::{self, Tame};
 use super::{Context, args, watch};
+use crate::api::types::Stream;
 
 /// `sexton logs`.
 #[derive(Debug, Args)]
@@ -85,24 +86,6 @@ async fn is_last(client: &Client, name: &Name) -> Result<bool, Failure> {
 async fn life(client: &Client, name: &Name, known: Known) -> Result<String, Failure> {
     let instance = client.send_again(&Ask::get(watch::path(name)), known).await?.into_body()?;
     Ok(instance.at("incarnation").as_str().unwrap_or_default().to_owned())
-}
-
-/// One of the two streams of a life.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stream {
-    /// Standard output.
-    Stdout,
-    /// Standard error.
-    Stderr,
-}
-
-impl Stream {
-    const fn as_str(self) -> &'static str {
-        match self {
-            Stream::Stdout => "stdout",
-            Stream::Stderr => "stderr",
-        }
-    }
 }
 
 /// Where the bytes go.

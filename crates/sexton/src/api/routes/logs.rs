@@ -7,8 +7,9 @@ use tokio::sync::mpsc;
 use super::name;
 use crate::api::answer::{Answer, stream};
 use crate::api::call::Call;
-use crate::api::follow::{Follow, Stream};
+use crate::api::follow::Follow;
 use crate::api::path::whole;
+use crate::api::types::Stream;
 use crate::refusal::Refusal;
 
 /// Pieces that wait for their reader, each of at most 64 KiB.
