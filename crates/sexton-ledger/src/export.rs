@@ -1,5 +1,6 @@
 //! What an operator asks of a ledger, with or without a daemon beside: everything as text, whether it is sound, a copy.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -14,6 +15,7 @@ use serde_json::json;
 use crate::look::{self, Look, OpenError, Sight};
 use crate::migrate;
 use crate::rows::{self, ReadError};
+use crate::whereabouts::ROOM;
 
 /// Why a ledger could not be dumped, verified or copied.
 #[derive(Debug, thiserror::Error)]
@@ -62,7 +64,7 @@ pub fn dump(state_dir: &Path, output: &mut dyn Write) -> Result<(), ExportError>
     let conn = &look.conn;
     // One snapshot, whatever is written meanwhile.
     conn.execute_batch("BEGIN")?;
-    write_line(output, &json!({"meta": {"version": migrate::version(conn)?, "values": rows::read_meta(conn)?}}))?;
+    write_line(output, &json!({"meta": {"version": migrate::version(conn)?, "values": told_meta(conn)?}}))?;
     for entry in rows::read_entries(conn)? {
         write_line(output, &json!({"entry": entry}))?;
     }
@@ -90,6 +92,12 @@ pub fn dump(state_dir: &Path, output: &mut dyn Write) -> Result<(), ExportError>
     })?;
     result?;
     output.flush().map_err(ExportError::Write)
+}
+
+fn told_meta(conn: &Connection) -> Result<BTreeMap<String, String>, ReadError> {
+    let mut meta = rows::read_meta(conn)?;
+    meta.retain(|key, _| !key.starts_with(ROOM));
+    Ok(meta)
 }
 
 fn write_line(output: &mut dyn Write, line: &serde_json::Value) -> Result<(), ExportError> {
@@ -220,5 +228,20 @@ fn copy(from: &Connection, to: &Path) -> Result<(), ExportError> {
     match to.parent() {
         Some(dir) if !dir.as_os_str().is_empty() => sync(dir),
         Some(_) | None => sync(Path::new(".")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::whereabouts::NODE;
+
+    #[test]
+    fn what_only_takes_up_room_is_not_told() {
+        let conn = Connection::open_in_memory().unwrap();
+        migrate::migrate(&conn).unwrap();
+        rows::put_meta(&conn, NODE, Some("here")).unwrap();
+        rows::put_meta(&conn, &format!("{ROOM}filler"), Some("xxx")).unwrap();
+        assert_eq!(told_meta(&conn).unwrap().into_keys().collect::<Vec<_>>(), [NODE]);
     }
 }

@@ -10,6 +10,8 @@ pub(crate) const OWN: &str = "ledger.";
 pub(crate) const NODE: &str = "ledger.node";
 pub(crate) const BOOT_ID: &str = "ledger.boot_id";
 pub(crate) const PID_NS: &str = "ledger.pid_ns";
+/// Keys that begin so take up room, or try it, and tell nothing.
+pub(crate) const ROOM: &str = "ledger.room.";
 
 /// Where and when the ledger was last open.
 pub(crate) struct Whereabouts {

@@ -25,7 +25,7 @@ use rusqlite::{Connection, ErrorCode};
 use crate::batch::{Batch, CommitError, Committed, Urgency};
 use crate::rows::{self, Stamp};
 use crate::wal;
-use crate::whereabouts::OWN;
+use crate::whereabouts::ROOM;
 
 /// Batches in one transaction. BOUND: what one of them waits for the others stays in the range of a disk's flush.
 const GROUP: usize = 64;
@@ -283,7 +283,7 @@ impl Writer {
         self.shared.writable.store(false, Ordering::Release);
         self.set_aside(jobs, why);
         if self.owed.is_empty() {
-            let meta = vec![(format!("{OWN}probe"), Some((self.stamp.now)().to_string()))];
+            let meta = vec![(format!("{ROOM}probe"), Some((self.stamp.now)().to_string()))];
             let batch = Batch { meta, ..Batch::default() };
             self.owed.push_back(Job { batch, urgency: Urgency::Owed, done: Box::new(|_| ()) });
         }
@@ -451,7 +451,7 @@ impl Writer {
         if free.is_ok_and(|free| free <= wanted / 4) && wanted > 0 {
             // Only what was written and copied back once has its blocks; a text too large for its page is freed whole.
             let filler = "x".repeat(usize::try_from(wanted).unwrap_or(0).saturating_mul(PAGE.len()));
-            let key = format!("{OWN}filler");
+            let key = format!("{ROOM}filler");
             let written = rows::put_meta(&self.conn, &key, Some(&filler)).and_then(|()| self.checkpoint("PASSIVE"));
             rows::put_meta(&self.conn, &key, None).and(written).ok();
         }
