@@ -21,18 +21,31 @@ const RETRY_SECONDS: u16 = 2;
 pub enum Payload {
     /// All of it.
     Whole(Full<Bytes>),
-    /// Pieces; it ends when their sender is dropped.
+    /// Pieces. An empty one ends it; where their sender is dropped without, it is cut off, so that nobody takes a part
+    /// for the whole.
     Stream(mpsc::Receiver<Bytes>),
 }
 
+/// The piece that ends a stream.
+pub const END: Bytes = Bytes::new();
+
+/// A stream whose sender could not go on.
+#[derive(Debug, thiserror::Error)]
+#[error("cut off")]
+pub struct Unfinished;
+
 impl Body for Payload {
     type Data = Bytes;
-    type Error = std::convert::Infallible;
+    type Error = Unfinished;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         match self.get_mut() {
-            Payload::Whole(body) => Pin::new(body).poll_frame(cx),
-            Payload::Stream(pieces) => pieces.poll_recv(cx).map(|piece| piece.map(|bytes| Ok(Frame::data(bytes)))),
+            Payload::Whole(body) => Pin::new(body).poll_frame(cx).map_err(|never| match never {}),
+            Payload::Stream(pieces) => pieces.poll_recv(cx).map(|piece| match piece {
+                Some(bytes) if bytes.is_empty() => None,
+                Some(bytes) => Some(Ok(Frame::data(bytes))),
+                None => Some(Err(Unfinished)),
+            }),
         }
     }
 
@@ -70,7 +83,7 @@ pub fn whole(status: u16, media_type: &'static str, text: impl Into<Bytes>) -> A
     answer
 }
 
-/// Pieces of `media_type` as they come.
+/// Pieces of `media_type` as they come, up to [`END`].
 pub fn stream(media_type: &'static str, pieces: mpsc::Receiver<Bytes>) -> Answer {
     let mut answer = Response::new(Payload::Stream(pieces));
     answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(media_type));

@@ -11,7 +11,7 @@ use hyper::header::{AUTHORIZATION, CONNECTION, CONTENT_ENCODING, CONTENT_TYPE, H
 use hyper::{Method, Request, Response};
 use serde_json::Value;
 
-use super::answer::{Answer, Payload, method_not_allowed, problem, with_header};
+use super::answer::{Answer, Payload, Unfinished, method_not_allowed, problem, with_header};
 use super::call::{Call, Peer};
 use super::meter::{Meter, Phase};
 use super::path::{Query, decode};
@@ -81,7 +81,7 @@ pub(super) struct Metered {
 
 impl hyper::body::Body for Metered {
     type Data = Bytes;
-    type Error = std::convert::Infallible;
+    type Error = Unfinished;
 
     fn poll_frame(
         self: Pin<&mut Self>,

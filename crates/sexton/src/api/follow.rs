@@ -3,11 +3,15 @@
 //! A log's first bytes may be a hole: they were dropped to bound it. Reading begins at the first line that is whole.
 //! RACE: a hole may be punched while a piece is read. It always begins at the head, so a piece whose first byte is
 //! still there after it was read is whole.
+//!
+//! What is sent of a life that was asked for by name has no gap: a reader that fell behind is cut off, as by a daemon
+//! that ends, and asks again from where it was.
 
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::FileExt as _;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,9 +23,9 @@ use tokio::sync::futures::Notified;
 use tokio::sync::{mpsc, watch};
 
 use super::Context;
+use super::answer::END;
 use super::types::Stream;
-use crate::node::request::NodeState;
-use crate::node::request::Watch;
+use crate::node::request::{NodeState, Watch};
 use crate::refusal::{Kind, Refusal};
 
 /// Bytes read at once.
@@ -33,13 +37,24 @@ const POLL_INTERVAL: Duration = Duration::from_millis(200);
 /// Even with notices a log is looked at so often; nothing is lost if one is.
 const BACKSTOP: Duration = Duration::from_secs(5);
 
+/// Where in a log to begin.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Start {
+    /// At the first whole line that is kept.
+    First,
+    /// So many lines before the end.
+    Tail(u64),
+    /// At this byte of the file, or behind what was dropped since.
+    Byte(u64),
+}
+
 /// A reader of one stream of one instance.
 pub(super) struct Follow {
     pub context: Arc<Context>,
     pub name: Name,
     pub stream: Stream,
-    /// Only so many of the last lines of the newest life, or all that are kept.
-    pub tail: Option<u64>,
+    /// Where in the first log that is read.
+    pub from: Start,
     /// Only this life; the newest one, and followed by later ones, where `None`.
     pub life: Option<Incarnation>,
     /// Where the bytes go; its other end is gone when the reader is.
@@ -68,6 +83,11 @@ pub(super) struct Reading {
 }
 
 impl Reading {
+    /// The life whose log is read first, and the number in its file of the first byte that is sent.
+    pub(super) fn place(&self) -> (&str, u64) {
+        (&self.incarnation, self.log.as_ref().map_or(0, |log| log.at))
+    }
+
     /// Sends what the life has written, up to where its log ended at the beginning of this; or, where it follows, also
     /// what is written from now on and by later lives, until the instance is removed or the reader is gone. Following
     /// one life ends with that life; while the node drains no other follows, so there any following does.
@@ -76,10 +96,12 @@ impl Reading {
         let cut = self.follow.permit.is_some().then(|| self.follow.status.clone());
         let ended = tokio::select! {
             ended = self.read() => ended,
-            () = forced(cut) => Err(Ended::Unheard),
+            () = forced(cut) => Err(Ended::Cut),
         };
-        if let Err(Ended::Failed(error)) = ended {
-            tracing::warn!(instance = %name, %error, "could not read a log");
+        match ended {
+            Ok(()) => drop(self.follow.sender.send(END).await),
+            Err(Ended::Cut) => {}
+            Err(Ended::Failed(error)) => tracing::warn!(instance = %name, %error, "could not read a log"),
         }
     }
 
@@ -98,7 +120,7 @@ impl Reading {
             let notice = self.follow.context.writes.next(&self.follow.path(&self.incarnation));
             let written = notice.as_ref().map(|notice| notice.notified());
             if self.log.is_none() {
-                self.log = self.follow.open(&self.incarnation, None).await?;
+                self.log = self.follow.open(&self.incarnation, Start::First).await?;
             }
             if let Some(log) = &mut self.log {
                 self.follow.pump(log, u64::MAX).await?;
@@ -111,17 +133,15 @@ impl Reading {
                 return Ok(());
             }
             if is_replaced {
-                self.incarnation = self.follow.next_life(&self.incarnation, newest.incarnation.as_str());
+                let (context, name, stream) = (&self.follow.context, &self.follow.name, self.follow.stream);
+                self.incarnation = next_life(context, name, stream, &self.incarnation, newest.incarnation.as_str());
                 self.log = None;
                 continue;
             }
             let changed = self.follow.changed(&mut self.watch, written, self.log.is_some());
-            let more = tokio::select! {
+            tokio::select! {
                 changed = changed => changed?,
-                () = drains(self.follow.status.clone()), if !draining => true,
-            };
-            if !more {
-                return Ok(());
+                () = drains(self.follow.status.clone()), if !draining => {}
             }
         }
     }
@@ -144,8 +164,8 @@ async fn forced(status: Option<watch::Receiver<NodeState>>) {
 
 /// Why reading ends early.
 enum Ended {
-    /// The reader is gone.
-    Unheard,
+    /// The reader or the daemon goes, or bytes were dropped that should have been sent.
+    Cut,
     /// The log cannot be read.
     Failed(io::Error),
 }
@@ -167,7 +187,7 @@ impl Follow {
         let newest = watch.borrow().clone().ok_or_else(unknown)?.incarnation.clone();
         let incarnation = self.life.as_ref().unwrap_or(&newest).to_string();
         let told = |error: io::Error| Refusal::new(Kind::Internal, format!("could not read the log: {error}"));
-        let log = self.open(&incarnation, self.tail).await.map_err(told)?;
+        let log = self.open(&incarnation, self.from).await.map_err(told)?;
         if log.is_none() && incarnation != newest.as_str() {
             return Err(Refusal::new(Kind::NotFound, format!("no log of incarnation {incarnation} is kept")));
         }
@@ -179,35 +199,23 @@ impl Follow {
         Ok(Reading { follow: self, watch, incarnation, log, end })
     }
 
-    /// The life after `last`, up to `newest`: several may have come and gone since it was looked.
-    fn next_life(&self, last: &str, newest: &str) -> String {
-        let path = self.path(newest);
-        let suffix = format!(".{}", self.stream.as_str());
-        let names = path.parent().and_then(|dir| std::fs::read_dir(dir).ok()).into_iter().flatten();
-        let lives = names.filter_map(|name| {
-            let name = name.ok()?.file_name().into_string().ok()?;
-            name.strip_suffix(&suffix).map(str::to_owned)
-        });
-        lives.filter(|life| life.as_str() > last && life.as_str() < newest).min().unwrap_or_else(|| newest.to_owned())
-    }
-
-    /// Waits for something new; false when the daemon is ending.
-    async fn changed(&self, watch: &mut Watch, written: Option<Notified<'_>>, is_open: bool) -> Result<bool, Ended> {
+    /// Waits for something new.
+    async fn changed(&self, watch: &mut Watch, written: Option<Notified<'_>>, is_open: bool) -> Result<(), Ended> {
         let pause = if written.is_some() || !is_open { BACKSTOP } else { POLL_INTERVAL };
         tokio::select! {
-            () = self.sender.closed() => Err(Ended::Unheard),
-            changed = watch.changed() => Ok(changed.is_ok()),
-            () = heard(written) => Ok(true),
-            () = tokio::time::sleep(pause) => Ok(true),
+            () = self.sender.closed() => Err(Ended::Cut),
+            changed = watch.changed() => changed.map_err(|_| Ended::Cut),
+            () = heard(written) => Ok(()),
+            () = tokio::time::sleep(pause) => Ok(()),
         }
     }
 
-    fn path(&self, incarnation: &str) -> std::path::PathBuf {
-        self.context.settings.log_path(self.name.as_str(), incarnation, self.stream.as_str())
+    fn path(&self, incarnation: &str) -> PathBuf {
+        path(&self.context, &self.name, self.stream, incarnation)
     }
 
     /// The log of one life, at the first byte to send; `None` where it has none.
-    async fn open(&self, incarnation: &str, tail: Option<u64>) -> io::Result<Option<Log>> {
+    async fn open(&self, incarnation: &str, from: Start) -> io::Result<Option<Log>> {
         let path = self.path(incarnation);
         self.blocking(move || {
             let file = match File::open(&path) {
@@ -215,7 +223,7 @@ impl Follow {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
                 Err(error) => return Err(error),
             };
-            let at = first_byte(&file, tail)?;
+            let at = first_byte(&file, from)?;
             Ok(Some(Log { file: Arc::new(file), at }))
         })
         .await
@@ -242,12 +250,70 @@ impl Follow {
             if is_over {
                 return Ok(());
             }
-            if !piece.is_empty() && self.sender.send(piece.into()).await.is_err() {
-                return Err(Ended::Unheard);
+            if piece.is_empty() {
+                // Something was dropped unread.
+                if self.life.is_some() {
+                    return Err(Ended::Cut);
+                }
+            } else if self.sender.send(piece.into()).await.is_err() {
+                return Err(Ended::Cut);
             }
         }
         Ok(())
     }
+}
+
+/// The life after `last`, or `None` where there is none within `wait`.
+///
+/// # Errors
+/// The instance is gone, or nothing follows on a node that drains.
+pub(super) async fn life_after(
+    context: &Context,
+    name: &Name,
+    stream: Stream,
+    last: &Incarnation,
+    wait: Duration,
+) -> Result<Option<Incarnation>, Refusal> {
+    let unknown = || Refusal::new(Kind::NotFound, format!("there is no instance `{name}`"));
+    let mut watch = context.node.watch(name.clone()).await?.ok_or_else(unknown)?;
+    let status = context.node.status().await?;
+    let next = async {
+        loop {
+            let newest = watch.borrow_and_update().clone().ok_or_else(unknown)?;
+            if newest.incarnation != *last {
+                let life = next_life(context, name, stream, last.as_str(), newest.incarnation.as_str());
+                return Ok(life.parse().unwrap_or_else(|_| newest.incarnation.clone()));
+            }
+            let draining = status.borrow().is_draining();
+            if draining && newest.state.is_terminal() {
+                return Err(Refusal::new(
+                    Kind::NotFound,
+                    format!("nothing follows: `{name}` is over, and the node drains"),
+                ));
+            }
+            tokio::select! {
+                changed = watch.changed() => changed.map_err(|_| Refusal::ending())?,
+                () = drains(status.clone()), if !draining => {}
+            }
+        }
+    };
+    tokio::time::timeout(wait, next).await.map_or(Ok(None), |found| found.map(Some))
+}
+
+/// The life after `last`, up to `newest`: several may have come and gone since it was looked.
+fn next_life(context: &Context, name: &Name, stream: Stream, last: &str, newest: &str) -> String {
+    let path = path(context, name, stream, newest);
+    let suffix = format!(".{}", stream.as_str());
+    let names = path.parent().and_then(|dir| std::fs::read_dir(dir).ok()).into_iter().flatten();
+    let lives = names.filter_map(|name| {
+        let name = name.ok()?.file_name().into_string().ok()?;
+        name.strip_suffix(&suffix).map(str::to_owned)
+    });
+    lives.filter(|life| life.as_str() > last && life.as_str() < newest).min().unwrap_or_else(|| newest.to_owned())
+}
+
+fn path(context: &Context, name: &Name, stream: Stream, incarnation: &str) -> PathBuf {
+    context.settings.log_path(name.as_str(), incarnation, stream.as_str())
 }
 
 /// Waits for a notice; for ever where there is none to come.
@@ -260,19 +326,24 @@ async fn heard(written: Option<Notified<'_>>) {
 
 /// Reads at most `room` bytes at `at`, and tells where to go on: at `at` itself where nothing is there yet.
 fn read_piece(file: &File, at: u64, room: usize) -> io::Result<(Vec<u8>, u64)> {
-    let size = file.metadata()?.len();
-    if size < at {
-        // Its writer, or a file system without holes, has cut it off: what is there now is new.
-        return Ok((Vec::new(), 0));
-    }
     let mut piece = vec![0; room];
     let count = file.read_at(&mut piece, at)?;
     piece.truncate(count);
+    let next = behind_dropped(file, at)?;
+    if next == at { Ok((piece, at + count as u64)) } else { Ok((Vec::new(), next)) }
+}
+
+/// `at` itself where nothing was dropped from there on, otherwise the first whole line that is kept.
+fn behind_dropped(file: &File, at: u64) -> io::Result<u64> {
+    let size = file.metadata()?.len();
+    if size < at {
+        // Its writer, or a file system without holes, has cut it off: what is there now is new.
+        return Ok(0);
+    }
     match kept_from(file, at)? {
-        Some(kept) if kept == at => Ok((piece, at + count as u64)),
-        _ if count == 0 => Ok((Vec::new(), at)),
-        Some(kept) => Ok((Vec::new(), line_after(file, kept)?)),
-        None => Ok((Vec::new(), size)),
+        Some(kept) if kept == at => Ok(at),
+        Some(kept) => line_after(file, kept),
+        None => Ok(size),
     }
 }
 
@@ -286,14 +357,15 @@ fn kept_from(file: &File, at: u64) -> io::Result<Option<u64>> {
     }
 }
 
-/// Where to begin: at the first line that is whole, or `tail` lines before the end.
-fn first_byte(file: &File, tail: Option<u64>) -> io::Result<u64> {
-    let size = file.metadata()?.len();
-    let Some(kept) = kept_from(file, 0)? else { return Ok(size) };
-    let first = if kept == 0 { 0 } else { line_after(file, kept)? };
-    match tail {
-        None => Ok(first),
-        Some(lines) => lines_before(file, first, size, lines),
+/// Where to begin.
+fn first_byte(file: &File, from: Start) -> io::Result<u64> {
+    match from {
+        Start::First => behind_dropped(file, 0),
+        Start::Byte(at) => behind_dropped(file, at),
+        Start::Tail(lines) => {
+            let size = file.metadata()?.len();
+            lines_before(file, behind_dropped(file, 0)?, size, lines)
+        }
     }
 }
 
@@ -357,12 +429,12 @@ mod tests {
     fn the_last_lines_are_found_whether_or_not_the_last_one_is_whole() {
         let (path, file) = scratch("tail", b"one\ntwo\nthree");
         for (lines, at) in [(0, 13), (1, 8), (2, 4), (3, 0), (9, 0)] {
-            assert_eq!(first_byte(&file, Some(lines)).expect("read"), at, "{lines}");
+            assert_eq!(first_byte(&file, Start::Tail(lines)).expect("read"), at, "{lines}");
         }
         std::fs::remove_file(path).expect("removed");
         let (path, file) = scratch("tail", b"one\ntwo\n");
         for (lines, at) in [(0, 8), (1, 4), (2, 0)] {
-            assert_eq!(first_byte(&file, Some(lines)).expect("read"), at, "{lines}");
+            assert_eq!(first_byte(&file, Start::Tail(lines)).expect("read"), at, "{lines}");
         }
         std::fs::remove_file(path).expect("removed");
     }
@@ -372,7 +444,7 @@ mod tests {
         let text: Vec<u8> = (0..40_000).flat_map(|n| format!("{n:06}\n").into_bytes()).collect();
         let (path, file) = scratch("hole", &text);
         sexton_sys::file::punch_hole(file.as_raw_fd(), 0, 65_536).expect("punched");
-        let at = first_byte(&file, None).expect("read");
+        let at = first_byte(&file, Start::First).expect("read");
         assert!((65_536..65_544).contains(&at) && at.is_multiple_of(7), "{at}");
         let (piece, next) = read_piece(&file, at, 14).expect("read");
         assert_eq!((piece.len(), next), (14, at + 14));

@@ -81,7 +81,7 @@ fn responses(route: &Route) -> Value {
                 "application/json": { "schema": reference(schema) },
                 "text/event-stream": { "schema": { "type": "string" } },
             }),
-            Shape::Bytes(media_type) => {
+            Shape::Bytes(media_type) | Shape::Log(media_type) => {
                 let essence = media_type.split(';').next().unwrap_or(media_type);
                 json!({ (essence): {} })
             }
@@ -92,13 +92,24 @@ fn responses(route: &Route) -> Value {
             _ => "done",
         };
         let mut response = json!({ "description": description, "content": content });
-        if let (201, Value::Object(response)) = (*status, &mut response) {
-            response.insert("headers".to_owned(), json!({ "Location": { "schema": { "type": "string" } } }));
+        if let (Some(headers), Value::Object(response)) = (headers(*status, *shape), &mut response) {
+            response.insert("headers".to_owned(), headers);
         }
         responses.insert(status.to_string(), response);
     }
     responses.insert("default".to_owned(), problem());
     Value::Object(responses)
+}
+
+fn headers(status: u16, shape: Shape) -> Option<Value> {
+    match (status, shape) {
+        (201, _) => Some(json!({ "Location": { "schema": { "type": "string" } } })),
+        (_, Shape::Log(_)) => Some(json!({
+            "Sexton-Incarnation": { "description": "the life whose log comes first", "schema": reference("Incarnation") },
+            "Sexton-Offset": { "description": "the first byte's number in it", "schema": reference("Count") },
+        })),
+        _ => None,
+    }
 }
 
 /// Every refusal has the same shape, whatever its status.

@@ -74,6 +74,8 @@ pub enum Shape {
     JsonOrEvents(&'static str),
     /// Bytes of this media type.
     Bytes(&'static str),
+    /// The same of one life's log, with headers that say which and from where.
+    Log(&'static str),
 }
 
 /// A snapshot's bytes at most.
@@ -105,7 +107,7 @@ macro_rules! routes {
 }
 
 use BodyRule::{Empty, Ignored, Optional, Required};
-use Shape::{Bytes, Json, JsonOrEvents};
+use Shape::{Bytes, Json, JsonOrEvents, Log};
 
 routes! {
     POST "/v1/instances" Admin createInstance (instances::create) "Create an instance and start it",
@@ -128,8 +130,9 @@ routes! {
         query [], body Required { schema: "Snapshot", limit: SNAPSHOT_MAX }, gives [200 Json("Instance")];
     GET "/v1/instances/{name}/logs" Read readLogs (logs::read) "Read one stream of the newest incarnation",
         query [parameter("stream", "Stream"), parameter("follow", "Flag"), parameter("tail", "Count"),
-            parameter("incarnation", "Incarnation")], body Ignored,
-        gives [200 Bytes("application/octet-stream")];
+            parameter("offset", "Count"), parameter("incarnation", "Incarnation"), parameter("after", "Incarnation"),
+            WAIT], body Ignored,
+        gives [200 Log("application/octet-stream"), 202 Json("Instance")];
     GET "/v1/events" Read listEvents (events::list) "List events, or follow them as they come",
         query [parameter("after", "Seq"), LIMIT], body Ignored, gives [200 JsonOrEvents("EventList")];
     POST "/v1/adopt" Admin adopt (custody::adopt) "Take custody of a process that something else started",

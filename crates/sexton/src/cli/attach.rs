@@ -10,9 +10,9 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::time::sleep;
 
-use super::client::{Ask, Client, Known, PATIENCE};
+use super::client::{Ask, Client, PATIENCE};
 use super::failure::{Failure, exit};
-use super::logs::{Copy, Ended, Sink};
+use super::logs::{Copy, Over, Sink};
 use super::member::Member as _;
 use super::watch::{self, GiveUp, Until};
 use super::{events, out, words};
@@ -30,8 +30,6 @@ const FORWARDED: SignalSet = SignalSet::EMPTY
 
 /// How often a wait looks whether there is another life meanwhile.
 const LOOK: Duration = Duration::from_secs(5);
-/// Pause before a stream that was cut off is taken up again.
-const PAUSE: Duration = Duration::from_millis(100);
 
 /// Stays with `instance`, passes on the signals that come, and ends as it does.
 pub async fn stay(client: &Client, name: &Name, instance: &Value, signals: Signals) -> Result<u8, Failure> {
@@ -71,19 +69,11 @@ async fn end(client: &Client, name: &Name, life: &str) -> Result<Value, Failure>
 
 /// Copies one stream of one life, to its end.
 async fn stream(client: &Client, name: &Name, life: &str, which: Stream, sink: Sink) -> Result<(), Failure> {
-    let mut copy = Copy::new(client.clone(), name.clone(), which, sink);
+    let mut copy = Copy::new(client.clone(), name.clone(), life.to_owned(), which, sink);
     copy.follow = true;
-    copy.life = Some(life.to_owned());
-    loop {
-        let ended = copy.pass().await?;
-        // A daemon that ends hangs up politely too, so only the instance itself tells that this was all.
-        let now = client.send_again(&Ask::get(watch::path(name)), Known::Yes).await?;
-        let is_over =
-            now.status == 404 || now.body.at("incarnation") != life || words::is_terminal(words::state(&now.body));
-        if ended == Ended::Whole && is_over {
-            return copy.end().await;
-        }
-        sleep(PAUSE).await;
+    match copy.life().await? {
+        Over::Whole => copy.end().await,
+        Over::Unkept(failure) => Err(failure),
     }
 }
 

@@ -2,6 +2,7 @@
 
 use clap::Args;
 use http_body_util::BodyExt as _;
+use hyper::HeaderMap;
 use serde_json::json;
 use sexton_plan::id::Name;
 
@@ -11,6 +12,9 @@ use super::member::Member as _;
 use super::out::{self, Tame};
 use super::{Context, args, watch};
 use crate::api::types::Stream;
+
+/// How long one request waits for the next life.
+const NEXT_WAIT: &str = "1m";
 
 /// `sexton logs`.
 #[derive(Debug, Args)]
@@ -40,52 +44,25 @@ pub async fn run(context: &Context, args: &LogsArgs) -> Result<u8, Failure> {
     } else {
         Sink::Stdout
     };
-    let life = life(&client, &args.name, Known::No).await?;
-    let mut copy = Copy::new(client.clone(), args.name.clone(), stream, sink);
+    let instance = client.get(watch::path(&args.name)).await?;
+    let life = instance.at("incarnation").as_str().unwrap_or_default().to_owned();
+    let mut copy = Copy::new(client, args.name.clone(), life, stream, sink);
     copy.follow = args.follow;
     copy.tail = args.tail;
     loop {
-        match copy.pass().await? {
-            Ended::Whole if !args.follow || is_last(&client, &args.name).await? => break,
-            // Followed to its end: removed, or the daemon hung up.
-            Ended::Whole | Ended::Cut => {}
+        match copy.life().await? {
+            Over::Whole if !args.follow => break,
+            Over::Whole => {}
+            Over::Unkept(failure) if !args.follow => return Err(failure),
+            // Removed, or on a node that drains: nothing follows.
+            Over::Unkept(_) if copy.which == Which::Next => break,
+            // Dropped before all of it was read: more lives have come.
+            Over::Unkept(_) => {}
         }
-        let now = match self::life(&client, &args.name, Known::Yes).await {
-            Err(failure) if failure.exit == exit::NOT_FOUND && args.follow => break,
-            other => other?,
-        };
-        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-        // From here on only the number of bytes says where it was, so they must be those of the same life, from its
-        // beginning.
-        if now != life || args.tail.is_some() {
-            return Err(Failure::new(
-                exit::UNREACHABLE,
-                "the daemon hung up, and the log cannot be taken up where it was",
-            )
-            .hint("ask again; `--tail` shows the last lines"));
-        }
+        copy.which = Which::Next;
     }
     copy.end().await?;
     Ok(exit::DONE)
-}
-
-/// Whether nothing can follow what was read: the instance is over, and its node takes no new work.
-async fn is_last(client: &Client, name: &Name) -> Result<bool, Failure> {
-    let node = client.send_again(&Ask::get("/v1/node"), Known::Yes).await?.into_body()?;
-    if node.at("status") != "draining" {
-        return Ok(false);
-    }
-    match client.send_again(&Ask::get(watch::path(name)), Known::Yes).await?.into_body() {
-        Ok(instance) => Ok(matches!(instance.at("state").as_str(), Some("exited" | "failed" | "lost"))),
-        Err(failure) if failure.exit == exit::NOT_FOUND => Ok(true),
-        Err(failure) => Err(failure),
-    }
-}
-
-/// The newest life of an instance.
-async fn life(client: &Client, name: &Name, known: Known) -> Result<String, Failure> {
-    let instance = client.send_again(&Ask::get(watch::path(name)), known).await?.into_body()?;
-    Ok(instance.at("incarnation").as_str().unwrap_or_default().to_owned())
 }
 
 /// Where the bytes go.
@@ -139,73 +116,132 @@ fn print_line(stream: Stream, line: &[u8]) -> Result<(), Failure> {
     out::Out::new(out::Format::Json).line(&value, |_| String::new())
 }
 
-/// How a copy ended.
+/// Which log a copy is to read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ended {
-    /// The daemon said that this is all.
-    Whole,
-    /// The connection was lost.
-    Cut,
+pub enum Which {
+    /// That of its life.
+    This,
+    /// That of the life after it, once there is one.
+    Next,
 }
 
-/// Copies one stream, and goes on where it was after the daemon hung up.
+/// How the copy of a life ended.
+#[derive(Debug)]
+pub enum Over {
+    /// Everything is copied.
+    Whole,
+    /// There is no such log, or no such instance any more.
+    Unkept(Failure),
+}
+
+/// How one answer ended.
+enum Pass {
+    Over(Over),
+    /// The connection was lost, or the reader was too slow for what is kept: to be taken up where it was.
+    Cut,
+    /// There is no next life yet.
+    NotYet,
+}
+
+/// Copies one stream of an instance, a life at a time, and goes on where it was after the daemon hung up.
 #[derive(Debug)]
 pub struct Copy {
     client: Client,
     name: Name,
+    life: String,
     stream: Stream,
     sink: Option<Sink>,
     /// Whether to go on with what is written from now on.
     pub follow: bool,
     /// Only so many of the last lines.
     pub tail: Option<u64>,
-    /// Only what this life wrote; then it ends with it.
-    pub life: Option<String>,
-    written: u64,
+    /// Which log comes next.
+    pub which: Which,
+    /// The first byte of the life's log that is not copied yet; `None` until the daemon has told where it begins.
+    offset: Option<u64>,
     known: Known,
 }
 
 impl Copy {
-    /// A copy of one stream of the newest life.
-    pub fn new(client: Client, name: Name, stream: Stream, sink: Sink) -> Copy {
-        let sink = Some(sink);
-        Copy { client, name, stream, sink, follow: false, tail: None, life: None, written: 0, known: Known::No }
+    /// A copy of one stream of `life`.
+    pub fn new(client: Client, name: Name, life: String, stream: Stream, sink: Sink) -> Copy {
+        let (sink, which) = (Some(sink), Which::This);
+        Copy { client, name, life, stream, sink, follow: false, tail: None, which, offset: None, known: Known::No }
+    }
+
+    /// Copies one life, to its end where that is followed.
+    ///
+    /// # Errors
+    /// The daemon does not come back, or the output takes no more.
+    pub async fn life(&mut self) -> Result<Over, Failure> {
+        loop {
+            match self.pass().await? {
+                Pass::Over(over) => return Ok(over),
+                Pass::NotYet => {}
+                Pass::Cut => {
+                    // Waits for the daemon, with the patience of every other question.
+                    self.client.send_again(&Ask::get(watch::path(&self.name)), Known::Yes).await?;
+                }
+            }
+        }
     }
 
     fn ask(&self) -> Ask {
         let tail = self.tail.map(|tail| tail.to_string());
+        let offset = self.offset.map(|offset| offset.to_string());
         let mut query = vec![("stream", self.stream.as_str())];
         query.extend(self.follow.then_some(("follow", "true")));
-        query.extend(tail.as_deref().map(|tail| ("tail", tail)));
-        query.extend(self.life.as_deref().map(|life| ("incarnation", life)));
+        match (self.which, offset.as_deref(), tail.as_deref()) {
+            (Which::Next, _, _) => query.extend([("after", self.life.as_str()), ("wait", NEXT_WAIT)]),
+            (Which::This, Some(offset), _) => query.extend([("incarnation", self.life.as_str()), ("offset", offset)]),
+            (Which::This, None, Some(tail)) => query.extend([("incarnation", self.life.as_str()), ("tail", tail)]),
+            (Which::This, None, None) => query.push(("incarnation", self.life.as_str())),
+        }
         Ask::get(with_query(&format!("{}/logs", watch::path(&self.name)), &query))
     }
 
     /// Copies what there is behind what is copied already, until the daemon or the connection ends it.
-    pub async fn pass(&mut self) -> Result<Ended, Failure> {
+    async fn pass(&mut self) -> Result<Pass, Failure> {
         let response = match self.client.open(&self.ask()).await {
             Ok(response) => response,
             Err(AskError::Lost { .. } | AskError::Unreachable { .. }) if self.known == Known::Yes => {
-                return Ok(Ended::Cut);
+                return Ok(Pass::Cut);
             }
             Err(error) => return Err(error.into()),
         };
-        self.known = Known::Yes;
-        let status = response.status().as_u16();
-        let mut body = response.into_body();
-        if status != 200 {
-            return self.client.whole(status, body).await?.into_body().map(|_| Ended::Whole);
+        match response.status().as_u16() {
+            200 => {}
+            202 => return Ok(Pass::NotYet),
+            503 if self.known == Known::Yes => return Ok(Pass::Cut),
+            status => {
+                let refused = self.client.whole(status, response.into_body()).await?.into_body();
+                return match refused {
+                    Err(failure) if failure.exit == exit::NOT_FOUND => Ok(Pass::Over(Over::Unkept(failure))),
+                    other => other.map(|_| Pass::Cut),
+                };
+            }
         }
-        let mut skip = self.written;
+        self.begin(response.headers())?;
+        let mut body = response.into_body();
         while let Some(frame) = body.frame().await {
-            let Ok(frame) = frame else { return Ok(Ended::Cut) };
-            let Ok(mut bytes) = frame.into_data() else { continue };
-            let skipped = bytes.split_to(usize::try_from(skip).unwrap_or(usize::MAX).min(bytes.len()));
-            skip -= skipped.len() as u64;
-            self.written += bytes.len() as u64;
+            let Ok(frame) = frame else { return Ok(Pass::Cut) };
+            let Ok(bytes) = frame.into_data() else { continue };
+            self.offset = self.offset.map(|offset| offset + bytes.len() as u64);
             self.write(bytes).await?;
         }
-        Ok(Ended::Whole)
+        Ok(Pass::Over(Over::Whole))
+    }
+
+    /// Takes from an answer which life it is of, and where it begins.
+    fn begin(&mut self, headers: &HeaderMap) -> Result<(), Failure> {
+        let told = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+        let (life, offset) = (told("sexton-incarnation"), told("sexton-offset").and_then(|text| text.parse().ok()));
+        let (Some(life), Some(offset)) = (life, offset) else {
+            return Err(Failure::new(exit::FAILED, "the daemon does not say which log it sends"));
+        };
+        (self.life, self.offset) = (life.to_owned(), Some(offset));
+        (self.which, self.known) = (Which::This, Known::Yes);
+        Ok(())
     }
 
     /// Writes on a thread that may block: a reader that is slow must not keep signals waiting.

@@ -22,7 +22,7 @@ use crate::refusal::{Kind, Refusal};
 
 static IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
-fn shown(status: u16, entry: &Entry) -> Answer {
+pub(super) fn shown(status: u16, entry: &Entry) -> Answer {
     json(status, &InstanceView::from(entry))
 }
 

@@ -262,6 +262,40 @@ async fn logs_are_read_and_followed_byte_for_byte() {
 }
 
 #[tokio::test]
+async fn a_reader_who_falls_behind_what_is_kept_is_cut_off_and_goes_on_where_it_was() {
+    let api = Api::start("behind");
+    api.create("vm-1").await;
+    let life = "01ARZ3NDEKTSV4RRFFQ69G5FAV";
+    let path = api.settings.log_path("vm-1", life, "stdout");
+    std::fs::create_dir_all(path.parent().expect("a directory")).expect("made");
+    let text: Vec<u8> = (0..1 << 20).flat_map(|n| format!("{n:07}\n").into_bytes()).collect();
+    std::fs::write(&path, &text).expect("written");
+    let log = std::fs::File::options().write(true).open(&path).expect("opened");
+
+    let mut client = api.connect().await;
+    let ask = format!("/v1/instances/vm-1/logs?incarnation={life}&offset=8");
+    client.send(&super::request("GET", &ask, &[], None)).await;
+    let head = String::from_utf8(client.until(b"\r\n\r\n").await).expect("ASCII");
+    assert!(head.contains(&format!("sexton-incarnation: {life}\r\nsexton-offset: 8\r\n")), "{head}");
+    client.until(b"0000001\n").await;
+    // More than may be on its way.
+    let kept = 1 << 22;
+    sexton_sys::file::punch_hole(std::os::fd::AsRawFd::as_raw_fd(&log), 0, kept).expect("punched");
+    let rest = client.until(b"\r\n0\r\n\r\n").await;
+    assert!(!rest.ends_with(b"0\r\n\r\n"), "a part is not told as the whole");
+    assert!(rest.windows(8).all(|window| window != b"0524288\n"), "nothing behind a gap is sent");
+
+    let reply = api.ask("GET", &format!("/v1/instances/vm-1/logs?incarnation={life}&offset=80"), None).await;
+    assert_eq!(reply.header("sexton-offset"), Some("4194312"), "the first whole line behind what was dropped");
+    assert_eq!(reply.body, text[4_194_312..]);
+    for bad in ["offset=1&tail=1", "offset=-1", "after=x", &format!("after={life}&incarnation={life}")] {
+        api.ask("GET", &format!("/v1/instances/vm-1/logs?{bad}"), None).await.refused(400, "bad_argument");
+    }
+    let none = api.ask("GET", &format!("/v1/instances/vm-1/logs?after={life}&wait=1ms"), None).await;
+    assert_eq!((none.status, none.json()["incarnation"].as_str()), (202, Some(life)));
+}
+
+#[tokio::test]
 async fn a_drain_tells_what_is_left_and_is_not_left() {
     let api = Api::start("drain");
     api.create("vm-1").await;

@@ -1,0 +1,100 @@
+//! What is followed comes whole and once, whoever dies and however many lives come and go meanwhile.
+
+#![allow(clippy::indexing_slicing, reason = "a JSON value indexed by a name that is not there is null")]
+#![allow(clippy::disallowed_types, reason = "a test starts programs as a user does")]
+
+mod support;
+
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::process::{Child, Stdio};
+
+use serde_json::json;
+use sexton_testkit::{SOON, eventually};
+use support::{Dead, Node, SEXTON, spec};
+
+/// A pipe with a name, whose bytes an instance copies to its stdout; a life ends with them.
+struct Pipe(PathBuf);
+
+impl Pipe {
+    fn new(node: &Node) -> Pipe {
+        let path = node.ground.dir().join("pipe");
+        let made = std::process::Command::new("mkfifo").arg(&path).status().expect("mkfifo starts");
+        assert!(made.success());
+        Pipe(path)
+    }
+
+    /// Waits for the reader.
+    fn open(&self) -> File {
+        File::options().write(true).open(&self.0).expect("opened")
+    }
+}
+
+/// `sexton logs`, with its output in a file.
+struct Follower {
+    child: Child,
+    output: PathBuf,
+}
+
+impl Follower {
+    fn start(node: &Node, file: &str, args: &[&str]) -> Follower {
+        let output = node.ground.dir().join(file);
+        let mut command = node.ground.command(&[&["logs", "talks", "-f"], args].concat());
+        command.stdin(Stdio::null()).stdout(File::create(&output).expect("made"));
+        Follower { child: command.spawn().expect("the program starts"), output }
+    }
+
+    fn has(&mut self, text: &str) {
+        eventually("what was written is printed", SOON, || {
+            if let Some(status) = self.child.try_wait().expect("asked") {
+                return Err(format!("it ended early: {status}"));
+            }
+            let printed = fs::read_to_string(&self.output).expect("read");
+            if printed == text { Ok(()) } else { Err(format!("{printed:?} instead of {text:?}")) }
+        });
+    }
+}
+
+#[test]
+fn what_is_followed_comes_once_over_dead_daemons_and_new_lives() {
+    let mut node = Node::new(SEXTON, &[]);
+    let pipe = Pipe::new(&node);
+    let body = spec("talks", &["/bin/cat", &pipe.0.display().to_string()]);
+    node.ask("POST", "/v1/instances", None, Some(&body)).0.expect(201);
+    let mut writer = pipe.open();
+    writer.write_all(b"1\n").expect("written");
+    let mut whole = Follower::start(&node, "whole", &[]);
+    whole.has("1\n");
+    node.kill(Dead::Worker, || writer.write_all(b"2\n").expect("written"));
+    whole.has("1\n2\n");
+    let mut tail = Follower::start(&node, "tail", &["--tail", "1"]);
+    tail.has("2\n");
+    node.kill(Dead::Both, || {
+        writer.write_all(b"3\n").expect("written");
+        drop(writer);
+    });
+    for (dead, first, last) in [(Dead::Worker, "4\n", "5\n"), (Dead::Both, "6\n", "7\n")] {
+        eventually("the life is over", SOON, || {
+            let state = node.instance("talks")["state"].clone();
+            if state == "exited" { Ok(()) } else { Err(state.to_string()) }
+        });
+        node.ask("POST", "/v1/instances/talks/start", None, Some(&json!({}))).0.expect(200);
+        let mut writer = pipe.open();
+        writer.write_all(first.as_bytes()).expect("written");
+        node.kill(dead, || {
+            writer.write_all(last.as_bytes()).expect("written");
+            drop(writer);
+        });
+    }
+    whole.has("1\n2\n3\n4\n5\n6\n7\n");
+    tail.has("2\n3\n4\n5\n6\n7\n");
+    node.ask("DELETE", "/v1/instances/talks?force=true&wait=10s", None, None).0.expect(200);
+    for mut follower in [whole, tail] {
+        let ended = eventually("it ends with the instance", SOON, || {
+            follower.child.try_wait().expect("asked").ok_or_else(|| "it follows".to_owned())
+        });
+        assert!(ended.success(), "{ended}");
+    }
+    node.clear();
+}
