@@ -16,6 +16,7 @@ use crate::host::{cgroup2, mounts_below, processes_in, tree};
 #[derive(Debug)]
 pub struct Ground {
     id: String,
+    cgroup: String,
     dir: PathBuf,
     program: PathBuf,
     cgroup_mount: PathBuf,
@@ -47,7 +48,17 @@ impl Ground {
         fs::create_dir(&dir).with_context(|| dir.display().to_string())?;
         // An empty configuration of one's own: the host's is not meant.
         fs::write(dir.join("sexton.toml"), "")?;
-        Ok(Ground { id, dir, program: sexton.into(), cgroup_mount })
+        Ok(Ground { cgroup: id.clone(), id, dir, program: sexton.into(), cgroup_mount })
+    }
+
+    /// A ground for another daemon of the same program, whose cgroup lies below the one of this.
+    ///
+    /// # Errors
+    /// The directory cannot be made.
+    pub fn below(&self) -> Result<Ground> {
+        let mut below = Ground::within(&self.program, &self.dir)?;
+        below.cgroup = format!("{}/{}", self.cgroup, below.id);
+        Ok(below)
     }
 
     /// The run id, which every name made here holds.
@@ -77,7 +88,7 @@ impl Ground {
 
     /// The daemon's cgroup, as `--cgroup` takes it.
     pub fn cgroup(&self) -> &str {
-        &self.id
+        &self.cgroup
     }
 
     /// The daemon's configuration, empty until a test writes it.
@@ -87,7 +98,7 @@ impl Ground {
 
     /// The directory of the daemon's cgroup.
     pub fn cgroup_dir(&self) -> PathBuf {
-        self.cgroup_mount.join(&self.id)
+        self.cgroup_mount.join(&self.cgroup)
     }
 
     /// The directory of a cgroup that is named as in `/proc/PID/cgroup`.
@@ -106,7 +117,7 @@ impl Ground {
         [
             pair("--state-dir", self.state_dir().display().to_string()),
             pair("--run-dir", self.run_dir().display().to_string()),
-            pair("--cgroup", self.id.clone()),
+            pair("--cgroup", self.cgroup.clone()),
         ]
         .concat()
     }

@@ -1,0 +1,151 @@
+//! Small promises of custody that no larger scenario comes to.
+
+#![allow(clippy::indexing_slicing, reason = "a JSON value indexed by a name that is not there is null")]
+
+mod support;
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use sexton_testkit::{Ground, Held, SOON, eventually};
+use support::{Dead, Node, SEXTON, file_appears, script, spec, text};
+
+fn create(node: &mut Node, body: &Value) -> Value {
+    node.ask("POST", "/v1/instances", None, Some(body)).0.expect(201)
+}
+
+fn stop(node: &mut Node, path: &str, order: &Value) -> (u16, Value) {
+    let answer = node.ask("POST", path, None, Some(order)).0;
+    (answer.status, answer.json())
+}
+
+/// Ends the main process, and waits until nothing tells of its end any more.
+fn kill(instance: &Value) {
+    let number = |value: &Value| value.as_u64().expect("a number");
+    let pid = i32::try_from(number(&instance["identity"]["pid"])).expect("a PID");
+    Held::in_cgroup(number(&instance["cgroup"]["ino"]), pid).expect("it lives").kill9().expect("killed");
+    eventually("the host has reaped it", SOON, || {
+        let is_there = std::path::Path::new(&format!("/proc/{pid}")).exists();
+        if is_there { Err(format!("{pid} is there")) } else { Ok(()) }
+    });
+}
+
+/// Both die, and so do the instances; what kept their exits is gone as after a crash of the host's mounts.
+fn all_die(node: &mut Node, instances: &[Value]) {
+    let pins = node.ground.run_dir().join("pins").display().to_string();
+    node.kill(Dead::Both, || {
+        sexton_sys::mount::unmount(&std::ffi::CString::new(pins).expect("a path")).expect("unmounted");
+        instances.iter().for_each(kill);
+    });
+}
+
+#[test]
+fn only_always_follows_a_life_of_which_nobody_knows_the_end() {
+    let mut node = Node::new(SEXTON, &[]);
+    let restarting = |name: &str, restart: &str| {
+        let mut body = spec(name, &["/bin/sleep", "1000"]);
+        body["restart"] = restart.into();
+        body
+    };
+    let first = create(&mut node, &restarting("always", "always"));
+    let other = create(&mut node, &restarting("on-failure", "on-failure"));
+    all_die(&mut node, &[first.clone(), other]);
+    eventually("another life", SOON, || {
+        let now = node.instance("always");
+        let is_new = now["incarnation"] != first["incarnation"] && now["state"] == "running";
+        if is_new { Ok(()) } else { Err(now.to_string()) }
+    });
+    let lost = node.instance("on-failure");
+    assert_eq!(
+        (&lost["state"], &lost["exit"], &lost["restarts"]["next_at"]),
+        (&json!("lost"), &Value::Null, &Value::Null)
+    );
+    let told: Vec<Value> = node.get("/v1/events?limit=1000")["items"].as_array().expect("a list").clone();
+    let lost: Vec<&Value> = told.iter().filter(|event| event["kind"] == "instance.lost").collect();
+    assert_eq!(lost.len(), 2, "{lost:?}");
+    node.clear();
+}
+
+#[test]
+fn the_polite_signal_comes_once_however_often_it_is_asked_for() {
+    let mut node = Node::new(SEXTON, &[]);
+    let ready = node.ground.dir().join("ready");
+    let told = node.ground.dir().join("told");
+    let body =
+        format!("trap 'echo x >> {}' TERM; echo > {}; while :; do sleep 0.01; done", told.display(), ready.display());
+    create(&mut node, &script("stubborn", &body));
+    file_appears(&ready);
+    for _ in 0..3 {
+        let (status, shown) = stop(&mut node, "/v1/instances/stubborn/stop", &json!({ "grace": "1000s" }));
+        assert_eq!((status, shown["state"].as_str()), (202, Some("stopping")));
+        file_appears(&told);
+    }
+    let (status, over) = stop(&mut node, "/v1/instances/stubborn/stop?wait=20s", &json!({ "force": true }));
+    assert_eq!((status, &over["exit"]["signal"]), (200, &json!(9)), "{over}");
+    assert_eq!(fs::read_to_string(&told).expect("told"), "x\n");
+    node.clear();
+}
+
+#[test]
+fn logs_are_bounded_also_while_their_instance_will_not_end() {
+    let keep = 1 << 20;
+    let mut node = Node::on(SEXTON, |ground| {
+        fs::write(ground.config(), "[logs]\nkeep = \"1MiB\"\n").expect("configured");
+    });
+    let (ready, filled) = (node.ground.dir().join("ready"), node.ground.dir().join("filled"));
+    let fill = format!("head -c 16777216 /dev/zero; echo > {}", filled.display());
+    let body = format!("trap '{fill}' TERM; echo > {}; while :; do sleep 0.01; done", ready.display());
+    let made = create(&mut node, &script("talks", &body));
+    file_appears(&ready);
+    let (status, _) = stop(&mut node, "/v1/instances/talks/stop", &json!({ "grace": "1000s" }));
+    assert_eq!(status, 202);
+    file_appears(&filled);
+    let log = node.ground.state_dir().join(format!("logs/talks/{}.stdout", text(&made, "incarnation")));
+    eventually("the log is bounded", SOON, || {
+        let about = fs::metadata(&log).map_err(|error| error.to_string())?;
+        assert_eq!(about.len(), 16 << 20);
+        let kept = about.blocks() * 512;
+        if kept <= 2 * keep { Ok(()) } else { Err(format!("{kept} bytes")) }
+    });
+    assert_eq!(node.instance("talks")["state"], "stopping");
+    assert_eq!(stop(&mut node, "/v1/instances/talks/stop?wait=20s", &json!({ "force": true })).0, 200);
+    node.clear();
+}
+
+#[test]
+fn a_caller_that_ignores_its_children_takes_no_exit_away() {
+    let ground = Ground::new(SEXTON).expect("a ground");
+    let wrapper = ground.dir().join("careless");
+    fs::write(&wrapper, format!("#!/bin/sh\nexec env --ignore-signal=CHLD {SEXTON} \"$@\"\n")).expect("written");
+    fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o755)).expect("executable");
+    let mut node = Node::new(&wrapper, &[]);
+    create(&mut node, &script("seven", "exit 7"));
+    let over = node.settled("seven");
+    assert_eq!((&over["exit"]["code"], &over["exit"]["source"]), (&json!(7), &json!("wait")), "{over}");
+    let made = create(&mut node, &spec("sleeps", &["/bin/sleep", "1000"]));
+    let status = fs::read_to_string(format!("/proc/{}/status", made["identity"]["pid"])).expect("its status");
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:")).expect("a mask").trim().to_owned();
+    assert_eq!(u64::from_str_radix(&ignored, 16).expect("a mask"), 0, "a workload ignores nothing by inheritance");
+    node.clear();
+}
+
+#[test]
+fn a_daemon_below_another_ones_cgroup_is_left_alone() {
+    let mut outer = Node::new(SEXTON, &[]);
+    let ground = outer.ground.below().expect("a ground below");
+    let inner = ground.serve().expect("a daemon below");
+    let made = inner.client().post("/v1/instances", &spec("in", &["/bin/sleep", "1000"])).expect("asked").expect(201);
+    outer.kill(Dead::Worker, || {});
+    outer.ask("POST", "/v1/reconcile", None, None).0.expect(200);
+    let plan = outer.get("/v1/plan");
+    assert_eq!((&plan["actions"], &plan["left"]), (&json!([]), &json!([])), "{plan}");
+    let order = json!({ "status": "draining", "forceStop": true });
+    let (status, node) = stop(&mut outer, "/v1/nodes/self?wait=20s", &order);
+    assert_eq!((status, &node["drained"]), (200, &json!(true)), "{node}");
+    let now = inner.client().get("/v1/instances/in").expect("asked").expect(200);
+    assert_eq!((&now["state"], &now["identity"]), (&json!("running"), &made["identity"]), "{now}");
+    inner.client().ask("DELETE", "/v1/instances/in?force=true&wait=20s", &[], None).expect("asked").expect(200);
+    inner.terminate(Duration::from_secs(20)).expect("ended");
+}
