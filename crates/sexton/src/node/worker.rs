@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -28,6 +29,9 @@ use super::slots::{Owner, Pool, Slots};
 use super::watch::Watcher;
 use super::watch::rule::Watch;
 use crate::chain::chain;
+
+/// Descriptors for which the kernel lays out room at once: a live instance takes one. BOUND: 8 bytes each.
+const ROOM: u32 = 16_384;
 
 /// Laid out for the ledger's log beforehand: a commit need not grow a file, and stops are recorded on a full disk.
 const WAL_RESERVE: u64 = 1 << 20;
@@ -109,6 +113,8 @@ pub struct Begun {
 /// Something that the node cannot be without.
 pub async fn begin(options: &Options, keeper: Keeper, new_keeper: bool) -> Result<Begun, BeginError> {
     let here = proc::here().map_err(BeginError::Proc)?;
+    // Before the first thread.
+    let nofile = raise_open_files();
     let paths = Paths { state_dir: options.state_dir.clone(), run_dir: options.run_dir.clone() };
     for dir in [&paths.state_dir, &paths.run_dir, &paths.marks(), &paths.all_logs()] {
         make_dir(dir)?;
@@ -138,7 +144,7 @@ pub async fn begin(options: &Options, keeper: Keeper, new_keeper: bool) -> Resul
         subtree,
         ledger,
         keeper,
-        nofile: raise_open_files(),
+        nofile,
         log_incarnations: options.log_incarnations,
         logs,
         fresh_ledger: contents.fresh,
@@ -190,12 +196,17 @@ fn open_pins(paths: &Paths) -> Option<PinBoard> {
     }
 }
 
-/// Raises the soft limit of open files to the hard one, a descriptor an instance; tells what it was.
+/// Raises the soft limit of open files to the hard one, a descriptor an instance, and lays out room for many; tells what
+/// the limits were.
 fn raise_open_files() -> Option<[u64; 2]> {
     let before = limit::open_files().ok()?;
     let [_, hard] = before;
     if let Err(error) = limit::set_open_files([hard, hard]) {
         tracing::warn!(%error, "limit of open files not raised");
+    }
+    let room = ROOM.min(u32::try_from(hard).unwrap_or(u32::MAX));
+    if let Ok(Err(error)) = fs::File::open("/dev/null").map(|any| limit::make_room(any.as_raw_fd(), room)) {
+        tracing::debug!(%error, "room for descriptors is laid out as it is needed");
     }
     Some(before)
 }
