@@ -310,6 +310,12 @@ impl Domain {
         fs::write(self.full.join("cgroup.procs"), pid.to_string()).map_err(|source| self.error("move into", source))
     }
 
+    /// Removes it if nothing is in it and nothing below, and tells whether it is gone. That is the cheapest proof that
+    /// nothing lives there: the kernel keeps what is populated, and zombies do not count.
+    pub fn try_remove(&self) -> bool {
+        remove_dir(&self.full).is_ok()
+    }
+
     /// Removes it and what its workload made below, deepest first.
     ///
     /// # Errors

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use sexton_core::domain::{Domain, Subtree};
 use sexton_core::handle::{Handle, Life, OpenHandleError};
-use sexton_core::pin::PinBoard;
+use sexton_core::pin::{PinBoard, Released};
 use sexton_core::proc::{self, Here};
 use sexton_core::spawn::{self, Going, Program};
 use sexton_plan::state::ExitStatus;
@@ -140,10 +140,12 @@ fn a_domain_is_killed_whole_and_removed() {
     left(&mut going);
     eventually("three processes", || (domain.processes().expect("listed").len() == 3).then_some(()));
     assert!(domain.is_populated().expect("read"));
+    assert!(!domain.try_remove(), "somebody lives in it");
     assert!(domain.kill().expect("killed"));
+    eventually("gone, with a zombie in it", || domain.try_remove().then_some(()));
+    assert!(!domain.is_populated().expect("read"));
     assert_eq!(eventually("exit", || handle.reap().expect("own child")), ExitStatus::Signal(9));
-    eventually("empty", || (!domain.is_populated().expect("read")).then_some(()));
-    domain.remove().expect("removed");
+    assert_eq!(domain.remove().expect("no error"), Released::WasGone);
     assert!(matches!(
         ground.subtree.reopen(domain.path(), domain.ino()),
         Err(sexton_core::domain::DomainError::Gone(_))

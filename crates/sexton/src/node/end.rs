@@ -359,7 +359,9 @@ impl Life {
                 });
             }
         }
-        self.prune_logs();
+        if std::mem::replace(&mut self.has_older_logs, true) {
+            self.prune_logs();
+        }
         Next::Rest
     }
 

@@ -124,6 +124,8 @@ pub struct Life {
     pub(super) asking: Asking,
     /// Whether the logs of this incarnation have been made known.
     pub(super) logs_are_known: bool,
+    /// Whether an incarnation before this one may have left logs.
+    pub(super) has_older_logs: bool,
     pub(super) published: watch::Sender<Option<Arc<Entry>>>,
     pub(super) removed: mpsc::UnboundedSender<Name>,
 }
@@ -206,6 +208,7 @@ impl Life {
     /// The life of an `entry` that is in the ledger, and the driver's hold on it.
     pub fn known(host: SharedHost, entry: Entry, removed: mpsc::UnboundedSender<Name>) -> (Life, LifeHandle) {
         let (mut life, handle) = Life::unrecorded(host, entry, removed);
+        life.has_older_logs = true;
         life.show((*life.entry).clone());
         (life, handle)
     }
@@ -222,6 +225,7 @@ impl Life {
                 request: None,
                 asking: Asking::default(),
                 logs_are_known: false,
+                has_older_logs: false,
                 published,
                 removed,
             },

@@ -23,7 +23,10 @@ const SIGCONT: u8 = 18;
 const SIGSTOP: u8 = 19;
 /// Members whose ends are waited for by pidfd; the rest shows at the next look.
 const WATCHED_MEMBERS: usize = 64;
-/// The backstop of every wait for an empty domain: the kernel's own notice comes up to 20 ms late.
+/// How long the kernel's notice of an empty domain is waited for before its members are looked at: it comes at once,
+/// save where the domain changed a moment before, and then up to 20 ms late.
+const NOTICE: Duration = Duration::from_millis(2);
+/// The backstop of every wait for an empty domain of which no member can be watched.
 const BACKSTOP: Duration = Duration::from_millis(25);
 
 /// What is being ended: the main process, and whatever else lives in the domain.
@@ -154,18 +157,27 @@ impl Target<'_> {
         self.process.is_some_and(|process| !matches!(process.handle().is_over(), Ok(true)))
     }
 
-    /// Waits until nothing lives.
+    /// Waits until nothing lives; by then the domain is gone, unless there is an empty one below.
     pub async fn emptied(&self) {
         if let Some(process) = self.process {
             process.over().await;
             // Before it is reaped: until then its session proves who belongs to it.
             self.look();
         }
-        while self.lives() {
+        if !self.remains() {
+            return;
+        }
+        // What was killed along with the main process ends while others have their turn.
+        tokio::task::yield_now().await;
+        if !self.remains() {
+            return;
+        }
+        self.notice(NOTICE).await;
+        while self.remains() {
             let members = self.members();
             let mut ends = members.into_iter().take(WATCHED_MEMBERS).filter_map(|member| watch(member).ok()).peekable();
             if ends.peek().is_none() {
-                self.notice().await;
+                self.notice(BACKSTOP).await;
             }
             for member in ends {
                 member.over().await;
@@ -173,14 +185,22 @@ impl Target<'_> {
         }
     }
 
-    /// Waits for the kernel's notice that the domain has changed, or for the backstop.
-    async fn notice(&self) {
+    /// As [`Target::lives`], for when all is to be over: a domain that can be removed needs no look.
+    fn remains(&self) -> bool {
+        let is_gone = !self.main_lives() && self.domain.is_some_and(Domain::try_remove);
+        !is_gone && self.lives()
+    }
+
+    /// Waits for the kernel's notice that the domain has changed, `limit` at most.
+    async fn notice(&self, limit: Duration) {
         let events = self.domain.and_then(|domain| domain.events().ok());
         match events.and_then(|events| readiness::watch(events, Interest::PRIORITY).ok()) {
-            Some(events) => {
-                let _notice_or_not = timeout(BACKSTOP, changed(&events)).await;
+            // RACE: of what had ended before the file was opened there is no notice.
+            Some(events) if self.remains() => {
+                let _notice_or_not = timeout(limit, changed(&events)).await;
             }
-            None => sleep(BACKSTOP).await,
+            Some(_) => {}
+            None => sleep(limit).await,
         }
     }
 
