@@ -62,6 +62,8 @@ pub enum Urgency {
 pub struct Committed {
     /// The newest event's number after this batch, 0 where there has never been one.
     pub last_seq: u64,
+    /// When its events were recorded (wall clock).
+    pub at: Timestamp,
     /// For each event of the batch its number, or `None` for one left out because it had been recorded before.
     pub seqs: Vec<Option<u64>>,
 }

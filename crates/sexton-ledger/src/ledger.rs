@@ -33,8 +33,8 @@ impl Ledger {
     /// 2 s at most for another process's lock, otherwise as long as reading all rows takes.
     pub fn open(state_dir: &Path, options: OpenOptions) -> Result<(Ledger, Contents), OpenError> {
         let opened = open::open(state_dir, &options)?;
-        let reader = Reader::open(state_dir)?;
         let shared = Arc::new(Shared::new(opened.contents.last_seq));
+        let reader = Reader::open(state_dir, Arc::clone(&shared))?;
         let wal = Files::in_dir(state_dir).wal;
         let reserve = Reserve { wal, bytes: options.wal_reserve, is_laid_out: options.wal_reserve == 0 };
         let writer = Writer::new(opened.conn, opened.stamp, Arc::clone(&shared), reserve);

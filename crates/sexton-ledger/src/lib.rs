@@ -23,6 +23,7 @@ mod look;
 mod migrate;
 mod open;
 mod read;
+mod recent;
 mod rows;
 pub mod slot;
 mod wal;

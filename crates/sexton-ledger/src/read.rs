@@ -11,16 +11,18 @@ use crate::entry::Entry;
 use crate::event::Event;
 use crate::look::{self, Files, LOCK_WAIT, OpenError};
 use crate::rows::{self, ReadError};
+use crate::writer::Shared;
 
 /// A connection that reads, shared by its clones; they take turns.
 #[derive(Clone)]
 pub struct Reader {
     conn: Arc<Mutex<Connection>>,
+    shared: Arc<Shared>,
 }
 
 impl Reader {
     /// Opens a reader of a ledger that this process has open.
-    pub(crate) fn open(state_dir: &Path) -> Result<Reader, OpenError> {
+    pub(crate) fn open(state_dir: &Path, shared: Arc<Shared>) -> Result<Reader, OpenError> {
         let _gate = look::enter_gate();
         // It may be the last to close, and then it is to copy the WAL back, which a read-only one cannot.
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
@@ -30,7 +32,7 @@ impl Reader {
         conn.pragma_update(None, "cache_size", look::CACHE_KIB)?;
         // Opens `-shm` now: later the disk may be full.
         rows::last_seq(&conn)?;
-        Ok(Reader { conn: Arc::new(Mutex::new(conn)) })
+        Ok(Reader { conn: Arc::new(Mutex::new(conn)), shared })
     }
 
     fn conn(&self) -> MutexGuard<'_, Connection> {
@@ -57,6 +59,12 @@ impl Reader {
             })?;
         }
         failed.map_or(Ok(events), Err)
+    }
+
+    /// As [`Reader::events_after`], from memory: of the newest that this process has recorded; none where the next one
+    /// is older, or somebody else's.
+    pub fn recent_events(&self, after: u64, limit: usize) -> Vec<Arc<Event>> {
+        self.shared.recent.after(after, limit)
     }
 
     /// The number of the oldest event that is kept, if there is one.

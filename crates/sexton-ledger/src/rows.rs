@@ -9,7 +9,7 @@ use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 use sexton_plan::id::{BootId, Name, NodeId};
 
-use crate::batch::{Batch, RequestRecord};
+use crate::batch::{Batch, Committed, RequestRecord};
 use crate::checksum::Sum;
 use crate::entry::Entry;
 use crate::event::{Event, NewEvent};
@@ -69,6 +69,15 @@ pub(crate) struct Stamp {
     pub(crate) boot_id: BootId,
     pub(crate) node: NodeId,
     pub(crate) now: fn() -> Timestamp,
+}
+
+impl Stamp {
+    /// The event that `event`, recorded at `at` as number `seq`, is listed as.
+    pub(crate) fn listed(&self, (seq, at): (u64, Timestamp), event: NewEvent) -> Event {
+        let NewEvent { instance, incarnation, kind, data, once: _ } = event;
+        let (boot_id, node) = (self.boot_id.clone(), self.node.clone());
+        Event { seq, at, boot_id, node, instance, incarnation, kind, data }
+    }
 }
 
 fn json_error(error: serde_json::Error) -> rusqlite::Error {
@@ -251,9 +260,13 @@ pub(crate) fn read_entry(conn: &Connection, name: &Name) -> Result<Option<Entry>
 const EVENT_COLUMNS: &str = "seq, at, boot_id, node, instance, incarnation, kind, data, once, sum";
 
 /// Appends `event` as number `seq`; false where it had been recorded before.
-fn put_event(conn: &Connection, stamp: &Stamp, seq: u64, event: &NewEvent) -> rusqlite::Result<bool> {
-    let seq = i64::try_from(seq).unwrap_or(i64::MAX);
-    let at = nanoseconds((stamp.now)());
+fn put_event(
+    conn: &Connection,
+    stamp: &Stamp,
+    (seq, at): (u64, Timestamp),
+    event: &NewEvent,
+) -> rusqlite::Result<bool> {
+    let (seq, at) = (i64::try_from(seq).unwrap_or(i64::MAX), nanoseconds(at));
     let (boot_id, node, kind) = (stamp.boot_id.as_str(), stamp.node.as_str(), event.kind.as_str());
     let instance = event.instance.as_ref().map(Name::as_str);
     let incarnation = event.incarnation.as_ref().map(|incarnation| incarnation.as_str());
@@ -432,13 +445,9 @@ pub(crate) fn prune_requests(conn: &Connection, now: Timestamp) -> rusqlite::Res
 
 // ---- batch ----
 
-/// Applies `batch` inside the open transaction and gives the events' numbers; `last` is the newest number, kept up.
-pub(crate) fn apply(
-    conn: &Connection,
-    stamp: &Stamp,
-    batch: &Batch,
-    last: &mut u64,
-) -> rusqlite::Result<Vec<Option<u64>>> {
+/// Applies `batch` inside the open transaction and gives what to tell of it; `last` is the newest event's number, kept
+/// up.
+pub(crate) fn apply(conn: &Connection, stamp: &Stamp, batch: &Batch, last: &mut u64) -> rusqlite::Result<Committed> {
     for entry in &batch.puts {
         put_entry(conn, entry)?;
     }
@@ -451,15 +460,15 @@ pub(crate) fn apply(
     for index in &batch.freed {
         free_slot(conn, *index)?;
     }
-    let seqs = append_events(conn, stamp, &batch.events, last)?;
+    let committed = append_events(conn, stamp, &batch.events, last)?;
     if let Some(request) = &batch.request {
         put_request(conn, request)?;
-        prune_requests(conn, (stamp.now)())?;
+        prune_requests(conn, committed.at)?;
     }
     for (key, value) in &batch.meta {
         put_meta(conn, key, value.as_deref())?;
     }
-    Ok(seqs)
+    Ok(committed)
 }
 
 /// Appends `events` inside the open transaction; as [`apply`].
@@ -468,18 +477,18 @@ pub(crate) fn append_events(
     stamp: &Stamp,
     events: &[NewEvent],
     last: &mut u64,
-) -> rusqlite::Result<Vec<Option<u64>>> {
+) -> rusqlite::Result<Committed> {
     let mut seqs = Vec::with_capacity(events.len());
-    let before = *last;
+    let (before, at) = (*last, (stamp.now)());
     for event in events {
-        let written = put_event(conn, stamp, *last + 1, event)?;
+        let written = put_event(conn, stamp, (*last + 1, at), event)?;
         seqs.push(written.then_some(*last + 1));
         *last += u64::from(written);
     }
     if *last > before {
         prune_events(conn, EVENTS, *last, *last - before)?;
     }
-    Ok(seqs)
+    Ok(Committed { last_seq: *last, at, seqs })
 }
 
 #[cfg(test)]

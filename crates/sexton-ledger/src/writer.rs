@@ -23,6 +23,7 @@ use std::time::{Duration, Instant};
 use rusqlite::{Connection, ErrorCode};
 
 use crate::batch::{Batch, CommitError, Committed, Urgency};
+use crate::recent::Recent;
 use crate::rows::{self, Stamp};
 use crate::wal;
 use crate::whereabouts::ROOM;
@@ -64,6 +65,7 @@ pub(crate) struct Shared {
     subscribers: Mutex<Vec<Subscriber>>,
     pub(crate) writable: AtomicBool,
     pub(crate) last_seq: AtomicU64,
+    pub(crate) recent: Recent,
 }
 
 #[derive(Default)]
@@ -80,6 +82,7 @@ impl Shared {
             subscribers: Mutex::default(),
             writable: AtomicBool::new(true),
             last_seq: AtomicU64::new(last_seq),
+            recent: Recent::default(),
         }
     }
 
@@ -351,8 +354,11 @@ impl Writer {
     fn tell(&mut self, jobs: Vec<Job>, committed: Vec<Committed>) {
         let last_seq = committed.last().map(|committed| committed.last_seq);
         self.shared.writable.store(self.owed.is_empty(), Ordering::Release);
-        for (job, committed) in jobs.into_iter().zip(committed) {
-            (job.done)(Ok(committed));
+        for (Job { batch, done, .. }, committed) in jobs.into_iter().zip(committed) {
+            let numbered = committed.seqs.iter().zip(batch.events).filter_map(|(seq, event)| Some(((*seq)?, event)));
+            let listed = numbered.map(|(seq, event)| self.stamp.listed((seq, committed.at), event));
+            self.shared.recent.take_in(listed);
+            done(Ok(committed));
         }
         if let Some(last_seq) = last_seq {
             self.shared.publish(last_seq);
@@ -405,8 +411,7 @@ impl Writer {
         let mut last_seq = rows::last_seq(&self.conn)?;
         let mut committed = Vec::with_capacity(jobs.len());
         for job in jobs {
-            let seqs = rows::apply(&self.conn, &self.stamp, &job.batch, &mut last_seq)?;
-            committed.push(Committed { last_seq, seqs });
+            committed.push(rows::apply(&self.conn, &self.stamp, &job.batch, &mut last_seq)?);
             self.pages += 2 + 2 * (job.batch.puts.len() + job.batch.removes.len() + job.batch.events.len());
             self.pages += job.batch.slots.len() + job.batch.freed.len();
         }

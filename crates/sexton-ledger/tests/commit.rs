@@ -78,6 +78,24 @@ fn a_fact_true_once_is_written_once_and_takes_one_number() {
 }
 
 #[test]
+fn what_is_told_from_memory_is_what_the_disk_has() {
+    let dir = TempDir::new();
+    let (ledger, _) = open(dir.path());
+    ledger.commit_now(put(&entry("before", State::Running), EventKind::InstanceRunning), Urgency::Owed).unwrap();
+    drop(ledger);
+    let (ledger, _) = open(dir.path());
+    let twice = put(&entry("a", State::Running), EventKind::InstanceRunning);
+    for batch in [twice.clone(), twice, put(&entry("b", State::Exited), EventKind::InstanceExited)] {
+        ledger.commit_now(batch, Urgency::Owed).unwrap();
+    }
+    let reader = ledger.reader();
+    let told: Vec<_> = reader.recent_events(1, 9).iter().map(|event| (**event).clone()).collect();
+    assert_eq!(told.len(), 2, "a fact that was known already is none");
+    assert_eq!(told, reader.events_after(1, 9).unwrap());
+    assert!(reader.recent_events(0, 9).is_empty(), "what an earlier process recorded is on the disk alone");
+}
+
+#[test]
 fn subscribers_hear_of_every_new_number_and_of_nothing_else() {
     let dir = TempDir::new();
     let (ledger, _) = open(dir.path());

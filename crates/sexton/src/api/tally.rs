@@ -11,7 +11,7 @@ use sexton_plan::id::Incarnation;
 use sexton_plan::state::{ExitSource, LostReason};
 
 use super::Context;
-use super::routes::events::page;
+use super::routes::events::news;
 use crate::metrics::{Metric, Metrics};
 
 /// Events read at once.
@@ -28,7 +28,7 @@ pub(super) async fn run(context: Arc<Context>) {
     while last_seq.changed().await.is_ok() {
         let newest = *last_seq.borrow_and_update();
         while after < newest {
-            let events = match page(&context, after, BATCH).await {
+            let events = match news(&context, after, BATCH).await {
                 Ok(events) => events,
                 Err(error) => {
                     tracing::warn!(%error, "events are not counted");

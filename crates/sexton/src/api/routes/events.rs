@@ -74,6 +74,15 @@ pub(in crate::api) async fn page(context: &Arc<Context>, after: u64, limit: usiz
     read.map_err(|_| Refusal::ending())?.map_err(|error| told(error.to_string()))
 }
 
+/// As [`page`], for whoever follows the log: what was recorded a moment ago is in memory.
+pub(in crate::api) async fn news(context: &Arc<Context>, after: u64, limit: usize) -> Result<Vec<Arc<Event>>, Refusal> {
+    let recent = context.events.0.recent_events(after, limit);
+    if !recent.is_empty() {
+        return Ok(recent);
+    }
+    Ok(page(context, after, limit).await?.into_iter().map(Arc::new).collect())
+}
+
 /// Sends every event after `after` as it comes, until its reader is gone.
 async fn follow(context: Arc<Context>, mut after: u64, sender: mpsc::Sender<Bytes>) {
     let mut last_seq = context.last_seq.clone();
@@ -84,7 +93,7 @@ async fn follow(context: Arc<Context>, mut after: u64, sender: mpsc::Sender<Byte
     loop {
         let newest = *last_seq.borrow_and_update();
         while after < newest {
-            let events = match page(&context, after, BATCH).await {
+            let events = match news(&context, after, BATCH).await {
                 Ok(events) => events,
                 Err(error) => {
                     tracing::error!(%error, "a stream of events ends");
@@ -114,11 +123,11 @@ async fn follow(context: Arc<Context>, mut after: u64, sender: mpsc::Sender<Byte
     }
 }
 
-fn written(events: &[Event]) -> Bytes {
+fn written(events: &[Arc<Event>]) -> Bytes {
     let mut text = String::new();
     for event in events {
         // JSON on one line: it holds no line end of its own.
-        let line = serde_json::to_string(event).unwrap_or_default();
+        let line = serde_json::to_string(&**event).unwrap_or_default();
         text.push_str(&format!("id: {}\nevent: {}\ndata: {line}\n\n", event.seq, event.kind));
     }
     text.into()
