@@ -29,9 +29,9 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd as _, OwnedFd, RawFd};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
-use serde_json::Value;
+use hyper::body::Bytes;
 use sexton_ledger::Reader;
 use sexton_sys::file;
 use tokio::sync::{Semaphore, watch};
@@ -62,8 +62,8 @@ pub struct Context {
     disk: Semaphore,
     /// Whether the ledger can be written, where there is a host to ask.
     host: Option<Arc<Host>>,
-    /// The OpenAPI document of all that is served.
-    document: fn() -> Value,
+    /// The OpenAPI document of all that is served, written when it is first asked for.
+    document: LazyLock<Bytes>,
     /// This process's user.
     own_uid: u32,
     /// Whether root is let in as the daemon's own user is; tests that run as root say no.
@@ -112,7 +112,7 @@ impl Context {
             writes: Writes::new(),
             disk: Semaphore::new(DISK_READERS),
             host: None,
-            document: openapi::document,
+            document: LazyLock::new(|| openapi::document().to_string().into()),
             own_uid,
             is_root_let_in: true,
         }
