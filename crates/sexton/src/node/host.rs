@@ -161,13 +161,20 @@ impl Host {
         });
     }
 
-    /// Runs `work` among the pins, and tells its answer; `None` where there are no pins.
-    pub async fn with_pins<T: Send + 'static>(&self, work: impl FnOnce(&Pins) -> T + Send + 'static) -> Option<T> {
+    /// Runs `work` among the pins, and tells its answer; `None` where there are no pins. The work is on its way before
+    /// this is waited for.
+    pub fn with_pins<T, W>(&self, work: W) -> impl Future<Output = Option<T>> + use<T, W>
+    where
+        T: Send + 'static,
+        W: FnOnce(&Pins) -> T + Send + 'static,
+    {
         let (told, news) = oneshot::channel();
-        self.pins.as_ref()?.submit(move |pins| {
-            let _heard = told.send(work(pins));
-        });
-        news.await.ok()
+        if let Some(pins) = &self.pins {
+            pins.submit(move |pins| {
+                let _heard = told.send(work(pins));
+            });
+        }
+        async move { news.await.ok() }
     }
 
     /// Has the logs of a life bounded from now on.

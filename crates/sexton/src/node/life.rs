@@ -209,7 +209,7 @@ impl Life {
     pub fn known(host: SharedHost, entry: Entry, removed: mpsc::UnboundedSender<Name>) -> (Life, LifeHandle) {
         let (mut life, handle) = Life::unrecorded(host, entry, removed);
         life.has_older_logs = true;
-        life.show((*life.entry).clone());
+        life.published.send_replace(Some(Arc::clone(&life.entry)));
         (life, handle)
     }
 

@@ -14,6 +14,7 @@ use sexton_plan::plan::{Action, Plan, Policies, plan};
 use sexton_plan::state::State;
 use sexton_plan::world::{Left, World};
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
 use super::host::{Host, SharedHost};
@@ -45,6 +46,8 @@ pub struct Reconciler {
     generation: u64,
     /// When the present pass began.
     began: Instant,
+    /// The look for the pass that a worker begins with.
+    ahead: Option<JoinHandle<Strays>>,
     rests: (mpsc::UnboundedSender<Rest>, mpsc::UnboundedReceiver<Rest>),
 }
 
@@ -78,12 +81,15 @@ impl Reconciler {
             told,
             generation: 0,
             began: Instant::now(),
+            ahead: None,
             rests: mpsc::unbounded_channel(),
         }
     }
 
-    /// What an earlier worker told of already.
+    /// What an earlier worker told of already. The look for the first pass begins now, beside the recovery: that takes
+    /// nothing that is not claimed already.
     pub fn resume(&mut self, meta: &BTreeMap<String, String>) {
+        self.ahead = Some(tokio::spawn(Strays::look(&self.host)));
         self.told = meta.get(TOLD).and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
     }
 
@@ -123,7 +129,10 @@ impl Reconciler {
         self.answers = std::mem::take(&mut self.next);
         self.began = Instant::now();
         // The kernel first, the claims after: what was seen was claimed before it was made.
-        let strays = Strays::look(&self.host).await;
+        let strays = match self.ahead.take() {
+            Some(look) => look.await.unwrap_or_default(),
+            None => Strays::look(&self.host).await,
+        };
         let entries = entries(lives);
         for life in lives.values() {
             let unverified = life.entry.borrow().as_ref().is_some_and(|entry| entry.state == State::Unverified);
@@ -132,11 +141,11 @@ impl Reconciler {
                 let _told = life.mailbox.try_send(Box::new(Command::Rejudge));
             }
         }
-        let world = own_world(&self.host, &strays, &entries);
+        let (world, orphans) = own_world(&self.host, &strays, &entries);
         for action in &sound(&world).actions {
             self.release(action).await;
         }
-        self.tell_orphans(&strays.orphans(&self.host, &entries)).await;
+        self.tell_orphans(&orphans).await;
         let (told, news) = oneshot::channel();
         let _sent = self.watcher.send(Ask::Pass(kind, told)).await;
         let (slots, (done, both)) = (self.host.slots.clone(), oneshot::channel());
@@ -221,7 +230,7 @@ impl Reconciler {
     /// What is planned about our own instances, and about what bears our mark.
     async fn plan_own(&self, lives: &Lives) -> Plan {
         let strays = Strays::look(&self.host).await;
-        sound(&own_world(&self.host, &strays, &entries(lives)))
+        sound(&own_world(&self.host, &strays, &entries(lives)).0)
     }
 
     /// The part of an accepted plan that is about our own, as far as it still is planned.
@@ -301,20 +310,21 @@ fn sound(world: &World) -> Plan {
 }
 
 /// What one look found of our own: instances in doubt, what bears our mark, and who lives in our cgroups unclaimed.
-fn own_world(host: &Host, strays: &Strays, entries: &[Arc<Entry>]) -> World {
+fn own_world(host: &Host, strays: &Strays, entries: &[Arc<Entry>]) -> (World, Vec<Orphan>) {
     let unverified = entries.iter().filter(|entry| entry.state == State::Unverified);
-    let orphans = strays.orphans(host, entries);
+    let (marked, orphans) = strays.unclaimed(host, entries);
     let left = orphans.iter().map(|orphan| Left {
         what: format!("a process in cgroup `{}`", orphan.cgroup),
         pid: Some(orphan.pid),
         reason: "no row claims it".to_owned(),
     });
-    World {
+    let world = World {
         doubted: unverified.map(|entry| doubted(entry, host)).collect(),
-        marked: strays.marked(host, entries),
+        marked,
         left: left.collect(),
         ..World::default()
-    }
+    };
+    (world, orphans)
 }
 
 /// Has the life of `action` judged again, if it is about one: it looks itself, and is judged as it was planned.

@@ -113,28 +113,30 @@ impl Life {
 
     /// Takes custody again of a process that was found alive. Shown at once; the record follows in its order.
     fn adopt(&mut self, owed: &mut Batch) {
-        let mut next = (*self.entry).clone();
-        let events = &mut owed.events;
-        if next.state == State::Starting {
-            next.started_at = Some(now());
-            events.push(fact(EventKind::InstanceRunning, &next, json!({ "pid": pid_of(&next) })));
-        }
-        if !next.adopted {
-            let strength = next.identity.as_ref().map(|identity| identity.strength());
-            events.push(fact(EventKind::InstanceAdopted, &next, json!({ "pid": pid_of(&next), "strength": strength })));
-        }
-        let unchanged = next.adopted && next.state == State::Running;
-        next.adopted = true;
-        next.state = State::Running;
-        next.reason = None;
-        if !unchanged {
+        let is_known = self.entry.adopted && self.entry.state == State::Running && self.entry.reason.is_none();
+        if !is_known {
+            let mut next = (*self.entry).clone();
+            let events = &mut owed.events;
+            if next.state == State::Starting {
+                next.started_at = Some(now());
+                events.push(fact(EventKind::InstanceRunning, &next, json!({ "pid": pid_of(&next) })));
+            }
+            if !next.adopted {
+                let strength = next.identity.as_ref().map(|identity| identity.strength());
+                let data = json!({ "pid": pid_of(&next), "strength": strength });
+                events.push(fact(EventKind::InstanceAdopted, &next, data));
+            }
+            next.adopted = true;
+            next.state = State::Running;
+            next.reason = None;
             owed.puts.push(next.clone());
+            self.show(next);
         }
         // Whoever asked for it was never answered; the next try is.
-        if let Some(request) = self.answered(201, || serde_json::to_string(&next).unwrap_or_default()) {
+        let entry = Arc::clone(&self.entry);
+        if let Some(request) = self.answered(201, || serde_json::to_string(&*entry).unwrap_or_default()) {
             self.host.owe_unwaited(Batch { request: Some(request), ..Batch::default() });
         }
-        self.show(next);
     }
 
     /// Neither ours nor gone for certain: says so and keeps hands off.

@@ -1,6 +1,6 @@
 //! What bears this node's mark on the host: looked at, and removed where the plan says that it is nobody's.
 
-use std::collections::BTreeSet;
+use std::collections::HashSet;
 use std::fs;
 use std::io;
 use std::path::Path;
@@ -12,7 +12,7 @@ use sexton_ledger::entry::Entry;
 use sexton_plan::id::{Incarnation, Pid};
 use sexton_plan::world::{Content, Marked, MarkedKind, Owner};
 
-use super::host::Host;
+use super::host::{Host, SharedHost};
 use super::stop;
 use crate::chain::chain;
 
@@ -39,43 +39,52 @@ pub struct Orphan {
 }
 
 impl Strays {
-    /// Looks at marks, logs, pins and cgroups. What cannot be read is not there to be cleared away.
-    pub async fn look(host: &Host) -> Strays {
+    /// Begins a look at marks, logs, pins and cgroups, beside whatever else goes on. What cannot be read is not there to
+    /// be cleared away.
+    pub fn look(host: &SharedHost) -> impl Future<Output = Strays> + use<> {
+        let seen = Arc::clone(host);
+        let pins = host.with_pins(|pins| pins.keys().unwrap_or_default());
+        let rest = tokio::task::spawn_blocking(move || Strays::look_beside_pins(&seen));
+        async move { Strays { pins: pins.await.unwrap_or_default(), ..rest.await.unwrap_or_default() } }
+    }
+
+    fn look_beside_pins(host: &Host) -> Strays {
         let (marks, logs) = (names(&host.paths.marks()), names(&host.paths.all_logs()));
-        let pins = host.with_pins(|pins| pins.keys().unwrap_or_default()).await.unwrap_or_default();
         let cgroups = host.subtree.as_ref().map(|subtree| subtree.children().unwrap_or_default()).unwrap_or_default();
         let at_root = host.subtree.as_ref().map(|subtree| subtree.processes().unwrap_or_default()).unwrap_or_default();
-        Strays { marks, logs, pins, cgroups, at_root }
+        Strays { marks, logs, pins: Vec::new(), cgroups, at_root }
     }
 
-    /// What was found, and whose it is by `entries`, which were read after the look.
-    pub fn marked(&self, host: &Host, entries: &[Arc<Entry>]) -> Vec<Marked> {
+    /// What was found that no row of `entries` claims, which were read after the look; and who lives there.
+    pub fn unclaimed(&self, host: &Host, entries: &[Arc<Entry>]) -> (Vec<Marked>, Vec<Orphan>) {
         let lives = lives(entries);
-        let listed: BTreeSet<&str> = entries.iter().map(|entry| entry.name.as_str()).collect();
-        // While the ledger cannot be written, an exit that is owed to it may be known to its pin alone.
-        let is_owed = !host.ledger.writable();
-        let of_life = |life: &str| if is_owed || lives.contains(life) { Owner::Row } else { Owner::Nobody };
+        let listed: HashSet<&str> = entries.iter().map(|entry| entry.name.as_str()).collect();
+        let is_of_no_life = |life: &&String| !lives.contains(life.as_str());
+        let cgroups: Vec<&str> =
+            self.cgroups.iter().map(String::as_str).filter(|name| !is_of_life(name, &lives)).collect();
+        let orphans = self.orphans(host, &cgroups);
         // Beside a ledger that is new, logs may be all that is left of what the old one knew.
-        let stray_logs = if host.fresh_ledger { Owner::Forgotten } else { Owner::Nobody };
-        let of_logs = |name: &str| if listed.contains(name) { Owner::Row } else { stray_logs };
+        let of_logs = if host.fresh_ledger { Owner::Forgotten } else { Owner::Nobody };
         let plain =
             |kind, key: &String, owner| Marked { kind, key: key.clone(), ino: None, owner, content: Content::Dead };
-        let marks = self.marks.iter().map(|key| plain(MarkedKind::Mark, key, of_life(key)));
-        let logs = self.logs.iter().map(|key| plain(MarkedKind::Logs, key, of_logs(key)));
-        let pins = self.pins.iter().map(|key| plain(MarkedKind::Pin, key, of_life(key)));
+        let logs = self.logs.iter().filter(|name| !listed.contains(name.as_str()));
+        let logs = logs.map(|key| plain(MarkedKind::Logs, key, of_logs));
+        if !host.ledger.writable() {
+            // An exit that is owed to it may be known to its pin alone.
+            return (logs.collect(), orphans);
+        }
+        let marks = self.marks.iter().filter(is_of_no_life).map(|key| plain(MarkedKind::Mark, key, Owner::Nobody));
+        let pins = self.pins.iter().filter(is_of_no_life).map(|key| plain(MarkedKind::Pin, key, Owner::Nobody));
         // What does not bear a life's name was not made by a start of ours.
-        let ours = self.cgroups.iter().filter_map(|name| Some((name, name.rsplit_once('.')?.1)));
-        let ours = ours.filter(|(_, life)| life.parse::<Incarnation>().is_ok());
-        let cgroups = ours.filter_map(|(name, life)| match of_life(life) {
-            Owner::Nobody | Owner::Forgotten => stray_cgroup(host, name),
-            Owner::Row => Some(plain(MarkedKind::Cgroup, name, Owner::Row)),
-        });
-        marks.chain(logs).chain(pins).chain(cgroups).collect()
+        let ours =
+            cgroups.into_iter().filter(|name| life_of(name).is_some_and(|life| life.parse::<Incarnation>().is_ok()));
+        let cgroups = ours.filter_map(|name| stray_cgroup(host, name));
+        (marks.chain(logs).chain(pins).chain(cgroups).collect(), orphans)
     }
 
-    /// Live processes in our cgroups that no row of `entries` claims.
-    pub fn orphans(&self, host: &Host, entries: &[Arc<Entry>]) -> Vec<Orphan> {
-        let mut orphans: Vec<Orphan> = self.unclaimed(entries).flat_map(|name| living(host, name)).collect();
+    /// Live processes in those `cgroups` that no row claims, and in the subtree's own.
+    fn orphans(&self, host: &Host, cgroups: &[&str]) -> Vec<Orphan> {
+        let mut orphans: Vec<Orphan> = cgroups.iter().flat_map(|name| living(host, name)).collect();
         let path = host.subtree.as_ref().map_or("", |subtree| subtree.path());
         // Under systemd the keeper and this worker live there.
         let own = [std::process::id(), sexton_sys::process::parent_pid()];
@@ -83,19 +92,21 @@ impl Strays {
         orphans.extend(foreign.map(|pid| orphan(*pid, path)));
         orphans
     }
-
-    /// Cgroups of no life in `entries`.
-    fn unclaimed<'a>(&'a self, entries: &'a [Arc<Entry>]) -> impl Iterator<Item = &'a String> {
-        let lives = lives(entries);
-        let is_claimed = move |name: &&String| name.rsplit_once('.').is_some_and(|(_, life)| lives.contains(life));
-        self.cgroups.iter().filter(move |name| !is_claimed(name))
-    }
 }
 
 /// The lives that hold something.
-fn lives(entries: &[Arc<Entry>]) -> BTreeSet<&str> {
+fn lives(entries: &[Arc<Entry>]) -> HashSet<&str> {
     let live = |entry: &&Arc<Entry>| !entry.state.is_terminal() || !entry.resources.is_empty();
     entries.iter().filter(live).map(|entry| entry.incarnation.as_str()).collect()
+}
+
+/// The life by which a cgroup is named.
+fn life_of(cgroup: &str) -> Option<&str> {
+    cgroup.rsplit_once('.').map(|(_, life)| life)
+}
+
+fn is_of_life(cgroup: &str, lives: &HashSet<&str>) -> bool {
+    life_of(cgroup).is_some_and(|life| lives.contains(life))
 }
 
 /// The names in a directory; none where it cannot be read.
