@@ -48,7 +48,7 @@ impl From<rusqlite::Error> for ExportError {
 
 fn look(state_dir: &Path) -> Result<Look, ExportError> {
     match look::look(state_dir, None)? {
-        Sight::Sound(look) => Ok(look),
+        Sight::Sound(look) => Ok(*look),
         Sight::Absent => Err(ExportError::Absent),
     }
 }

@@ -22,6 +22,7 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 use sexton_plan::id::BootId;
 
+use crate::entry::Entry;
 use crate::migrate;
 use crate::rows::{self, ReadError};
 use crate::wal::{self, Wal};
@@ -151,13 +152,38 @@ pub(crate) enum Sight {
     /// No ledger yet: no file, an empty one, or a database without any table.
     Absent,
     /// A ledger of a known version, its schema and every row that is acted on checked.
-    Sound(Look),
+    Sound(Box<Look>),
 }
 
 /// A connection that changes nothing.
 pub(crate) struct Look {
     pub(crate) conn: Connection,
+    seen: Seen,
     _gate: Gate,
+}
+
+impl Look {
+    /// Closes it, and gives what it saw.
+    pub(crate) fn close(self) -> Seen {
+        self.seen
+    }
+}
+
+/// What a look saw.
+pub(crate) struct Seen {
+    /// Every instance, by name.
+    pub(crate) entries: Vec<Entry>,
+    wal: Wal,
+}
+
+impl Seen {
+    /// Whether nothing was committed since the look began; to be asked by whoever holds the lock for writing.
+    ///
+    /// A commit makes the log longer, and a log begun anew has other salts. Without a commit in it, nothing tells it from
+    /// one that was copied back since.
+    pub(crate) fn is_all(&self, files: &Files) -> bool {
+        self.wal.end > 0 && fs::read(&files.wal).is_ok_and(|bytes| wal::read(&bytes) == self.wal)
+    }
 }
 
 /// Looks at the ledger in `state_dir` and checks it; with `boot_id`, what was written during this boot is all there.
@@ -203,18 +229,16 @@ fn look_once(files: &Files, boot_id: Option<&BootId>) -> Result<Sight, OpenError
         Err(error) => return Err(OpenError::of_file(error)),
     };
     let conn = connect_read_only(files, &wal)?;
-    let is_made = examine(&conn)?;
+    let entries = examine(&conn)?;
     if !wal.completes(db_size) {
         return Err(OpenError::Damaged("it is cut off".to_owned()));
     }
-    if !is_made {
-        return Ok(Sight::Absent);
-    }
+    let Some(entries) = entries else { return Ok(Sight::Absent) };
     let same_boot = boot_id.is_some() && Whereabouts::read(&conn)?.boot_id.as_ref() == boot_id;
     if same_boot && wal.is_broken {
         return Err(OpenError::Damaged("its log breaks off before records that were written".to_owned()));
     }
-    Ok(Sight::Sound(Look { conn, _gate: gate }))
+    Ok(Sight::Sound(Box::new(Look { conn, seen: Seen { entries, wal }, _gate: gate })))
 }
 
 /// A connection to an existing database that changes nothing; see the table above.
@@ -269,28 +293,30 @@ fn uri(path: &Path, parameters: &str) -> Result<String, OpenError> {
     Ok(format!("{uri}?{parameters}"))
 }
 
-/// Checks version, schema, and every row that is acted on; false for a database in which nothing was made yet.
-fn examine(conn: &Connection) -> Result<bool, OpenError> {
+/// Checks version, schema, and every row that is acted on, and gives the instances; `None` for a database in which nothing
+/// was made yet.
+fn examine(conn: &Connection) -> Result<Option<Vec<Entry>>, OpenError> {
     let found = migrate::version(conn)?;
     if found > migrate::KNOWN {
         return Err(OpenError::Newer { found, known: migrate::KNOWN });
     }
     let schema = migrate::schema(conn)?;
     if found == 0 && schema.is_empty() {
-        return Ok(false);
+        return Ok(None);
     }
     if found < 1 {
         return Err(OpenError::Damaged("it is a database of something else".to_owned()));
     }
     compare_schema(found, &schema)?;
-    let tables = ["meta", "entry", "slot"];
-    for table in tables.iter().filter(|table| schema.iter().any(|(name, _)| name == *table)) {
-        check_table(conn, table)?;
-    }
+    let (entries, checked) = rows::read_entries_beside(conn, || {
+        let tables = ["meta", "entry", "slot"];
+        let mut tables = tables.iter().filter(|table| schema.iter().any(|(name, _)| name == *table));
+        tables.try_for_each(|table| check_table(conn, table))
+    })?;
+    checked?;
     rows::read_meta(conn)?;
-    rows::check_entries(conn)?;
     rows::read_slots(conn)?;
-    Ok(true)
+    Ok(Some(entries))
 }
 
 fn compare_schema(version: i64, found: &[migrate::Object]) -> Result<(), OpenError> {

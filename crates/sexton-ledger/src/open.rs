@@ -14,7 +14,7 @@ use sexton_plan::id::{BootId, NodeId};
 use crate::boot::{self, Settled};
 use crate::connect::{WAL_SIZE_LIMIT, connect};
 use crate::entry::Entry;
-use crate::look::{self, Files, LOCK_WAIT, OpenError, Sight};
+use crate::look::{self, Files, LOCK_WAIT, OpenError, Seen, Sight};
 use crate::migrate;
 use crate::rows::{self, Stamp};
 use crate::slot::SlotRow;
@@ -78,9 +78,12 @@ pub(crate) struct Opened {
 
 /// Opens or makes the ledger in `state_dir`.
 pub(crate) fn open(state_dir: &Path, options: &OpenOptions) -> Result<Opened, OpenError> {
-    let fresh = matches!(look::look(state_dir, Some(&options.boot_id))?, Sight::Absent);
+    let seen = match look::look(state_dir, Some(&options.boot_id))? {
+        Sight::Absent => None,
+        Sight::Sound(look) => Some(look.close()),
+    };
     let files = Files::in_dir(state_dir);
-    if fresh {
+    if seen.is_none() {
         prepare_fresh(state_dir, &files)?;
     }
     let mut conn = connect(&files)?;
@@ -89,7 +92,7 @@ pub(crate) fn open(state_dir: &Path, options: &OpenOptions) -> Result<Opened, Op
     }
     let transaction = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
     migrate::migrate(&transaction)?;
-    let (contents, stamp) = take_over(&transaction, options, fresh)?;
+    let (contents, stamp) = take_over(&transaction, &files, options, seen)?;
     rows::prune_requests(&transaction, (options.now)())?;
     transaction.commit()?;
     begin_log_anew(&conn)?;
@@ -110,8 +113,15 @@ fn begin_log_anew(conn: &Connection) -> Result<(), OpenError> {
     }
 }
 
-/// Settles what has ended, writes down who is here now, and reads everything, in the open transaction.
-fn take_over(conn: &Connection, options: &OpenOptions, fresh: bool) -> Result<(Contents, Stamp), OpenError> {
+/// Settles what has ended, writes down who is here now, and reads everything that was not `seen` as it still is, in the
+/// open transaction.
+fn take_over(
+    conn: &Connection,
+    files: &Files,
+    options: &OpenOptions,
+    seen: Option<Seen>,
+) -> Result<(Contents, Stamp), OpenError> {
+    let fresh = seen.is_none();
     let before = Whereabouts::read(conn)?;
     let node = match (&options.node, &before.node) {
         (Some(node), _) | (None, Some(node)) => node.clone(),
@@ -124,8 +134,12 @@ fn take_over(conn: &Connection, options: &OpenOptions, fresh: bool) -> Result<(C
     let settled = boot::settle(conn, &stamp, &before, options.pid_ns)?;
     let mut meta = rows::read_meta(conn)?;
     meta.retain(|key, _| !key.starts_with(OWN));
+    let entries = match seen {
+        Some(seen) if conn.total_changes() == 0 && seen.is_all(files) => seen.entries,
+        Some(_) | None => rows::read_entries(conn)?,
+    };
     let contents = Contents {
-        entries: rows::read_entries(conn)?,
+        entries,
         slots: rows::read_slots(conn)?,
         node,
         boot_id_before: before.boot_id,
@@ -173,5 +187,40 @@ fn prepare_fresh(state_dir: &Path, files: &Files) -> Result<(), OpenError> {
         Ok(_) => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         Err(error) => Err(OpenError::CannotCreate(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Batch, Ledger, Urgency};
+
+    fn seen(state_dir: &Path, boot_id: &BootId) -> Seen {
+        match look::look(state_dir, Some(boot_id)).unwrap() {
+            Sight::Sound(look) => look.close(),
+            Sight::Absent => unreachable!("it is there"),
+        }
+    }
+
+    #[test]
+    fn what_was_seen_is_all_until_somebody_commits() {
+        let dir = std::env::temp_dir().join(format!("sexton-seen-{}", std::process::id()));
+        let boot_id: BootId = "0f1d2c3b-4a59-6877-8695-a4b3c2d1e0ff".parse().unwrap();
+        let (ledger, _) = Ledger::open(&dir, OpenOptions::new(boot_id.clone())).unwrap();
+        let files = Files::in_dir(&dir);
+        let commit = |value: &str| {
+            let meta = vec![("key".to_owned(), Some(value.to_owned()))];
+            ledger.commit_now(Batch { meta, ..Batch::default() }, Urgency::Refusable).unwrap();
+        };
+        assert!(!seen(&dir, &boot_id).is_all(&files), "a log without a commit tells nothing");
+        commit("a");
+        let first = seen(&dir, &boot_id);
+        assert!(first.is_all(&files) && first.is_all(&files));
+        commit("b");
+        assert!(!first.is_all(&files));
+        let second = seen(&dir, &boot_id);
+        drop(ledger);
+        assert!(!second.is_all(&files), "the log was copied back and is gone");
+        fs::remove_dir_all(&dir).unwrap();
     }
 }

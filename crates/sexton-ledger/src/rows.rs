@@ -3,6 +3,7 @@
 mod slot;
 
 use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
 
 use jiff::Timestamp;
 use rusqlite::types::ValueRef;
@@ -193,44 +194,43 @@ fn understand(body: &str) -> Result<Entry, ReadError> {
         .map_err(|error| ReadError::Damaged(format!("the row of an instance cannot be understood: {error}")))
 }
 
-/// Checks every row's sum and gives their number.
-pub(crate) fn check_entries(conn: &Connection) -> Result<u64, ReadError> {
-    let mut statement = conn.prepare(&format!("SELECT {ENTRY_COLUMNS} FROM entry"))?;
-    let mut rows = statement.query(())?;
-    let mut count = 0;
-    while let Some(row) = rows.next()? {
-        entry_body(row)?;
-        count += 1;
-    }
-    Ok(count)
-}
-
 /// All rows, checked, by name.
 pub(crate) fn read_entries(conn: &Connection) -> Result<Vec<Entry>, ReadError> {
+    read_entries_beside(conn, || ()).map(|(entries, ())| entries)
+}
+
+/// As [`read_entries`]; `work` is done beside what takes most of the time, and what it gives is given too.
+pub(crate) fn read_entries_beside<T>(
+    conn: &Connection,
+    work: impl FnOnce() -> T,
+) -> Result<(Vec<Entry>, T), ReadError> {
     let mut statement = conn.prepare(&format!("SELECT {ENTRY_COLUMNS} FROM entry"))?;
     let mut rows = statement.query(())?;
     let mut bodies = Vec::new();
     while let Some(row) = rows.next()? {
         bodies.push(entry_body(row)?.to_owned());
     }
-    let mut entries = understand_all(&bodies)?;
+    let (mut entries, worked) = understand_all(&bodies, work)?;
     entries.sort_unstable_by(|a, b| a.name.cmp(&b.name));
-    Ok(entries)
+    Ok((entries, worked))
 }
 
-/// Understands `bodies` on two threads where there are many: that is most of the time that opening takes.
-fn understand_all(bodies: &[String]) -> Result<Vec<Entry>, ReadError> {
+/// Understands `bodies`, where there are many on a second thread too: that is most of the time that opening takes.
+fn understand_all<T>(bodies: &[String], work: impl FnOnce() -> T) -> Result<(Vec<Entry>, T), ReadError> {
     let all = |bodies: &[String]| bodies.iter().map(|body| understand(body)).collect::<Result<Vec<Entry>, ReadError>>();
     if bodies.len() < MANY {
-        return all(bodies);
+        return Ok((all(bodies)?, work()));
     }
-    let (first, second) = bodies.split_at(bodies.len() / 2);
+    let rest = Mutex::new(bodies.chunks(MANY / 10));
+    let next = || rest.lock().unwrap_or_else(PoisonError::into_inner).next();
+    let take_turns = || std::iter::from_fn(next).map(all).collect::<Result<Vec<_>, ReadError>>();
     std::thread::scope(|scope| {
-        let other = scope.spawn(|| all(second));
-        let mut entries = all(first)?;
+        let other = scope.spawn(take_turns);
+        let worked = work();
+        let mut parts = take_turns()?;
         // INVARIANT: `understand` does not panic.
-        entries.extend(other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?);
-        Ok(entries)
+        parts.extend(other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?);
+        Ok((parts.into_iter().flatten().collect(), worked))
     })
 }
 

@@ -15,6 +15,8 @@ const MAGIC_BIG: u32 = 0x377f_0683;
 /// What a log holds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Wal {
+    /// What tells it from the log that was here before it was begun anew, 0 where there is none.
+    pub(crate) salts: u64,
     /// Pages of the database after its last valid commit, 0 where there is none.
     pub(crate) db_pages: u32,
     /// Size of a page in bytes, 0 where there is no valid commit.
@@ -69,6 +71,7 @@ pub(crate) fn read(bytes: &[u8]) -> Wal {
         return wal;
     };
     let salts = header.get(16..24);
+    wal.salts = u64::from(number(header, 4)) << 32 | u64::from(number(header, 5));
     let mut pending = BTreeSet::new();
     let mut is_valid = true;
     // Where a stored sum was changed, the next frame still follows the one that should be there.
