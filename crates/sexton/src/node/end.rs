@@ -31,6 +31,8 @@ use crate::metrics::Metric;
 
 /// How long what was killed is waited for before the domain is swept: what `cgroup.kill` misses is rare.
 const SWEEP_AFTER: Duration = Duration::from_millis(50);
+/// How long what ends along with the main process is waited for before that one's exit is told and recorded alone.
+const TOGETHER: Duration = Duration::from_millis(5);
 /// How long the keeper's record is waited for where the kernel kept nothing.
 const KEEPER_TELLS: Duration = Duration::from_secs(1);
 /// The pause before a domain that could not be read is read again.
@@ -192,7 +194,11 @@ impl Life {
             let exit_unknown = self.entry.exit.is_none();
             let ending = async {
                 match target.process {
-                    Some(process) if exit_unknown => process.ended().await,
+                    Some(process) if exit_unknown => {
+                        process.over().await;
+                        sleep(TOGETHER).await;
+                        process.ended().await
+                    }
                     Some(_) | None => std::future::pending().await,
                 }
             };
