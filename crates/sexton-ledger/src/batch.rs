@@ -1,5 +1,7 @@
 //! What is written to the ledger at once, and what comes of it.
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
 use sexton_plan::id::{Incarnation, Name};
 
@@ -10,8 +12,8 @@ use crate::slot::SlotRow;
 /// Changes that become durable together or not at all, applied in the order of the fields.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Batch {
-    /// Rows to insert, or to replace by name.
-    pub puts: Vec<Entry>,
+    /// Rows to insert, or to replace by name; shared with whoever shows them.
+    pub puts: Vec<Arc<Entry>>,
     /// Rows to delete; one that is not there is no error.
     pub removes: Vec<Name>,
     /// Network slots to insert, or to replace by number.

@@ -5,7 +5,7 @@ mod support;
 
 use std::io::Read as _;
 use std::process::{Child, Command, Stdio};
-use std::sync::Barrier;
+use std::sync::{Arc, Barrier};
 
 use jiff::Timestamp;
 use sexton_ledger::entry::{Cgroup, Entry, Exit, Resource, ResourceState, StopOrder};
@@ -27,7 +27,7 @@ fn stop_order(remove: bool) -> StopOrder {
 fn left_with(rows: &[Entry]) -> TempDir {
     let dir = TempDir::new();
     let (ledger, _) = Ledger::open(dir.path(), OpenOptions { pid_ns: Some(7), ..options(1) }).unwrap();
-    ledger.commit_now(Batch { puts: rows.to_vec(), ..Batch::default() }, OWED).unwrap();
+    ledger.commit_now(Batch { puts: rows.iter().cloned().map(Arc::new).collect(), ..Batch::default() }, OWED).unwrap();
     as_killed_now(&dir, true)
 }
 

@@ -108,7 +108,7 @@ fn settler() {
 fn of_many_rows() -> TempDir {
     let dir = TempDir::new();
     let (ledger, _) = open(dir.path());
-    let puts = (0..ROWS).map(|n| entry(&format!("vm-{n}"), State::Running)).collect();
+    let puts = (0..ROWS).map(|n| Arc::new(entry(&format!("vm-{n}"), State::Running))).collect();
     ledger.commit_now(Batch { puts, ..Batch::default() }, OWED).unwrap();
     dir
 }

@@ -6,6 +6,7 @@ mod support;
 use std::fs;
 use std::io::Write as _;
 use std::process::Command;
+use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
@@ -79,7 +80,7 @@ fn on_a_full_disk_what_is_owed_waits_and_then_lands_in_order() {
     let mut stopping = entry("vm-1", State::Stopping);
     for n in 0..200 {
         stopping.reason = Some(format!("{n}{}", "x".repeat(5_000)));
-        let batch = Batch { puts: vec![stopping.clone()], events: vec![fact(n)], ..Batch::default() };
+        let batch = Batch { puts: vec![Arc::new(stopping.clone())], events: vec![fact(n)], ..Batch::default() };
         let sender = sender.clone();
         ledger.commit(batch, OWED, move |result| sender.send((n, result)).unwrap());
     }
@@ -146,7 +147,7 @@ fn a_tiny_disk_is_written_for_ever() {
     for n in 0..2_000 {
         let mut row = entry(&format!("vm-{}", n % 10), State::Running);
         row.reason = Some(n.to_string());
-        ledger.commit_now(Batch { puts: vec![row], ..Batch::default() }, Urgency::Refusable).unwrap();
+        ledger.commit_now(Batch { puts: vec![Arc::new(row)], ..Batch::default() }, Urgency::Refusable).unwrap();
     }
     drop(ledger);
     assert_eq!(verify(disk.0.path()).unwrap().entries, 10);
@@ -166,7 +167,7 @@ fn what_was_laid_out_records_stops_when_nothing_is_left() {
     let (ledger, _) = Ledger::open(disk.0.path(), OpenOptions { wal_reserve: 512 << 10, ..options(1) }).unwrap();
     let wal = disk.0.file("sexton.db-wal");
     let mut rows: Vec<_> = (0..50).map(|n| entry(&format!("vm-{n}"), State::Running)).collect();
-    ledger.commit_now(Batch { puts: rows.clone(), ..Batch::default() }, OWED).unwrap();
+    ledger.commit_now(Batch { puts: rows.iter().cloned().map(Arc::new).collect(), ..Batch::default() }, OWED).unwrap();
     while fs::metadata(&wal).unwrap().len() < 512 << 10 {
         std::thread::yield_now();
     }

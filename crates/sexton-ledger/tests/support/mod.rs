@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -122,7 +123,7 @@ pub fn slot(index: u32, state: SlotState) -> SlotRow {
 /// The batch that records `entry` with the event `kind`.
 pub fn put(entry: &Entry, kind: EventKind) -> Batch {
     let event = NewEvent::once(kind, &entry.name, &entry.incarnation, serde_json::json!({}));
-    Batch { puts: vec![entry.clone()], events: vec![event], ..Batch::default() }
+    Batch { puts: vec![Arc::new(entry.clone())], events: vec![event], ..Batch::default() }
 }
 
 /// A ledger as a daemon killed with SIGKILL leaves it: rows in the database file, newer ones in the WAL alone.

@@ -350,7 +350,8 @@ impl Life {
         let (kind, data) = told(&next);
         events.push(fact(kind, &next, data));
         let request = self.answered_at_end(&next);
-        let late = self.host.owe(Batch { puts: vec![next.clone()], events, request, ..Batch::default() }).await;
+        let next = Arc::new(next);
+        let late = self.host.owe(Batch { puts: vec![Arc::clone(&next)], events, request, ..Batch::default() }).await;
         self.show(next);
         crash_point!("settle.recorded");
         match late {

@@ -209,7 +209,7 @@ impl Life {
     pub fn known(host: SharedHost, entry: Entry, removed: mpsc::UnboundedSender<Name>) -> (Life, LifeHandle) {
         let (mut life, handle) = Life::unrecorded(host, entry, removed);
         life.has_older_logs = true;
-        life.published.send_replace(Some(Arc::clone(&life.entry)));
+        life.show(Arc::clone(&life.entry));
         (life, handle)
     }
 
@@ -293,7 +293,8 @@ impl Life {
             next.state = State::Stopping;
             events.push(fact(EventKind::InstanceStopping, &next, json!({ "asked": true })));
         }
-        self.host.owe(Batch { puts: vec![next.clone()], events, volatile, ..Batch::default() }).await;
+        let next = Arc::new(next);
+        self.host.owe(Batch { puts: vec![Arc::clone(&next)], events, volatile, ..Batch::default() }).await;
         self.show(next);
     }
 
@@ -355,7 +356,8 @@ impl Life {
     /// # Errors
     /// The ledger cannot be written now; nothing has changed.
     pub(super) async fn record(&mut self, next: Entry, events: Vec<NewEvent>, volatile: bool) -> Result<(), Refusal> {
-        self.host.record(Batch { puts: vec![next.clone()], events, volatile, ..Batch::default() }).await?;
+        let next = Arc::new(next);
+        self.host.record(Batch { puts: vec![Arc::clone(&next)], events, volatile, ..Batch::default() }).await?;
         self.show(next);
         Ok(())
     }
@@ -376,7 +378,8 @@ impl Life {
         events.push(fact(EventKind::InstanceStarting, &next, data));
         let request = key.map(|key| asked(&next, key));
         // What it guards dies with the power; a crash of the daemon it survives. What is answered is synced.
-        let puts = vec![next.clone()];
+        let next = Arc::new(next);
+        let puts = vec![Arc::clone(&next)];
         let batch = Batch { puts, slots, events, request: request.clone(), volatile: true, ..Batch::default() };
         if let Err(refusal) = self.host.record(batch).await {
             self.unclaim_slot(&next).await;
@@ -389,13 +392,14 @@ impl Life {
 
     /// Records what has happened already, and shows it.
     pub(super) async fn owe(&mut self, next: Entry, events: Vec<NewEvent>) {
-        self.host.owe(Batch { puts: vec![next.clone()], events, ..Batch::default() }).await;
+        let next = Arc::new(next);
+        self.host.owe(Batch { puts: vec![Arc::clone(&next)], events, ..Batch::default() }).await;
         self.show(next);
     }
 
     /// Shows a row that is recorded.
-    pub(super) fn show(&mut self, next: Entry) {
-        self.entry = Arc::new(next);
+    pub(super) fn show(&mut self, next: Arc<Entry>) {
+        self.entry = next;
         self.published.send_replace(Some(Arc::clone(&self.entry)));
     }
 }

@@ -129,7 +129,8 @@ impl Life {
             next.adopted = true;
             next.state = State::Running;
             next.reason = None;
-            owed.puts.push(next.clone());
+            let next = Arc::new(next);
+            owed.puts.push(Arc::clone(&next));
             self.show(next);
         }
         // Whoever asked for it was never answered; the next try is.
@@ -146,7 +147,8 @@ impl Life {
             next.state = State::Unverified;
             next.reason = Some(why.to_owned());
             owed.events.push(fact(EventKind::InstanceUnverified, &next, json!({ "reason": why })));
-            owed.puts.push(next.clone());
+            let next = Arc::new(next);
+            owed.puts.push(Arc::clone(&next));
             self.show(next);
         }
         Next::Doubt

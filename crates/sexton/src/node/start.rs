@@ -154,7 +154,8 @@ impl Life {
         let events = vec![fact(EventKind::InstanceRunning, &next, data)];
         crash_point!("start.running");
         let request = self.answered(201, || serde_json::to_string(&next).unwrap_or_default());
-        let batch = Batch { puts: vec![next.clone()], events, request, ..Batch::default() };
+        let next = Arc::new(next);
+        let batch = Batch { puts: vec![Arc::clone(&next)], events, request, ..Batch::default() };
         if let Err(refusal) = self.host.record(batch).await {
             // Nobody was told that it runs: it is ended as if it never had.
             return Next::RollBack(RollBack { reason: refusal.detail, process: Some(process), reply });
