@@ -5,7 +5,7 @@ use core::fmt;
 
 use sexton_sys::entry::Start;
 use sexton_sys::signal::Signal;
-use sexton_sys::strings::Strings;
+use sexton_sys::strings::{Strings, number};
 
 use crate::text::Shown;
 
@@ -214,7 +214,7 @@ fn apply_value(options: &mut Options<'static>, option: u8, value: &'static CStr)
     let bytes = value.to_bytes();
     let applied = match option {
         b'p' => Signal::parse(bytes).map(|signal| options.parent_death = Some(signal)),
-        b'e' => value.to_str().ok().and_then(|text| text.parse().ok()).map(|code| options.expected.add(code)),
+        b'e' => number(bytes).and_then(|code| code.try_into().ok()).map(|code| options.expected.add(code)),
         _ => options.rewrites.add(bytes),
     };
     applied.ok_or(ArgsError::BadValue(option, value))

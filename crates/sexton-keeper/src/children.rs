@@ -10,6 +10,7 @@ use core::time::Duration;
 
 use sexton_sys::file::{self, AT_FDCWD, flags};
 use sexton_sys::memory::Table;
+use sexton_sys::strings::number;
 use sexton_sys::{SysError, process, time, wait};
 
 /// A scan rests for this many times what it took of a CPU.
@@ -124,7 +125,7 @@ fn check_proc() -> Result<(), SysError> {
 /// The numbers in `list`, as far as the first zero.
 fn pids_of(list: &[u8]) -> impl Iterator<Item = u32> {
     let text = list.split(|&byte| byte == 0).next().unwrap_or_default();
-    text.split(|byte| !byte.is_ascii_digit()).filter_map(|digits| core::str::from_utf8(digits).ok()?.parse().ok())
+    text.split(|byte| !byte.is_ascii_digit()).filter_map(number)
 }
 
 /// Asks the kernel for one ended child after the other: where `/proc` is not mounted or cannot be read.

@@ -16,6 +16,7 @@
 extern crate std;
 
 use sexton_sys::entry::Start;
+use sexton_sys::strings::number;
 
 mod args;
 mod children;
@@ -65,7 +66,7 @@ fn read_config(start: Start) -> Option<KeeperConfig<'static>> {
         let value = args.at(1)?;
         match flag.to_bytes() {
             b"--run-dir" => run_dir = Some(value),
-            b"--lock-fd" => lock_fd = Some(value.to_str().ok()?.parse().ok().filter(|&fd| fd > 2)?),
+            b"--lock-fd" => lock_fd = Some(number(value.to_bytes())?.try_into().ok().filter(|&fd| fd > 2)?),
             _ => return None,
         }
         args = args.skip(2);

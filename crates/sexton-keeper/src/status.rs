@@ -12,7 +12,7 @@ use sexton_sys::wait::Ended;
 use sexton_sys::{SysError, process};
 
 use crate::swap::Outcome;
-use crate::text::Text;
+use crate::text::{Text, millis};
 use crate::wire::LastEnd;
 
 const FILE: &CStr = c"keeper.status";
@@ -65,7 +65,7 @@ impl fmt::Display for Status {
         match (self.worker, self.next_start) {
             (Some((pid, true)), _) => writeln!(f, "Worker {pid} serves.")?,
             (Some((pid, false)), _) => writeln!(f, "Worker {pid} is starting.")?,
-            (None, Some(pause)) => writeln!(f, "No worker is alive; the next is started in {} ms.", pause.as_millis())?,
+            (None, Some(pause)) => writeln!(f, "No worker is alive; the next is started in {} ms.", millis(pause))?,
             (None, None) => writeln!(f, "No worker is alive.")?,
         }
         writeln!(f, "keeper_pid={}", process::pid())?;
@@ -76,7 +76,7 @@ impl fmt::Display for Status {
             writeln!(f, "last_end=worker {} {}", last.pid, Words(ended))?;
         }
         if let Some(pause) = self.next_start {
-            writeln!(f, "next_start_ms={}", pause.as_millis())?;
+            writeln!(f, "next_start_ms={}", millis(pause))?;
         }
         writeln!(f, "swapping={}", self.swapping)?;
         writeln!(f, "last_swap={}", self.outcome)?;

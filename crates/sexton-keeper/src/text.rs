@@ -1,6 +1,7 @@
 //! Lines for people, built in place and never waited for.
 
 use core::fmt::{self, Write};
+use core::time::Duration;
 
 use sexton_sys::RawFd;
 use sexton_sys::fd::write;
@@ -49,6 +50,11 @@ impl fmt::Display for Shown<'_> {
     }
 }
 
+/// `span` in whole milliseconds, in a width that the program has a decimal form of anyway.
+pub(crate) fn millis(span: Duration) -> u64 {
+    span.as_secs().saturating_mul(1000).saturating_add(span.subsec_millis().into())
+}
+
 /// Stdout and stderr.
 pub(crate) const STDOUT: RawFd = 1;
 pub(crate) const STDERR: RawFd = 2;
@@ -59,7 +65,7 @@ pub(crate) fn say(fd: RawFd, line: fmt::Arguments<'_>) {
     // Below PIPE_BUF, so that a pipe which has room takes it whole.
     let text = Text::<1024>::of(format_args!("{line}\n"));
     let mut ready = [PollFd::new(fd, events::OUT)];
-    let no_wait = Some(core::time::Duration::ZERO);
+    let no_wait = Some(Duration::ZERO);
     if poll(&mut ready, no_wait).is_ok() && ready.iter().any(|fd| fd.has(events::OUT)) {
         let _lost = write(fd, text.as_bytes());
     }

@@ -21,7 +21,7 @@ use crate::status::{self, Status, Words};
 use crate::store::Store;
 use crate::swap::{Next, Outcome, Swap};
 use crate::sweep::{Fate, Sweep};
-use crate::text::{STDERR, say};
+use crate::text::{STDERR, millis, say};
 use crate::wire::{ExitRecord, HeldProcess, LastEnd, OnShutdown, ToKeeper, VERSION, Welcome};
 use crate::worker::{Image, KeeperConfig, Phase, Worker};
 
@@ -419,7 +419,7 @@ impl<'a> Keeper<'a> {
             self.verdict = Some(0);
         } else if self.starts.at.is_none() {
             let delay = self.starts.plan(now);
-            log!("the next worker is started in {} ms", delay.as_millis());
+            log!("the next worker is started in {} ms", millis(delay));
         }
     }
 

@@ -12,14 +12,19 @@ macro_rules! errnos {
         impl Errno {
             $(pub const $name: Errno = Errno($number);)*
 
-            /// The symbol and the sentence of `errno(3)`, or `None` for one that Sexton never meets.
-            pub const fn describe(self) -> Option<(&'static str, &'static str)> {
+            /// The symbol of `errno(3)`, or `None` for one that Sexton never meets.
+            pub const fn symbol(self) -> Option<&'static str> {
                 match self.0 {
-                    $($number => Some((stringify!($name), $text)),)*
+                    $($number => Some(stringify!($name)),)*
                     _ => None,
                 }
             }
         }
+
+        /// The sentences of `errno(3)`, and of each its number and its length: a table of them all would be as long
+        /// again, in a program that is as small as can be.
+        const SENTENCES: &str = concat!($($text),*);
+        const LENGTHS: &[(u8, u8)] = &[$(($number, $text.len() as u8)),*];
     };
 }
 
@@ -80,6 +85,19 @@ errnos! {
 }
 
 impl Errno {
+    /// The sentence of `errno(3)`, or `None` for one that Sexton never meets.
+    pub fn sentence(self) -> Option<&'static str> {
+        let mut from = 0;
+        for &(number, len) in LENGTHS {
+            let to = from + usize::from(len);
+            if i32::from(number) == self.0 {
+                return SENTENCES.get(from..to);
+            }
+            from = to;
+        }
+        None
+    }
+
     /// Splits what the kernel returned into a value or an error number.
     pub(crate) fn check(ret: isize) -> Result<usize, Errno> {
         match i32::try_from(ret) {
@@ -96,8 +114,8 @@ impl Errno {
 
 impl fmt::Debug for Errno {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.describe() {
-            Some((symbol, _)) => f.write_str(symbol),
+        match self.symbol() {
+            Some(symbol) => f.write_str(symbol),
             None => write!(f, "errno {}", self.0),
         }
     }
@@ -105,8 +123,8 @@ impl fmt::Debug for Errno {
 
 impl fmt::Display for Errno {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.describe() {
-            Some((_, text)) => f.write_str(text),
+        match self.sentence() {
+            Some(sentence) => f.write_str(sentence),
             None => write!(f, "errno {}", self.0),
         }
     }
@@ -145,3 +163,23 @@ impl fmt::Display for SysError {
 }
 
 impl core::error::Error for SysError {}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+    use super::*;
+    use std::string::ToString;
+
+    #[test]
+    fn each_number_has_its_own_sentence() {
+        assert_eq!(LENGTHS.iter().map(|(_, len)| usize::from(*len)).sum::<usize>(), SENTENCES.len());
+        for (errno, sentence) in [
+            (Errno::EPERM, "Operation not permitted"),
+            (Errno::ENOTDIR, "Not a directory"),
+            (Errno::EDQUOT, "Disk quota exceeded"),
+        ] {
+            assert_eq!(errno.to_string(), sentence);
+        }
+        assert_eq!(Errno(4000).to_string(), "errno 4000");
+    }
+}

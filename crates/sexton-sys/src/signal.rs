@@ -6,6 +6,7 @@ use core::time::Duration;
 use crate::arch::{nr, syscall};
 use crate::error::{Errno, SysError};
 use crate::fd::{Fd, RawFd, opened, read, word};
+use crate::strings::number;
 use crate::time::Timespec;
 
 /// A signal number, 1 to 64.
@@ -22,22 +23,10 @@ macro_rules! signals {
         impl Signal {
             $(pub const $name: Signal = Signal($number);)*
 
-            /// The name without `SIG`, where the signal has one of its own.
-            pub const fn name(self) -> Option<&'static str> {
-                match self.0 {
-                    $($number => Some(stringify!($name)),)*
-                    _ => None,
-                }
-            }
-
-            /// The signal called `name`, without `SIG`.
-            fn named(name: &[u8]) -> Option<Signal> {
-                $(if name.eq_ignore_ascii_case(stringify!($name).as_bytes()) {
-                    return Some(Signal::$name);
-                })*
-                None
-            }
         }
+
+        /// The signals that have a name of their own.
+        const NAMES: &[(&str, Signal)] = &[$((stringify!($name), Signal::$name)),*];
     };
 }
 
@@ -47,10 +36,19 @@ signals! {
     TTOU = 22; URG = 23; XCPU = 24; XFSZ = 25; VTALRM = 26; PROF = 27; WINCH = 28; IO = 29; PWR = 30; SYS = 31;
 }
 
+/// The second names that some signals have.
+const ALIASES: &[(&str, Signal)] =
+    &[("IOT", Signal::ABRT), ("CLD", Signal::CHLD), ("POLL", Signal::IO), ("UNUSED", Signal::SYS)];
+
 impl Signal {
     /// Signal `number`, or `None` where there is no such signal.
     pub const fn new(number: u8) -> Option<Signal> {
         if matches!(number, 1..=RTMAX) { Some(Signal(number)) } else { None }
+    }
+
+    /// The name without `SIG`, where the signal has one of its own.
+    pub fn name(self) -> Option<&'static str> {
+        NAMES.iter().find(|(_, signal)| *signal == self).map(|&(name, _)| name)
     }
 
     /// The number, 1 to 64.
@@ -72,14 +70,9 @@ impl Signal {
             Some(prefix) if prefix.eq_ignore_ascii_case(b"SIG") => text.get(3..)?,
             Some(_) | None => text,
         };
-        Signal::alias(name).or_else(|| Signal::named(name)).or_else(|| Signal::real_time(name))
-    }
-
-    /// The second names that some signals have.
-    fn alias(name: &[u8]) -> Option<Signal> {
-        const ALIASES: [(&[u8], Signal); 4] =
-            [(b"IOT", Signal::ABRT), (b"CLD", Signal::CHLD), (b"POLL", Signal::IO), (b"UNUSED", Signal::SYS)];
-        ALIASES.iter().find(|(alias, _)| name.eq_ignore_ascii_case(alias)).map(|&(_, signal)| signal)
+        let mut named = NAMES.iter().chain(ALIASES);
+        let found = named.find(|(known, _)| name.eq_ignore_ascii_case(known.as_bytes()));
+        found.map(|&(_, signal)| signal).or_else(|| Signal::real_time(name))
     }
 
     /// `RTMIN`, `RTMIN+n`, `RTMAX`, `RTMAX-n`.
@@ -114,12 +107,9 @@ impl fmt::Display for Signal {
     }
 }
 
-/// A number of one to three digits.
+/// A number below 256.
 fn decimal(digits: &[u8]) -> Option<u8> {
-    if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
-        return None;
-    }
-    core::str::from_utf8(digits).ok()?.parse().ok()
+    number(digits)?.try_into().ok()
 }
 
 /// A set of signals.

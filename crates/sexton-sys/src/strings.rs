@@ -12,6 +12,13 @@ pub struct Slot<'a> {
     lives: PhantomData<&'a CStr>,
 }
 
+/// The number that `digits` say, 0 and leading zeroes included; `None` for anything else.
+pub fn number(digits: &[u8]) -> Option<u32> {
+    let (first, rest) = digits.split_first()?;
+    let value = |digit: &u8| char::from(*digit).to_digit(10);
+    rest.iter().try_fold(value(first)?, |sum, digit| sum.checked_mul(10)?.checked_add(value(digit)?))
+}
+
 impl<'a> Slot<'a> {
     /// Closes a list.
     pub const END: Slot<'static> = Slot { string: ptr::null(), lives: PhantomData };
