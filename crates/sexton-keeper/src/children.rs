@@ -2,9 +2,13 @@
 //!
 //! `SIGCHLD` names one, and is looked at at once; but while one is pending the kernel adds no second, so that each is
 //! only a hint that others may have ended too. Whether there is any, the kernel tells in one system call that waits for
-//! just any child (`P_ALL`) and only peeks; mostly there is none, and that is all. It walks every child each time
-//! (1.1 ms at 10,000) and names but one, so who they are is found by a scan of all children. Both take time in
-//! proportion to their number, and therefore happen so rarely that they never take more than a twentieth of a CPU.
+//! just any child (`P_ALL`), only peeks, and names one; mostly there is none, and that is all. It walks every child each
+//! time (1.1 ms at 10,000), so where there are many, or one that stays a zombie hides the others, who they are is found
+//! by looking through all children. All of this takes time in proportion to their number, and therefore happens so
+//! rarely that it never takes more than a twentieth of a CPU.
+//!
+//! Where children end so fast that more than one has ended at each look, they are a crowd: to be woken for each of them
+//! costs more than to reap it, so they are let come for a moment and reaped together.
 
 use core::time::Duration;
 
@@ -15,6 +19,13 @@ use sexton_sys::{SysError, process, time, wait};
 
 /// A scan rests for this many times what it took of a CPU.
 const REST: u32 = 20;
+
+/// How long a crowd is let come. Nobody waits for an orphan, and a shell makes some twenty of them in that time.
+const CROWD: Duration = Duration::from_millis(10);
+
+/// BOUND: children that the kernel is asked to name one by one; to look through all takes about as long as so many of
+/// these questions.
+const NAMED: u32 = 32;
 
 /// BOUND: room for the list of children: 4 million PIDs, the most that a kernel can have. Pages cost nothing until
 /// they are used, and are given back after the scan.
@@ -34,17 +45,19 @@ pub(crate) enum Urgency {
 pub(crate) struct Finder {
     wanted: bool,
     not_before: Duration,
+    /// Until when a crowd is let come, where the last scan found one.
+    crowd: Option<Duration>,
 }
 
 impl Finder {
     /// Wants a scan at once: children may have ended before anybody listened.
     pub(crate) const fn new() -> Finder {
-        Finder { wanted: true, not_before: Duration::ZERO }
+        Finder { wanted: true, ..Finder::resting() }
     }
 
     /// Wants none; stands in for one that is at work.
     pub(crate) const fn resting() -> Finder {
-        Finder { wanted: false, not_before: Duration::ZERO }
+        Finder { wanted: false, not_before: Duration::ZERO, crowd: None }
     }
 
     /// Wants what was asked of the one that stood in.
@@ -70,32 +83,51 @@ impl Finder {
         self.wanted.then(|| self.not_before.saturating_sub(now))
     }
 
+    /// How long it is better not to listen to `SIGCHLD`, because children end faster than that pays.
+    pub(crate) fn crowd(&self, now: Duration) -> Option<Duration> {
+        self.crowd.map(|until| until.saturating_sub(now)).filter(|left| !left.is_zero())
+    }
+
     /// Scans if it is time to.
     pub(crate) fn scan_if_due(&mut self, now: Duration, each: impl FnMut(u32, Urgency) -> bool) {
         if self.pause(now) == Some(Duration::ZERO) {
-            self.scan(each);
+            self.scan(now, each);
         }
     }
 
-    /// Calls `each` for every child, alive or not, if any has ended; it tells whether it has reaped the child.
-    pub(crate) fn scan(&mut self, mut each: impl FnMut(u32, Urgency) -> bool) {
+    /// Calls `each` for every child that has ended, and for others too; it tells whether it has reaped the child.
+    pub(crate) fn scan(&mut self, now: Duration, each: impl FnMut(u32, Urgency) -> bool) {
         let begun = time::thread_cpu();
         // RACE: what ends from here on raises SIGCHLD, which wants the next scan.
         self.wanted = false;
-        if let Ok(Some(_)) = wait::peek_any() {
-            match list_children() {
-                Ok(list) => pids_of(&list).for_each(|pid| drop_answer(each(pid, Urgency::None))),
-                Err(_) => ask_kernel(each),
-            }
-        }
+        let reaped = look(each);
         // By the clock on the wall, a scan that had to wait for a busy machine would leave zombies for many seconds.
-        let cost = time::thread_cpu().saturating_sub(begun);
-        self.not_before = time::monotonic() + cost * REST;
+        let rest = time::thread_cpu().saturating_sub(begun) * REST;
+        self.not_before = now + rest;
+        // A scan that follows a signal finds only whom no signal named.
+        self.crowd = (reaped > u32::from(self.crowd.is_some())).then_some(now + CROWD);
+        if let Some(until) = self.crowd {
+            self.want_at(until);
+        }
     }
 }
 
-/// Whether it was reaped matters only where the kernel is asked for the next one.
-fn drop_answer(_reaped: bool) {}
+/// Has `each` look at all who have ended; tells how many it reaped.
+fn look(mut each: impl FnMut(u32, Urgency) -> bool) -> u32 {
+    let mut reaped = 0;
+    while reaped < NAMED {
+        match wait::peek_any() {
+            Ok(Some((pid, _))) if each(pid, Urgency::None) => reaped += 1,
+            Ok(Some(_)) => break,
+            Ok(None) | Err(_) => return reaped,
+        }
+    }
+    reaped
+        + match list_children() {
+            Ok(list) => pids_of(&list).map(|pid| u32::from(each(pid, Urgency::None))).sum(),
+            Err(_) => ask_kernel(each),
+        }
+}
 
 /// The text of `children` of this thread, zeroes behind it.
 ///
@@ -128,16 +160,19 @@ fn pids_of(list: &[u8]) -> impl Iterator<Item = u32> {
     text.split(|byte| !byte.is_ascii_digit()).filter_map(number)
 }
 
-/// Asks the kernel for one ended child after the other: where `/proc` is not mounted or cannot be read.
+/// Asks the kernel for one ended child after the other, where `/proc` is not mounted or cannot be read; tells how many
+/// were reaped.
 ///
 /// This waits for any child, which is safe here alone: this process is the reaper of all of its children, none of them
 /// belongs to a library that waits for it elsewhere, and this only peeks; who reaps is decided by `each`.
-fn ask_kernel(mut each: impl FnMut(u32, Urgency) -> bool) {
-    while let Ok(Some((pid, _))) = wait::peek_any() {
-        if !each(pid, Urgency::Now) {
-            return;
-        }
+fn ask_kernel(mut each: impl FnMut(u32, Urgency) -> bool) -> u32 {
+    let mut reaped = 0;
+    while let Ok(Some((pid, _))) = wait::peek_any()
+        && each(pid, Urgency::Now)
+    {
+        reaped += 1;
     }
+    reaped
 }
 
 #[cfg(test)]
@@ -158,11 +193,35 @@ mod tests {
         let mut finder = Finder::resting();
         assert_eq!(finder.pause(Duration::ZERO), None);
         let begun = time::monotonic();
-        finder.scan(|_, _| false);
+        finder.scan(begun, |_, _| false);
         assert_eq!(finder.pause(begun), None);
         finder.want();
         let took = time::monotonic() - begun;
         assert!(finder.pause(begun).is_some_and(|pause| pause <= took * (REST + 1) && pause > Duration::ZERO));
+    }
+
+    #[test]
+    #[allow(clippy::zombie_processes, reason = "they are reaped by what is tested")]
+    fn a_crowd_is_let_come_until_it_is_none_any_more() {
+        let ended = || {
+            let child = std::process::Command::new("true").spawn().unwrap();
+            while !matches!(wait::peek(child.id()), Ok(Some(_))) {
+                std::thread::yield_now();
+            }
+            child.id()
+        };
+        let mut finder = Finder::new();
+        let mut now = time::monotonic();
+        // One that no signal named is a crowd; while it is let come, one is as many as a signal would have named.
+        for (count, crowd) in [(0, false), (1, true), (2, true), (1, false), (0, false)] {
+            let zombies: Vec<u32> = (0..count).map(|_| ended()).collect();
+            finder.scan(now, |pid, _| zombies.contains(&pid) && matches!(wait::reap(pid), Ok(Some(_))));
+            assert!(zombies.iter().all(|&pid| wait::peek(pid).is_err()), "all are found");
+            assert_eq!(finder.crowd(now), crowd.then_some(CROWD));
+            assert_eq!(finder.pause(now).is_some_and(|pause| pause >= CROWD), crowd, "a crowd wants a scan");
+            now += CROWD;
+            assert_eq!(finder.crowd(now), None, "it is listened again though the next scan may be late");
+        }
     }
 
     #[test]
@@ -175,7 +234,7 @@ mod tests {
         // REGRESSION: it rested for 20 times as long as it was kept from running.
         let kept = Duration::from_millis(300);
         let begun = time::monotonic();
-        finder.scan(|_, _| {
+        finder.scan(time::monotonic(), |_, _| {
             std::thread::sleep(kept);
             false
         });
@@ -193,7 +252,7 @@ mod tests {
             std::thread::yield_now();
         }
         let mut found = Vec::new();
-        Finder::new().scan(|pid, urgency| {
+        Finder::new().scan(Duration::ZERO, |pid, urgency| {
             found.push((pid, urgency));
             false
         });

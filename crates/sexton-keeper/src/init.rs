@@ -134,7 +134,7 @@ impl<'a> Init<'a> {
             if let Some(code) = self.code {
                 return self.leave(code);
             }
-            self.await_signal(self.finder.pause(now));
+            self.await_signal(now);
         }
     }
 
@@ -203,10 +203,12 @@ To fix the problem, use the -s option or set the environment variable TINI_SUBRE
         }
     }
 
-    /// Waits for a signal, at most for `pause`, and acts on it.
-    fn await_signal(&mut self, pause: Option<Duration>) {
+    /// Waits for a signal until there is something else to do, and acts on it.
+    fn await_signal(&mut self, now: Duration) {
+        let crowd = self.finder.crowd(now);
+        let awaited = if crowd.is_some() { forwarded().without(Signal::CHLD) } else { forwarded() };
         // An error is an interruption; the loop comes back here with what is left of the pause.
-        let Ok(Some(caught)) = signal::wait(forwarded(), pause) else {
+        let Ok(Some(caught)) = signal::wait(awaited, crowd.or(self.finder.pause(now))) else {
             return;
         };
         if caught.signal == Signal::CHLD {
@@ -280,7 +282,7 @@ To fix the problem, use the -s option or set the environment variable TINI_SUBRE
 
     /// Reaps who else has ended by now, so that none of them is left to a parent that may not; tells the exit code.
     fn leave(&mut self, code: u8) -> i32 {
-        Finder::new().scan(|pid, _| self.reap(pid));
+        Finder::new().scan(Duration::ZERO, |pid, _| self.reap(pid));
         self.tell(Level::Trace, format_args!("Exiting: child has exited"));
         code.into()
     }
