@@ -158,6 +158,15 @@ impl Connection {
     /// # Errors
     /// The connection broke, or the answer is no HTTP.
     pub fn ask(&mut self, method: &str, path: &str, headers: &[(&str, &str)], body: Option<&[u8]>) -> Result<Response> {
+        self.send(method, path, headers, body)?;
+        self.answer()
+    }
+
+    /// Asks, and leaves the answer to be read by [`Connection::answer`].
+    ///
+    /// # Errors
+    /// The connection broke.
+    pub fn send(&mut self, method: &str, path: &str, headers: &[(&str, &str)], body: Option<&[u8]>) -> Result<()> {
         let mut head = format!("{method} {path} HTTP/1.1\r\nhost: sexton\r\n");
         for (name, value) in headers {
             head.push_str(&format!("{name}: {value}\r\n"));
@@ -168,8 +177,7 @@ impl Connection {
         head.push_str("\r\n");
         let mut message = head.into_bytes();
         message.extend_from_slice(body.unwrap_or_default());
-        self.stream.get_mut().write_all(&message)?;
-        self.answer()
+        self.send_raw(&message)
     }
 
     /// Sends bytes as they are, for what is no request.

@@ -4,15 +4,16 @@
 #![allow(clippy::indexing_slicing, reason = "a JSON value indexed by a name that is not there is null")]
 #![allow(clippy::disallowed_types, reason = "a test starts programs as a user does")]
 
+#[path = "support/network.rs"]
+mod network;
 mod support;
 #[path = "support/unanswering.rs"]
 mod unanswering;
 
-use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use sexton_testkit::{Client, Connection, SOON, crash_bin_dir, eventually, processes_in};
+use sexton_testkit::{Connection, SOON, crash_bin_dir, eventually, processes_in};
 
 use unanswering::Unanswering;
 
@@ -20,6 +21,8 @@ use support::{Dead, Node, SEXTON, is_settled, script, spec, text};
 
 /// Starts that run against one drain.
 const STARTS: usize = 200;
+/// How many of them are under way at once, in turns: all, and fewer, of which more are refused.
+const AT_ONCE: [usize; 3] = [STARTS, 64, 8];
 
 fn order(node: &mut Node, path: &str, body: Value) -> (u16, Value) {
     let (answer, _) = node.ask("POST", path, None, Some(&body));
@@ -54,30 +57,30 @@ fn serve_again(node: &mut Node) {
 
 #[test]
 fn every_start_is_counted_by_the_drain_or_refused_and_none_runs_after_drained() {
-    let rounds = std::env::var("SEXTON_TEST_DRAIN_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(6);
+    let rounds = std::env::var("SEXTON_TEST_DRAIN_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(40);
     let mut node = Node::new(SEXTON, &[]);
+    let mut all = 0;
     for round in 0..rounds {
-        let client = node.ground.client();
-        let line = Barrier::new(STARTS + 1);
-        // The drain comes after so many microseconds, another number each round.
-        let after = Duration::from_micros(u64::from(round * 7_919 % 40_000_u32));
-        let statuses: Vec<u16> = std::thread::scope(|scope| {
-            let starts: Vec<_> = (0..STARTS)
-                .map(|at| {
-                    scope.spawn({
-                        let (client, line) = (&client, &line);
-                        move || start(client, line, at)
-                    })
-                })
-                .collect();
-            line.wait();
-            std::thread::sleep(after);
-            let body = json!({ "status": "draining" });
-            let answer = client.post("/v1/nodes/self", &body).expect("an answer");
-            assert!(matches!(answer.status, 200 | 202), "{}", answer.text());
-            starts.into_iter().map(|start| start.join().expect("a start")).collect()
-        });
-        let begun = statuses.iter().filter(|status| **status == 201).count();
+        // The drain is asked for after so many starts, another number each round, and so many are under way at once.
+        let (before, at_once) = (round * 7_919 % (STARTS + 1), AT_ONCE[round % AT_ONCE.len()]);
+        let socket = node.ground.run_dir().join("sexton.sock");
+        let mut lines: Vec<_> = (0..STARTS).map(|_| Connection::open(&socket).expect("connected")).collect();
+        let mut drain = Connection::open(&socket).expect("connected");
+        let mut begun = 0;
+        for at in 0..STARTS + at_once {
+            if at == before {
+                drain.send("POST", "/v1/nodes/self", &[], Some(br#"{"status":"draining"}"#)).expect("sent");
+            }
+            if let Some(line) = lines.get_mut(at) {
+                let body = spec(&format!("s-{at}"), &["/bin/true"]).to_string();
+                line.send("POST", "/v1/instances", &[], Some(body.as_bytes())).expect("sent");
+            }
+            if let Some(line) = at.checked_sub(at_once).and_then(|at| lines.get_mut(at)) {
+                begun += usize::from(has_begun(line));
+            }
+        }
+        let answer = drain.answer().expect("an answer");
+        assert!(matches!(answer.status, 200 | 202), "{}", answer.text());
         drained(&mut node);
         let listed = node.instances();
         assert_eq!(listed.len(), begun, "round {round}: every start that was answered with 201, and no other");
@@ -89,21 +92,32 @@ fn every_start_is_counted_by_the_drain_or_refused_and_none_runs_after_drained() 
         let late = node.ask("POST", "/v1/instances", None, Some(&spec("late", &["/bin/true"]))).0;
         assert_eq!((late.status, late.json()["code"].as_str()), (503, Some("node_draining")));
         assert!(late.header("retry-after").is_some());
-        println!("round {round}: {begun} of {STARTS} admitted, drain after {after:?}");
-        node.clear();
+        println!("round {round}: {begun} of {STARTS} admitted, drain after {before}, {at_once} at once");
+        all += begun;
+        remove_all(&mut lines, &listed);
         serve_again(&mut node);
     }
+    // Otherwise no start was ever under way when the gate closed.
+    assert!(all > 0 && all < rounds * STARTS, "{all} admitted in {rounds} rounds of {STARTS}");
 }
 
-/// One start; its status. Whatever else it is, it is a refusal because of the drain.
-fn start(client: &Client, line: &Barrier, at: usize) -> u16 {
-    let body = spec(&format!("s-{at}"), &["/bin/true"]);
-    line.wait();
-    let answer = client.post("/v1/instances", &body).expect("an answer");
+/// Whether a start was begun. Whatever else it is, it is a refusal because of the drain.
+fn has_begun(line: &mut Connection) -> bool {
+    let answer = line.answer().expect("an answer");
     if answer.status != 201 {
         assert_eq!((answer.status, answer.json()["code"].as_str()), (503, Some("node_draining")), "{}", answer.text());
     }
-    answer.status
+    answer.status == 201
+}
+
+/// Takes everything off the list at once: one by one they would take longer than all that is tested.
+fn remove_all(lines: &mut [Connection], listed: &[Value]) {
+    for (line, entry) in lines.iter_mut().zip(listed) {
+        line.send("DELETE", &format!("/v1/instances/{}", text(entry, "name")), &[], None).expect("sent");
+    }
+    for (line, _) in lines.iter_mut().zip(listed) {
+        assert_eq!(line.answer().expect("an answer").status, 200);
+    }
 }
 
 #[test]
@@ -214,7 +228,6 @@ fn serve_with_config(node: &mut Node, config: &std::path::Path) {
     node.daemon = Some(node.ground.serve_with(&[("SEXTON_CONFIG", &config)]).expect("the daemon starts"));
 }
 
-/// Where a drain can be cut off, and who dies there.
 #[test]
 fn a_drain_goes_on_whoever_dies_at_whichever_step() {
     let Some(bin) = crash_bin_dir() else {
@@ -222,25 +235,33 @@ fn a_drain_goes_on_whoever_dies_at_whichever_step() {
     };
     let scratch = std::env::temp_dir().join(format!("sexton-drain-crash-{}", std::process::id()));
     let order_file = scratch.display().to_string();
-    let mut node = Node::new(bin.join("sexton"), &[("SEXTON_CRASH_FILE", &order_file)]);
-    for point in ["drain.closed", "drain.recorded", "drain.forcing", "drain.empty", "drain.drained"] {
-        for who in [Dead::Worker, Dead::Both] {
-            goes_on(&mut node, &scratch, point, who);
+    network::alone(|| {
+        let nothing = network::snapshot();
+        let mut node = Node::new(bin.join("sexton"), &[("SEXTON_CRASH_FILE", &order_file)]);
+        for point in ["drain.closed", "drain.recorded", "drain.forcing", "drain.empty", "drain.drained"] {
+            for who in [Dead::Worker, Dead::Keeper, Dead::Both] {
+                goes_on(&mut node, &scratch, point, who);
+                assert_eq!(network::snapshot(), nothing, "{point} {who:?}");
+            }
         }
-    }
+    });
     let _gone = std::fs::remove_file(&scratch);
 }
 
+/// Drains a node on which somebody dies at `point`; one of those who are on it has a network slot.
 fn goes_on(node: &mut Node, order_file: &std::path::Path, point: &str, who: Dead) {
     for (name, kind) in [("box", "sandbox"), ("make", "build")] {
         let mut body = script(name, "sleep 1000");
-        body["kind"] = kind.into();
+        (body["kind"], body["slot"]) = (kind.into(), (kind == "sandbox").into());
         node.ask("POST", "/v1/instances", None, Some(&body)).0.expect(201);
     }
-    if who == Dead::Both {
-        node.bind_keeper_to_worker();
+    let act = if who == Dead::Keeper { "hold" } else { "kill" };
+    std::fs::write(order_file, format!("{point} 1 {who:?} {act}")).expect("written");
+    match who {
+        Dead::Both => node.bind_keeper_to_worker(),
+        Dead::Keeper => node.end_keeper_at(order_file.to_owned()),
+        Dead::Nobody | Dead::Worker => {}
     }
-    std::fs::write(order_file, format!("{point} 1 {who:?}")).expect("written");
     let body = json!({ "status": "draining", "timeout": "300ms" });
     node.ask("POST", "/v1/nodes/self", None, Some(&body));
     let (first, shown) = (node.get("/v1/node")["deadline"].clone(), node.get("/v1/node"));
@@ -262,9 +283,7 @@ fn goes_on(node: &mut Node, order_file: &std::path::Path, point: &str, who: Dead
         events(node, "node.status").iter().filter(|event| event["data"]["status"] == "draining").count(),
         "{point} {who:?}"
     );
-    if who == Dead::Both {
-        node.unbind();
-    }
+    node.unbind();
     node.clear();
     if node.get("/v1/node")["status"] == "draining" {
         serve_again(node);

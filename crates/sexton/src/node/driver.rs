@@ -28,6 +28,7 @@ use super::recover;
 use super::request::{
     Caller, Facts, Filter, IdempotencyKey, InFlight, NewInstance, Node, Operation, Page, Request, Wanted,
 };
+use super::slots::SlotLeft;
 use crate::metrics::Metric;
 use crate::refusal::{Kind, Refusal};
 
@@ -189,7 +190,8 @@ impl Driver {
             Request::Drain { force, timeout, caller, reply } => {
                 let data = json!({ "call": "drain", "by": caller.by, "uid": caller.uid, "force": force });
                 let events = vec![NewEvent::of_node(EventKind::ApiCalled, data)];
-                self.host.owe(Batch { events, ..Batch::default() }).await;
+                // The gate does not stay open until that is written.
+                self.host.owe_unwaited(Batch { events, ..Batch::default() });
                 self.drain.order(&self.host, &self.lives, force, timeout).await;
                 let _heard = reply.send(());
             }
@@ -211,6 +213,13 @@ impl Driver {
     /// What is in custody, or waits to be given back.
     pub fn left(&self) -> Vec<InFlight> {
         self.lives.values().filter_map(|life| in_flight(life.entry.borrow().as_deref()?)).collect()
+    }
+
+    /// Slots that keep a drain open, but for those that an instance is still to give back.
+    fn slots_left(&self) -> Vec<SlotLeft> {
+        let held_by = |slot: &SlotLeft| slot.instance.as_ref().and_then(|name| self.entry(name));
+        let is_own = |slot: &SlotLeft| held_by(slot).is_none_or(|entry| in_flight(&entry).is_none());
+        self.host.slots.left().into_iter().filter(is_own).collect()
     }
 
     /// Whether nothing is left after a drain, durably.
@@ -361,6 +370,7 @@ impl Driver {
             state: self.drain.state(),
             operations: self.host.gate.in_flight().into_iter().map(Operation::of).collect(),
             inflight: self.left(),
+            slots: self.slots_left(),
             instances: instances.into_iter().map(|((state, kind), count)| (state, kind, count)).collect(),
             worker_restarts: self.worker_restarts,
         }

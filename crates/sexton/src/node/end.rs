@@ -336,12 +336,13 @@ impl Life {
         let left = self.release(domain.as_ref()).await;
         crash_point!("settle.released");
         let mut next = (*self.entry).clone();
-        let mut events: Vec<NewEvent> = Vec::new();
-        for resource in next.resources.iter().filter(|held| !left.contains(held)) {
-            let data = json!({ "kind": resource.kind, "key": resource.key });
-            events.push(NewEvent { once: false, ..fact(EventKind::ResourceReleased, &next, data) });
-        }
-        next.resources = left.into_iter().map(|held| Resource { state: ResourceState::Releasing, ..held }).collect();
+        let mut events = given_back(&next, &left);
+        events.extend(left.iter().map(|(held, error)| {
+            let data = json!({ "kind": held.kind, "key": held.key, "error": error });
+            NewEvent { once: false, ..fact(EventKind::ResourceReleaseFailed, &next, data) }
+        }));
+        let releasing = |(held, _)| Resource { state: ResourceState::Releasing, ..held };
+        next.resources = left.into_iter().map(releasing).collect();
         next.slot = next.slot.filter(|_| next.resources.iter().any(|held| held.kind == slots::KIND));
         next.ended_at = Some(now());
         next.stuck = None;
@@ -388,9 +389,9 @@ impl Life {
         }
     }
 
-    /// Gives back what the incarnation holds, in reverse order of acquisition; tells what could not be given back. The
-    /// pin goes last and apart: until the exit is durable, it may be the only one that knows it.
-    async fn release(&self, domain: Option<&Domain>) -> Vec<Resource> {
+    /// Gives back what the incarnation holds, in reverse order of acquisition; tells what could not be given back, and
+    /// why. The pin goes last and apart: until the exit is durable, it may be the only one that knows it.
+    async fn release(&self, domain: Option<&Domain>) -> Vec<(Resource, String)> {
         let mut left = Vec::new();
         for resource in self.entry.resources.iter().rev() {
             let released = match resource.kind.as_str() {
@@ -404,7 +405,7 @@ impl Life {
             };
             if let Err(error) = released {
                 tracing::warn!(name = %self.entry.name, kind = resource.kind, error, "resource not released");
-                left.push(resource.clone());
+                left.push((resource.clone(), error));
             }
         }
         left
@@ -418,11 +419,11 @@ impl Life {
             return false;
         }
         let mut next = (*self.entry).clone();
-        next.resources = left;
+        let events = given_back(&next, &left);
+        next.resources = left.into_iter().map(|(held, _)| held).collect();
         next.slot = next.slot.filter(|_| next.resources.iter().any(|held| held.kind == slots::KIND));
         let all = next.resources.is_empty();
-        let event = NewEvent { once: false, ..fact(EventKind::ResourceReleased, &next, json!({})) };
-        self.owe(next, vec![event]).await;
+        self.owe(next, events).await;
         all
     }
 
@@ -444,6 +445,16 @@ impl Life {
             }
         }
     }
+}
+
+/// The events of what `entry` held and holds no more; `left` could not be given back.
+fn given_back(entry: &Entry, left: &[(Resource, String)]) -> Vec<NewEvent> {
+    let gone = entry.resources.iter().filter(|held| left.iter().all(|(other, _)| other != *held));
+    let event = |held: &Resource| {
+        let data = json!({ "kind": held.kind, "key": held.key });
+        NewEvent { once: false, ..fact(EventKind::ResourceReleased, entry, data) }
+    };
+    gone.map(event).collect()
 }
 
 /// Lets go of what kept the exit safe while it was not durable: the pin, the keeper's roster, the mark.

@@ -12,6 +12,7 @@ use sexton_plan::plan::Plan;
 use sexton_plan::state::State;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::slots::SlotLeft;
 use crate::refusal::Refusal;
 use sexton_plan::id::Pid;
 
@@ -135,6 +136,8 @@ pub struct Facts {
     pub state: NodeState,
     /// Instances that a drain waits for: name, state, and since when.
     pub inflight: Vec<InFlight>,
+    /// Network slots that keep a drain open, and are no instance's any more.
+    pub slots: Vec<SlotLeft>,
     /// Operations inside the gate, the oldest first.
     pub operations: Vec<Operation>,
     /// Instances by state and kind.

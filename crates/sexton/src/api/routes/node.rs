@@ -98,7 +98,8 @@ fn left(facts: &Facts) -> Vec<Left> {
         .operations
         .iter()
         .map(|one| Left { name: one.kind.clone(), error: Some(format!("an operation under way since {}", one.since)) });
-    instances.chain(operations).collect()
+    let slots = facts.slots.iter().map(|one| Left { name: one.name.clone(), error: Some(one.error.clone()) });
+    instances.chain(operations).chain(slots).collect()
 }
 
 /// What is in flight, by kind.

@@ -21,12 +21,11 @@ mod turn;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use sexton_ledger::entry::{Entry, Place};
 use sexton_ledger::slot::{Holder, SlotRow};
 use sexton_plan::id::{Incarnation, Name};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 pub use owner::{Owner, Pool};
 
@@ -74,20 +73,39 @@ pub struct Shown {
     pub instance: Option<Name>,
 }
 
+/// A slot that is still there though none is to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SlotLeft {
+    /// Its name: of its entry below `/run/netns`.
+    pub name: String,
+    /// The instance that gives it back, or has.
+    pub instance: Option<Name>,
+    /// Why.
+    pub error: String,
+}
+
+/// How far the end of all slots is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Closing {
+    /// Whether they are to end, and nothing of any is left.
+    pub is_down: bool,
+    /// Once they are to end: what is left.
+    pub left: Vec<SlotLeft>,
+}
+
 /// The way to the owner; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Slots {
     asks: mpsc::Sender<Ask>,
-    is_down: Arc<AtomicBool>,
+    closing: watch::Receiver<Closing>,
 }
 
 impl Slots {
     /// The way to an owner that is to be, and its queue.
     pub fn channel() -> (Slots, Queue) {
         let (asks, queue) = mpsc::channel(QUEUE);
-        let slots = Slots { asks, is_down: Arc::default() };
-        let is_down = Arc::clone(&slots.is_down);
-        (slots, Queue { asks: queue, is_down })
+        let (tell, closing) = watch::channel(Closing::default());
+        (Slots { asks, closing }, Queue { asks: queue, closing: tell })
     }
 
     /// Asks, and waits for the answer; `None` where the daemon is ending.
@@ -146,7 +164,12 @@ impl Slots {
 
     /// Whether it is closed, and nothing of any slot is left.
     pub fn is_down(&self) -> bool {
-        self.is_down.load(Ordering::Acquire)
+        self.closing.borrow().is_down
+    }
+
+    /// What is left of slots that are to end.
+    pub fn left(&self) -> Vec<SlotLeft> {
+        self.closing.borrow().left.clone()
     }
 
     /// Every slot by number.
@@ -159,5 +182,5 @@ impl Slots {
 #[derive(Debug)]
 pub struct Queue {
     asks: mpsc::Receiver<Ask>,
-    is_down: Arc<AtomicBool>,
+    closing: watch::Sender<Closing>,
 }

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use sexton_ledger::entry::{Entry, Place};
 use sexton_ledger::slot::{Holder, SlotRow, SlotState};
@@ -12,7 +11,7 @@ use tokio::sync::mpsc;
 use super::crew::Crew;
 use super::news::{News, Pass};
 use super::pool::{self, Moves, Verdict, Wish};
-use super::{Ask, Claimed, KIND, Queue, Reply, Shown};
+use super::{Ask, Claimed, Closing, KIND, Queue, Reply, Shown, SlotLeft};
 use crate::config;
 use crate::net::{self, Scheme, Slot};
 use crate::node::host::SharedHost;
@@ -272,15 +271,30 @@ impl Owner {
             let _heard = reply.send(());
         }
         let is_down = self.pool.is_closed && self.kept.is_empty() && !self.has_table;
-        self.queue.is_down.store(is_down, Ordering::Release);
+        let left = if self.pool.is_closed { self.left() } else { Vec::new() };
+        self.queue.closing.send_replace(Closing { is_down, left: left.clone() });
         for reply in std::mem::take(&mut self.closers) {
-            let names: Vec<&str> = self.kept.values().map(|kept| kept.slot.netns.as_str()).collect();
-            let left = match (&self.trouble, names.is_empty()) {
-                (Some(trouble), true) => trouble.detail.clone(),
-                (_, _) => format!("still held: {}", names.join(", ")),
-            };
-            let _heard = reply.send(if is_down { Ok(()) } else { Err(left) });
+            let told: Vec<String> = left.iter().map(|left| format!("{}: {}", left.name, left.error)).collect();
+            let _heard = reply.send(if is_down { Ok(()) } else { Err(told.join("; ")) });
         }
+    }
+
+    /// What keeps the slots from ending.
+    fn left(&self) -> Vec<SlotLeft> {
+        let trouble = self.trouble.as_ref().map_or("it is being taken down", |trouble| &trouble.detail).to_owned();
+        let left = |kept: &Kept| SlotLeft {
+            name: kept.slot.netns.clone(),
+            instance: kept.row.holder.as_ref().map(|holder| holder.name.clone()),
+            error: match kept.row.state {
+                SlotState::Quarantined => "somebody holds its network namespace".to_owned(),
+                SlotState::Making | SlotState::Ready | SlotState::Held | SlotState::Releasing => trouble.clone(),
+            },
+        };
+        let mut all: Vec<SlotLeft> = self.kept.values().map(left).collect();
+        if all.is_empty() && self.has_table {
+            all.push(SlotLeft { name: self.pool.scheme.table(), instance: None, error: trouble });
+        }
+        all
     }
 
     fn list(&self) -> Vec<Shown> {

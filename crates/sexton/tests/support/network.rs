@@ -1,0 +1,84 @@
+//! A network that nobody else uses, and what it looks like: `ip`, `nft` and the kernel's own files are the witnesses.
+
+#![allow(dead_code, reason = "each test uses a part")]
+#![allow(missing_docs, reason = "for the tests beside it")]
+#![allow(clippy::indexing_slicing, reason = "a JSON value indexed by a name that is not there is null")]
+#![allow(clippy::disallowed_types, reason = "a test starts programs as a user does")]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::process::Command;
+
+use serde_json::Value;
+use sexton_testkit::skip;
+
+/// Runs a test in namespaces of its own, with an empty `/run`, where nothing of the host's network can come to harm.
+/// What it leaves ends with its thread.
+pub fn alone(test: impl FnOnce() + Send) {
+    for program in ["ip", "nft"] {
+        if !sexton_testkit::skip::has_program(program) {
+            match program {
+                "ip" => skip!(package "iproute2"),
+                _ => skip!(package "nftables"),
+            }
+        }
+    }
+    if let Err(why) = sexton_testkit::alone(|| {
+        run("ip", "link set lo up");
+        test();
+    }) {
+        skip!("{why}");
+    }
+}
+
+/// Runs a command; whether it succeeded, and what it printed.
+pub fn tried(program: &str, args: &str) -> (bool, String) {
+    let done = Command::new(program).args(args.split(' ')).output().expect("the program runs");
+    let text = [done.stdout, done.stderr].concat();
+    (done.status.success(), String::from_utf8_lossy(&text).into_owned())
+}
+
+/// Runs a command that succeeds, and gives what it printed.
+pub fn run(program: &str, args: &str) -> String {
+    let (is_done, text) = tried(program, args);
+    assert!(is_done, "{program} {args}: {text}");
+    text
+}
+
+/// Everything of the network, to the last number: equal where nothing was touched, or everything is gone that was made.
+pub fn snapshot() -> Vec<String> {
+    vec![
+        run("ip", "-j -d link"),
+        run("ip", "-j addr"),
+        run("ip", "-j route show table all"),
+        run("nft", "-j list ruleset"),
+        format!("{:?}", entries()),
+        run("ip", "-o -4 netconf show"),
+    ]
+}
+
+/// Everything of the network, as text that is equal where it looks the same, though it was made anew.
+pub fn host() -> String {
+    // The kernel numbers links in the order of their making, counts what they carry, and says some time later that a
+    // link has a carrier.
+    let links: Vec<Value> = serde_json::from_str(&run("ip", "-j -d link show")).expect("JSON");
+    let shown = links.into_iter().map(|link| {
+        let keys = ["ifname", "address", "mtu", "group", "link_netnsid"];
+        keys.map(|key| format!("{key}={}", link[key])).join(" ")
+    });
+    let links: BTreeSet<String> = shown.collect();
+    let addresses = run("ip", "-4 -o addr show")
+        .lines()
+        .map(|line| line.split_once(' ').expect("numbered").1.to_owned())
+        .collect::<BTreeSet<String>>();
+    let routes = run("ip", "-4 route show table all").replace(" linkdown", "");
+    let rules = run("nft", "list ruleset");
+    let forwarding = fs::read_to_string("/proc/sys/net/ipv4/ip_forward").expect("readable");
+    format!("{links:#?}\n{addresses:#?}\n{routes}\n{rules}\n{forwarding}\n{:?}", entries())
+}
+
+/// What is below `/run/netns`; nothing where that is missing.
+fn entries() -> BTreeSet<String> {
+    let files = fs::read_dir("/run/netns").map(|files| files.map(|file| file.expect("a file").file_name()));
+    files.into_iter().flatten().map(|name| name.to_string_lossy().into_owned()).collect()
+}
