@@ -5,6 +5,8 @@
 
 #![allow(clippy::indexing_slicing, reason = "a JSON value indexed by a name that is not there is null")]
 
+#[path = "support/network.rs"]
+mod network;
 mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -36,21 +38,38 @@ fn wherever_the_keeper_dies_the_ledger_is_right_afterwards() {
 
 #[test]
 fn wherever_the_worker_dies_network_slots_are_right_afterwards() {
+    crash_at_slots(Dead::Worker);
+}
+
+#[test]
+fn wherever_worker_and_keeper_die_network_slots_are_right_afterwards() {
+    crash_at_slots(Dead::Both);
+}
+
+#[test]
+fn wherever_the_keeper_dies_network_slots_are_right_afterwards() {
+    crash_at_slots(Dead::Keeper);
+}
+
+fn crash_at_slots(who: Dead) {
     let Some(programs) = crash_bin_dir() else { skip!("`cargo xtask ci` builds the programs with crash points") };
-    // Nothing of the host's network is to come to harm.
-    if let Err(why) = sexton_testkit::alone(|| crash_at(&programs, Dead::Worker, |point| point.starts_with("slot."))) {
-        skip!("{why}");
-    }
+    network::alone(|| {
+        let before = network::snapshot();
+        let mut node = crash_at(&programs, who, |point| point.starts_with("slot."));
+        let drain = json!({ "status": "draining" });
+        let drained = node.ask("POST", "/v1/nodes/self?wait=20s", None, Some(&drain)).0.expect(200);
+        assert_eq!((&drained["drained"], network::snapshot()), (&json!(true), before), "nothing is left of any life");
+    });
 }
 
 fn crash_everywhere(who: Dead) {
     let Some(programs) = crash_bin_dir() else { skip!("`cargo xtask ci` builds the programs with crash points") };
     // A drain ends everything else, so `drain.rs` carries out the orders at its points.
-    crash_at(&programs, who, |point| !point.starts_with("drain.") && !point.starts_with("slot."));
+    drop(crash_at(&programs, who, |point| !point.starts_with("drain.") && !point.starts_with("slot.")));
 }
 
-/// Plays every scenario, with crashes at the points of which `concerns` is true.
-fn crash_at(programs: &Path, who: Dead, concerns: fn(&str) -> bool) {
+/// Plays every scenario, with crashes at the points of which `concerns` is true; the node, with nothing on it.
+fn crash_at(programs: &Path, who: Dead, concerns: fn(&str) -> bool) -> Node {
     // What ends beside a dead keeper is a zombie for as long as its new parent likes: that parent is this test.
     sexton_sys::process::become_subreaper().expect("a subreaper");
     let orders = Orders::new();
@@ -60,16 +79,19 @@ fn crash_at(programs: &Path, who: Dead, concerns: fn(&str) -> bool) {
     let mut node = Node::prepared(programs.join("sexton"), &env, |ground| {
         fs::write(ground.config(), config).expect("configured");
     });
+    let ready = has_slots.then(network::host);
     let mut crashed = BTreeMap::<String, u32>::new();
     for (round, (point, nth)) in rounds(concerns).into_iter().enumerate() {
-        let mut round = Round { number: round, point: point.clone(), node: &mut node, orders: &orders, has_slots };
+        let (point, ready) = (point.clone(), ready.as_deref());
+        let mut round = Round { number: round, point, node: &mut node, orders: &orders, ready };
         if round.run(who, nth) {
-            *crashed.entry(point).or_default() += 1;
+            *crashed.entry(round.point).or_default() += 1;
         }
     }
     let missed: Vec<String> =
         points().into_iter().filter(|point| !crashed.contains_key(point) && concerns(point)).collect();
     assert!(missed.is_empty(), "no scenario comes to {missed:?}; crashes: {crashed:?}");
+    node
 }
 
 /// Every point in the sources, so that none is forgotten here.
@@ -147,7 +169,8 @@ struct Round<'a> {
     point: String,
     node: &'a mut Node,
     orders: &'a Orders,
-    has_slots: bool,
+    /// The host's network as it was with a full pool, where slots are what the round is about.
+    ready: Option<&'a str>,
 }
 
 impl Round<'_> {
@@ -166,7 +189,7 @@ impl Round<'_> {
         self.leaves_behind();
         self.again();
         self.restarting();
-        if self.has_slots {
+        if self.ready.is_some() {
             self.networked();
         }
         self.removed();
@@ -391,35 +414,25 @@ impl Round<'_> {
             claimed
         );
         self.files_agree(&entries);
-        if !self.has_slots {
+        if self.ready.is_none() {
             // In a mount namespace of a test's own there may be no pins.
             self.pins_agree(&entries);
         }
         self.events_agree();
-        if self.has_slots {
-            self.slots_agree();
+        if let Some(ready) = self.ready {
+            self.slots_agree(ready);
         }
     }
 
     /// Nobody has a slot, so the one that is kept ready is there, whole, and nothing else of the kind.
-    fn slots_agree(&mut self) {
+    fn slots_agree(&mut self, ready: &str) {
         let point = self.point.clone();
-        let shown = eventually("the pool is as it was", SOON, || {
+        eventually("the pool is as it was", SOON, || {
             let slots = self.node.get("/v1/slots")["items"].clone();
             let is_full = slots.as_array().is_some_and(|all| all.len() == 1);
-            if is_full && slots[0]["state"] == "ready" {
-                Ok(slots[0].clone())
-            } else {
-                Err(format!("{point}: {slots}"))
-            }
+            if is_full && slots[0]["state"] == "ready" { Ok(()) } else { Err(format!("{point}: {slots}")) }
         });
-        let entries = directory("/run/netns");
-        assert_eq!(entries, [text(&shown, "netns")], "{point}");
-        let links = fs::read_to_string("/proc/thread-self/net/dev").expect("links");
-        let links = links.lines().filter_map(|line| Some(line.split_once(':')?.0.trim()));
-        // What the kernel gives every network has no number behind a hyphen; the tenants' ends are elsewhere.
-        let ours: Vec<&str> = links.filter(|link| link.contains('-')).collect();
-        assert_eq!(ours, [text(&shown, "link")], "{point}");
+        assert_eq!(network::host(), ready, "{point}");
     }
 
     /// The list, once nothing is on its way any more.
@@ -488,12 +501,6 @@ impl Round<'_> {
 /// Whether a cgroup is one of the instances' and not of the daemon's own that last.
 fn claims_instances(dir: &Path) -> bool {
     fs::read_to_string(dir.join("cgroup.procs")).is_ok()
-}
-
-/// The names in a directory.
-fn directory(dir: &str) -> Vec<String> {
-    let entries = fs::read_dir(dir).expect("it is there");
-    entries.map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned()).collect()
 }
 
 fn directories(dir: &Path) -> BTreeSet<PathBuf> {

@@ -3,17 +3,20 @@
 
 #![allow(clippy::indexing_slicing, reason = "a JSON value indexed by a name that is not there is null")]
 
+#[path = "support/disk.rs"]
+mod disk;
 mod support;
 #[path = "support/unanswering.rs"]
 mod unanswering;
 
 use std::collections::BTreeSet;
-use std::fs::{self, OpenOptions};
+use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use disk::{SmallDisk, exhaust};
 use serde_json::{Value, json};
 use sexton_testkit::{Ground, SOON, eventually, processes_in, skip};
 use support::{Dead, Node, SEXTON, file_appears, script, spec, text};
@@ -25,38 +28,6 @@ fn create(node: &mut Node, body: &Value) -> Value {
 
 fn stop(node: &mut Node, name: &str, order: &Value) -> Value {
     node.ask("POST", &format!("/v1/instances/{name}/stop?wait=20s"), None, Some(order)).0.expect(200)
-}
-
-/// A state directory of 8 MiB on a file system of its own, which the test can fill.
-struct SmallDisk {
-    filler: PathBuf,
-}
-
-impl SmallDisk {
-    fn mount(ground: &Ground) -> SmallDisk {
-        let dir = ground.state_dir();
-        fs::create_dir(&dir).expect("a state directory");
-        let status = Command::new("mount").args(["-t", "tmpfs", "-o", "size=8m", "sexton-test"]).arg(&dir).status();
-        assert!(status.expect("mount").success());
-        SmallDisk { filler: dir.join("filler") }
-    }
-
-    /// Fills it to the last byte.
-    fn fill(&self) {
-        let mut filler = OpenOptions::new().append(true).create(true).open(&self.filler).expect("filler");
-        let mut size = 1 << 16;
-        while size > 0 {
-            match filler.write(&vec![1; size]) {
-                Ok(_) => {}
-                Err(error) if error.kind() == std::io::ErrorKind::StorageFull => size /= 2,
-                Err(error) => panic!("{error}"),
-            }
-        }
-    }
-
-    fn clear(&self) {
-        fs::remove_file(&self.filler).expect("cleared");
-    }
 }
 
 /// Everything below the daemon's directories and cgroup that a start could have made.
@@ -72,26 +43,6 @@ fn things(ground: &Ground) -> BTreeSet<PathBuf> {
         }
     }
     found
-}
-
-/// Takes up what the ledger had put by for such days, until it cannot be written; tells what was created by that.
-fn exhaust(node: &mut Node) -> Vec<String> {
-    let mut names = Vec::new();
-    let mut size = 100_000;
-    let others = node.instances().len();
-    loop {
-        let name = format!("filler-{}", others + names.len());
-        let mut body = spec(&name, &["/bin/true"]);
-        body["env"] = json!({ "FILLER": "x".repeat(size) });
-        let (answer, _) = node.ask("POST", "/v1/instances", None, Some(&body));
-        match answer.status {
-            201 => names.push(name),
-            503 if size == 0 => return names,
-            503 => size /= 10,
-            _ => panic!("{}", answer.text()),
-        }
-        assert!(names.len() < 2_000, "it is never full");
-    }
 }
 
 /// A create is refused within the time of the contract, and nothing of it is there.

@@ -1,6 +1,9 @@
 //! Network slots on the real kernel, each test in a network and a mount namespace of its own; `ip` and `nft` are the
 //! witnesses.
 
+#[path = "support/network.rs"]
+mod network;
+
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -9,9 +12,10 @@ use std::os::unix::fs::MetadataExt;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use network::{alone, run, snapshot, tried};
 use sexton::config::Slots;
 use sexton::net::{Made, Net, NetError, Released, Scheme, Seen, Slot, What, open_netns};
-use sexton_testkit::{eventually, skip};
+use sexton_testkit::eventually;
 
 /// How long what must not arrive is waited for.
 const NEVER: Duration = Duration::from_millis(300);
@@ -26,58 +30,12 @@ fn slots(scheme: &Scheme, count: u32) -> Vec<Slot> {
     (0..count).map(|index| scheme.slot(index).expect("fits")).collect()
 }
 
-/// Runs a test in namespaces of its own, with an empty `/run`. What it leaves ends with its thread.
-fn alone(test: impl FnOnce() + Send) {
-    for program in ["ip", "nft"] {
-        if !sexton_testkit::skip::has_program(program) {
-            match program {
-                "ip" => skip!(package "iproute2"),
-                _ => skip!(package "nftables"),
-            }
-        }
-    }
-    if let Err(why) = sexton_testkit::alone(|| {
-        ip("link set lo up");
-        test();
-    }) {
-        skip!("{why}");
-    }
-}
-
-fn run(program: &str, args: &str) -> (bool, String) {
-    let out = Command::new(program).args(args.split(' ')).output().expect("runs");
-    let text = [out.stdout, out.stderr].concat();
-    (out.status.success(), String::from_utf8_lossy(&text).into_owned())
-}
-
 fn ip(args: &str) -> String {
-    let (is_done, text) = run("ip", args);
-    assert!(is_done, "ip {args}: {text}");
-    text
+    run("ip", args)
 }
 
 fn nft(args: &str) -> String {
-    let (is_done, text) = run("nft", args);
-    assert!(is_done, "nft {args}: {text}");
-    text
-}
-
-/// Everything that a host shows of its network.
-fn snapshot() -> Vec<String> {
-    let mut entries: Vec<String> = fs::read_dir("/run/netns")
-        .map(|dir| dir.filter_map(|entry| Some(entry.ok()?.file_name().to_string_lossy().into_owned())).collect())
-        .unwrap_or_default();
-    entries.sort();
-    let forwarding =
-        fs::read_to_string("/proc/thread-self/net/dev").map(|_| ip("-o -4 netconf show")).expect("netconf");
-    vec![
-        ip("-j -d link"),
-        ip("-j addr"),
-        ip("-j route show table all"),
-        nft("-j list ruleset"),
-        entries.join(" "),
-        forwarding,
-    ]
+    run("nft", args)
 }
 
 /// Runs `work` inside the slot's namespace.
@@ -249,7 +207,7 @@ fn each_damage_is_seen_and_put_right() {
             (&|| drop(ip("link set sexton-0 down")), &[What::Link]),
             (&|| drop(ip("addr flush dev sexton-0")), &[What::Address]),
             (&|| drop(ip("netns del sexton-0")), &[What::Namespace]),
-            (&|| assert!(run("umount", "/run/netns/sexton-0").0), &[What::Namespace]),
+            (&|| assert!(tried("umount", "/run/netns/sexton-0").0), &[What::Namespace]),
         ];
         for (place, (damage, missing)) in damages.into_iter().enumerate() {
             damage();
@@ -350,7 +308,7 @@ fn whatever_is_left_of_a_slot_is_taken_down() {
                 ip("link del sexton-0");
             }
             if left & 2 == 0 {
-                assert!(run("umount", "/run/netns/sexton-0").0);
+                assert!(tried("umount", "/run/netns/sexton-0").0);
             }
             if left & 4 == 0 {
                 nft("flush set inet sexton slots");

@@ -5,142 +5,27 @@
 #![allow(clippy::disallowed_types, reason = "a test starts programs as a user does")]
 #![allow(clippy::print_stdout, reason = "with many slots, how long it takes is told")]
 
+#[path = "support/network.rs"]
+mod network;
+#[path = "support/slots.rs"]
+mod place;
 mod support;
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::net::{IpAddr, TcpListener};
+use std::net::TcpListener;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
+use network::{alone, host, run};
+use place::{
+    Squatter, create, entry_of, host_becomes, namespace_of, node, reaches_its_gateway, reconcile, sleeper, slots,
+    slots_become, stop, with_slot,
+};
 use serde_json::{Value, json};
-use sexton_testkit::{Held, SOON, eventually, skip};
-use support::{Dead, Node, SEXTON, is_settled, script, spec, text};
-
-/// Runs a test where nothing of the host's network can come to harm.
-fn alone(test: impl FnOnce() + Send) {
-    for program in ["ip", "nft"] {
-        if !sexton_testkit::skip::has_program(program) {
-            match program {
-                "ip" => skip!(package "iproute2"),
-                _ => skip!(package "nftables"),
-            }
-        }
-    }
-    if let Err(why) = sexton_testkit::alone(|| {
-        run("ip", "link set lo up");
-        test();
-    }) {
-        skip!("{why}");
-    }
-}
-
-/// Runs a command, and gives what it printed.
-fn run(program: &str, args: &str) -> String {
-    let done = Command::new(program).args(args.split(' ')).output().expect("the program runs");
-    assert!(done.status.success(), "{program} {args}: {}", String::from_utf8_lossy(&done.stderr));
-    String::from_utf8(done.stdout).expect("text")
-}
-
-/// A node with these `[slots]`.
-fn node(slots: &str) -> Node {
-    Node::on(SEXTON, |ground| fs::write(ground.config(), format!("[slots]\n{slots}")).expect("configured"))
-}
-
-/// Everything of the network that is not this test's own, as text that is equal when the network is.
-fn host() -> String {
-    let names = |dir: &str| -> BTreeSet<String> {
-        let files = fs::read_dir(dir).map(|files| files.map(|file| file.expect("a file").file_name()));
-        files.into_iter().flatten().map(|name| name.to_string_lossy().into_owned()).collect()
-    };
-    // The kernel numbers links in the order of their making, and counts what they carry.
-    let links: Vec<Value> = serde_json::from_str(&run("ip", "-j -d link show")).expect("JSON");
-    let shown = links.into_iter().map(|link| {
-        let keys = ["ifname", "address", "mtu", "group", "operstate", "link_netnsid"];
-        keys.map(|key| format!("{key}={}", link[key])).join(" ")
-    });
-    let links: BTreeSet<String> = shown.collect();
-    let addresses = run("ip", "-4 -o addr show")
-        .lines()
-        .map(|line| line.split_once(' ').expect("numbered").1.to_owned())
-        .collect::<BTreeSet<String>>();
-    let routes = run("ip", "-4 route show table all");
-    let rules = run("nft", "list ruleset");
-    let forwarding = fs::read_to_string("/proc/sys/net/ipv4/ip_forward").expect("readable");
-    format!("{links:#?}\n{addresses:#?}\n{routes}\n{rules}\n{forwarding}\n{:?}", names("/run/netns"))
-}
-
-/// Every slot as `INDEX STATE INSTANCE`.
-fn slots(node: &mut Node) -> Vec<String> {
-    let word = |slot: &Value| format!("{} {} {}", slot["index"], text(slot, "state"), text(slot, "instance"));
-    let list = node.get("/v1/slots");
-    list["items"].as_array().expect("a list").iter().map(|slot| word(slot).trim_end().to_owned()).collect()
-}
-
-fn slots_become(node: &mut Node, wanted: &[&str]) {
-    eventually(&format!("the slots are {wanted:?}"), SOON, || {
-        let found = slots(node);
-        if found == wanted { Ok(()) } else { Err(format!("{found:?}")) }
-    });
-}
-
-fn host_becomes(wanted: &str) {
-    eventually("the network is as it was", SOON, || {
-        let found = host();
-        if found == wanted { Ok(()) } else { Err(format!("{found}\ninstead of\n{wanted}")) }
-    });
-}
-
-fn with_slot(mut body: Value) -> Value {
-    body["slot"] = json!(true);
-    body
-}
-
-/// What sleeps in a slot.
-fn sleeper(name: &str) -> Value {
-    with_slot(spec(name, &["/bin/sleep", "1000"]))
-}
-
-fn create(node: &mut Node, body: &Value) -> Value {
-    node.ask("POST", "/v1/instances", None, Some(body)).0.expect(201)
-}
-
-fn stop(node: &mut Node, name: &str) -> Value {
-    let path = format!("/v1/instances/{name}/stop?wait=20s");
-    node.ask("POST", &path, None, Some(&json!({ "force": true }))).0.expect(200)
-}
-
-fn reconcile(node: &mut Node) {
-    node.ask("POST", "/v1/reconcile", None, None).0.expect(200);
-}
-
-/// Inode of the network namespace that a process is in.
-fn namespace_of(instance: &Value) -> u64 {
-    let pid = &instance["identity"]["pid"];
-    fs::metadata(format!("/proc/{pid}/ns/net")).expect("it lives").ino()
-}
-
-fn entry_of(instance: &Value) -> std::path::PathBuf {
-    Path::new("/run/netns").join(instance["slot"]["netns"].as_str().expect("it has a slot"))
-}
-
-/// Whether a process inside comes through to the host's end of its link, from its own address.
-fn reaches_its_gateway(instance: &Value) -> bool {
-    let (address, gateway) = (text(&instance["slot"], "address"), text(&instance["slot"], "gateway"));
-    let Ok(listener) = TcpListener::bind((gateway.as_str(), 0)) else { return false };
-    let port = listener.local_addr().expect("bound").port();
-    let pid = &instance["identity"]["pid"];
-    let mut child = Command::new("nsenter")
-        .args(["-t", &pid.to_string(), "-n", "timeout", "2", "bash", "-c"])
-        .arg(format!("exec 3<>/dev/tcp/{gateway}/{port}"))
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("nsenter runs");
-    let came = child.wait().expect("it ends").success();
-    came && listener.accept().is_ok_and(|(_, peer)| peer.ip() == address.parse::<IpAddr>().expect("an address"))
-}
+use sexton_testkit::{Held, SOON, eventually};
+use support::{Dead, Node, is_settled, script, spec, text};
 
 #[test]
 fn a_slot_is_a_place_of_its_own_and_comes_back_as_it_was() {
@@ -329,29 +214,6 @@ fn what_is_foreign_is_skipped_and_never_touched() {
     });
 }
 
-/// A process of this test's own inside a namespace.
-struct Squatter(Child);
-
-impl Squatter {
-    fn in_slot(entry: &Path) -> Squatter {
-        let child = Command::new("nsenter").arg(format!("--net={}", entry.display())).args(["sleep", "1000"]).spawn();
-        let squatter = Squatter(child.expect("nsenter runs"));
-        let wanted = fs::metadata(entry).expect("an entry").ino();
-        eventually("it is inside", SOON, || {
-            let found = fs::metadata(format!("/proc/{}/ns/net", squatter.0.id())).map(|about| about.ino());
-            if found.as_ref().is_ok_and(|found| *found == wanted) { Ok(()) } else { Err(format!("{found:?}")) }
-        });
-        squatter
-    }
-}
-
-impl Drop for Squatter {
-    fn drop(&mut self) {
-        self.0.kill().expect("killed");
-        self.0.wait().expect("ended");
-    }
-}
-
 #[test]
 fn a_slot_that_somebody_still_holds_is_quarantined_until_it_is_free() {
     alone(|| {
@@ -371,8 +233,17 @@ fn a_slot_that_somebody_still_holds_is_quarantined_until_it_is_free() {
         assert_eq!(drain.expect(202)["left"][0]["name"], "vm", "it is waited for");
         node.kill(Dead::Worker, || ());
         slots_become(&mut node, &["0 quarantined vm"]);
+        let removed = node.ask("DELETE", "/v1/instances/vm?wait=100ms", None, None).0;
+        assert_eq!(removed.status, 202, "{}", removed.text());
         drop(squatter);
-        assert!(is_settled(&node.settled("vm")));
+        node.settled("vm");
+        let told = |node: &mut Node, kind: &str| {
+            let all = node.ground.client().list("/v1/events").expect("events");
+            let is_it = |event: &&Value| event["kind"] == kind && event["data"]["key"] == vm["slot"]["netns"];
+            all.iter().filter(is_it).map(|event| text(&event["data"], "kind")).collect::<Vec<String>>()
+        };
+        assert_eq!(told(&mut node, "resource.release_failed"), ["slot"], "once, however often it was tried");
+        assert_eq!(told(&mut node, "resource.released"), ["slot"]);
         eventually("the node is drained", SOON, || {
             let node = node.get("/v1/node");
             if node["drained"] == true { Ok(()) } else { Err(node.to_string()) }

@@ -25,6 +25,8 @@ const NEW_TABLE: u16 = of(0);
 const GET_TABLE: u16 = of(1);
 const DELETE_TABLE: u16 = of(2);
 const NEW_CHAIN: u16 = of(3);
+const GET_CHAIN: u16 = of(4);
+const DELETE_CHAIN: u16 = of(5);
 const NEW_RULE: u16 = of(6);
 const GET_RULE: u16 = of(7);
 const DELETE_RULE: u16 = of(8);
@@ -43,7 +45,12 @@ const HEAD: usize = 4;
 /// In most messages the table's name comes first, then the name of the chain, or of the set.
 const TABLE: u16 = 1;
 const PART: u16 = 2;
+const TABLE_FLAGS: u16 = 2;
 const TABLE_USERDATA: u16 = 6;
+const CHAIN_NAME: u16 = 3;
+const CHAIN_HOOK: u16 = 4;
+const CHAIN_POLICY: u16 = 5;
+const CHAIN_TYPE: u16 = 7;
 const RULE_EXPRESSIONS: u16 = 4;
 const RULE_USERDATA: u16 = 7;
 const ELEMENTS: u16 = 3;
@@ -86,13 +93,24 @@ pub fn note(netlink: &mut Netlink, scheme: &Scheme) -> Result<Option<String>, Re
     absent_is(told, ()).map(|()| note)
 }
 
-/// Looks at the table's rules.
-pub fn look(netlink: &mut Netlink, scheme: &Scheme) -> Result<Table, Refused> {
-    let mut exists = false;
+/// The table's flags; `None` where there is no table.
+fn flags(netlink: &mut Netlink, scheme: &Scheme) -> Result<Option<u32>, Refused> {
+    let mut flags = None;
     let message = Message::new(GET_TABLE, 0, &INET).text(TABLE, &scheme.table());
-    absent_is(netlink.look(message, |_| exists = true), ())?;
-    if !exists {
-        return Ok(Table::Missing);
+    let told = netlink.look(message, |incoming| {
+        flags = Some(incoming.attributes(HEAD).find(TABLE_FLAGS).and_then(big).unwrap_or_default());
+    });
+    absent_is(told, ()).map(|()| flags)
+}
+
+/// Looks at the table's chains and rules.
+pub fn look(netlink: &mut Netlink, scheme: &Scheme) -> Result<Table, Refused> {
+    let Some(flags) = flags(netlink, scheme)? else { return Ok(Table::Missing) };
+    let request = || Message::new(GET_CHAIN, 0, &INET);
+    let chains = netlink.dump(request, |incoming| Chain::is_as_made(&incoming, scheme))?;
+    let is_whole = chains.iter().filter(|as_made| **as_made).count() == Chain::all(scheme).count();
+    if flags != 0 || !is_whole {
+        return Ok(Table::Damaged);
     }
     let request = || Message::new(GET_RULE, 0, &INET).text(TABLE, &scheme.table());
     let found = absent_is(netlink.dump(request, |incoming| rule_of(&incoming, scheme)), Vec::new())?;
@@ -141,15 +159,22 @@ fn absent_is<T>(told: Result<T, Refused>, empty: T) -> Result<T, Refused> {
 pub fn make_table(netlink: &mut Netlink, scheme: &Scheme, note: Option<&str>) -> Result<(), Refused> {
     let table = scheme.table();
     let named = |kind, flags| Message::new(kind, flags, &INET).text(TABLE, &table);
+    // One that somebody has put to sleep is woken first: in the step that wakes it no chain can be made.
+    if flags(netlink, scheme)?.is_some_and(|flags| flags != 0) {
+        transact(netlink, vec![named(NEW_TABLE, 0).big(TABLE_FLAGS, 0)])?;
+    }
     let mut new = named(NEW_TABLE, NLM_F_CREATE);
     if let Some(note) = note {
         new = new.put(TABLE_USERDATA, &comment(note));
     }
     let mut messages = vec![new, set(named(NEW_SET, NLM_F_CREATE))];
-    for chain in CHAINS.iter().filter(|chain| scheme.uplink().is_some() || chain.name != POSTROUTING) {
+    messages.push(named(DELETE_RULE, 0));
+    for chain in Chain::all(scheme) {
+        // One that is there may be another: what is made first can be deleted whether or not it was there.
+        messages.push(named(NEW_CHAIN, NLM_F_CREATE).text(CHAIN_NAME, chain.name));
+        messages.push(named(DELETE_CHAIN, 0).text(CHAIN_NAME, chain.name));
         messages.push(chain.message(named(NEW_CHAIN, NLM_F_CREATE)));
     }
-    messages.push(named(DELETE_RULE, 0));
     for rule in rules(scheme) {
         let message = named(NEW_RULE, NLM_F_CREATE | NLM_F_APPEND).text(PART, rule.chain);
         let message = message.nest(RULE_EXPRESSIONS, rule.write);
@@ -267,15 +292,43 @@ const CHAINS: [Chain; 3] = [
     Chain { name: POSTROUTING, kind: "nat", hook: 4, priority: 100 },
 ];
 
+/// The policy that lets pass what no rule drops.
+const ACCEPT: u32 = 1;
+
 impl Chain {
-    fn message(&self, message: Message) -> Message {
-        const ACCEPT: u32 = 1;
-        message
-            .text(3, self.name)
-            .nest(4, |hook| hook.big(1, self.hook).big(2, self.priority.cast_unsigned()))
-            .big(5, ACCEPT)
-            .text(7, self.kind)
+    /// Those that the table is to have.
+    fn all(scheme: &Scheme) -> impl Iterator<Item = &'static Chain> {
+        let has_uplink = scheme.uplink().is_some();
+        CHAINS.iter().filter(move |chain| has_uplink || chain.name != POSTROUTING)
     }
+
+    fn message(&self, message: Message) -> Message {
+        message
+            .text(CHAIN_NAME, self.name)
+            .nest(CHAIN_HOOK, |hook| hook.big(1, self.hook).big(2, self.priority.cast_unsigned()))
+            .big(CHAIN_POLICY, ACCEPT)
+            .text(CHAIN_TYPE, self.kind)
+    }
+
+    /// Whether a chain is one of ours, as it was made; `None` where it is another table's.
+    fn is_as_made(incoming: &Incoming<'_>, scheme: &Scheme) -> Option<bool> {
+        let attributes = incoming.attributes(HEAD);
+        if attributes.find(TABLE).map(text_of)? != scheme.table() {
+            return None;
+        }
+        let text = |kind| attributes.find(kind).map(text_of).unwrap_or_default();
+        let hook = |kind| attributes.inside(CHAIN_HOOK).find(kind).and_then(big);
+        let found = (text(CHAIN_TYPE), hook(1), hook(2), attributes.find(CHAIN_POLICY).and_then(big));
+        Some(Chain::all(scheme).any(|chain| {
+            let made = (chain.kind.to_owned(), Some(chain.hook), Some(chain.priority.cast_unsigned()), Some(ACCEPT));
+            text(CHAIN_NAME) == chain.name && found == made
+        }))
+    }
+}
+
+/// A number as nf_tables tells it: the other way round.
+fn big(payload: &[u8]) -> Option<u32> {
+    payload.first_chunk::<4>().map(|bytes| u32::from_be_bytes(*bytes))
 }
 
 /// One rule: where it stands, what it says for people, what it says for the kernel.
