@@ -211,7 +211,9 @@ fn slots(settings: &Settings) -> Vec<Check> {
         Ok(_) => fail("slots", "the kernel has no network namespaces", hint),
         Err(error) => fail("slots", error.to_string(), hint),
     };
-    let Some(name) = scheme.uplink() else { return vec![kernel] };
+    let mut checks = vec![kernel];
+    checks.extend(neighbours(read_number(NEIGHBOURS), settings.slots.count));
+    let Some(name) = scheme.uplink() else { return checks };
     let uplink = if fs::exists(Path::new("/sys/class/net").join(name)).unwrap_or_default() {
         ok("uplink", format!("slots reach the world as {name}"))
     } else {
@@ -221,7 +223,25 @@ fn slots(settings: &Settings) -> Vec<Check> {
             "set `slots.uplink` to one that `ip link` shows, or to \"\"",
         )
     };
-    vec![kernel, uplink]
+    checks.push(uplink);
+    checks
+}
+
+/// How many neighbours the host's ARP table holds, of all namespaces together.
+const NEIGHBOURS: &str = "/proc/sys/net/ipv4/neigh/default/gc_thresh3";
+
+/// Whether the host can know as many neighbours as slots are kept ready: whoever speaks to a slot from the host asks
+/// for it by ARP. Nothing is said where the limit cannot be read, as in a container.
+fn neighbours(limit: Option<u32>, slots: u32) -> Option<Check> {
+    let limit = limit?;
+    let detail = format!("the ARP table holds {limit} neighbours, and each of {slots} slots may be one");
+    let hint =
+        "raise `net.ipv4.neigh.default.gc_thresh3` (and gc_thresh2, gc_thresh1) by sysctl to twice `slots.count`";
+    Some(if limit > slots { ok("neighbours", detail) } else { warn("neighbours", detail, hint) })
+}
+
+fn read_number(path: &str) -> Option<u32> {
+    fs::read_to_string(path).ok()?.trim().parse().ok()
 }
 
 /// Looks at what a daemon has in custody, and at what lives in its cgroups without a row.
@@ -358,6 +378,18 @@ mod tests {
         }
         assert!(checks.iter().any(|check| check.name == "logs"));
         fs::remove_dir(&dir).expect("removed");
+    }
+
+    #[test]
+    fn an_arp_table_that_is_too_small_for_the_slots_is_told() {
+        let grade = |limit, slots| neighbours(limit, slots).map(|check| check.grade);
+        assert_eq!(grade(Some(1_024), 1_000), Some(Grade::Ok));
+        assert_eq!(grade(Some(1_024), 1_024), Some(Grade::Warn), "the host has other neighbours too");
+        assert_eq!(grade(None, 1_024), None);
+        let mut settings = settings(Path::new("/tmp"));
+        settings.slots.count = u32::MAX;
+        let told = slots(&settings).into_iter().find(|check| check.name == "neighbours");
+        assert_eq!(told.is_some(), fs::exists(NEIGHBOURS).expect("looked"), "{told:?}");
     }
 
     #[test]

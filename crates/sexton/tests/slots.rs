@@ -275,19 +275,23 @@ fn every_life_has_a_slot_of_its_own() {
     });
 }
 
+/// Begun at once where each is a process of this test's own.
+const FEW: usize = 8;
+/// Begun at once where those that end together share what the kernel takes to clear them away.
+const MANY: usize = 128;
+
 /// How many slots at once: `SEXTON_TEST_SLOTS`, or what is made and used in some seconds.
 fn how_many() -> usize {
     std::env::var("SEXTON_TEST_SLOTS").ok().and_then(|text| text.parse().ok()).unwrap_or(100)
 }
 
-/// Does `work` for each of `all`, some at a time, and prints how long that took.
-fn for_all<T: Sync>(what: &str, all: &[T], work: impl Fn(&T) + Sync) {
-    const THREADS: usize = 8;
+/// Does `work` for each of `all`, `at_once` at a time, and prints how long that took.
+fn for_all<T: Sync>(what: &str, at_once: usize, all: &[T], work: impl Fn(&T) + Sync) {
     let began = std::time::Instant::now();
     std::thread::scope(|scope| {
-        for first in 0..THREADS {
+        for first in 0..at_once {
             let work = &work;
-            scope.spawn(move || all.iter().skip(first).step_by(THREADS).for_each(work));
+            scope.spawn(move || all.iter().skip(first).step_by(at_once).for_each(work));
         }
     });
     println!("{} {what}: {:?}", all.len(), began.elapsed());
@@ -303,7 +307,7 @@ fn as_many_as_a_host_has_reach_each_others_gateways_and_leave_nothing() {
         let client = node.ground.client();
         let name = |number: &usize| format!("vm-{number}");
         let numbers: Vec<usize> = (0..count).collect();
-        for_all("started", &numbers, |number| {
+        for_all("started", FEW, &numbers, |number| {
             let body = sleeper(&name(number));
             client.ask("POST", "/v1/instances", &[], Some(&body)).expect("answered").expect(201);
         });
@@ -325,7 +329,7 @@ fn as_many_as_a_host_has_reach_each_others_gateways_and_leave_nothing() {
             let peer = |_| listener.accept().expect("somebody came").1.ip().to_string();
             (0..2 * count).map(peer).collect::<Vec<String>>()
         });
-        for_all("came through to two gateways", &pairs, |(vm, gateways)| {
+        for_all("came through to two gateways", FEW, &pairs, |(vm, gateways)| {
             assert_eq!(namespace_of(vm), fs::metadata(entry_of(vm)).expect("an entry").ino());
             let [own, next] = gateways;
             let script = format!("exec 3<>/dev/tcp/{own}/{port} 4<>/dev/tcp/{next}/{port}");
@@ -341,7 +345,7 @@ fn as_many_as_a_host_has_reach_each_others_gateways_and_leave_nothing() {
         wanted.sort_unstable();
         assert_eq!(came, wanted, "each from its own address, twice");
 
-        for_all("stopped and given back", &numbers, |number| {
+        for_all("stopped and given back", MANY, &numbers, |number| {
             let path = format!("/v1/instances/{}/stop?wait=120s", name(number));
             let over = client.ask("POST", &path, &[], Some(&json!({ "force": true }))).expect("answered").expect(200);
             assert!(is_settled(&over) && over["slot"].is_null(), "{over}");

@@ -62,16 +62,19 @@ fn from_pool(sexton: &Path, rounds: usize) -> Result<Vec<Row>> {
 }
 
 /// What a start and a stop take longer because a slot is made and taken down, beside the commands that do the same.
+/// Ours ends when nothing of the slot is left, the commands when they return, which is no later than theirs is gone.
 fn on_demand(sexton: &Path, rounds: usize) -> Result<Vec<Row>> {
     let node = Node::serve_with(sexton, Path::new("/dev/shm"), "[slots]\ncount = 0\n")?;
     let (mut connection, mut second) = (node.connect()?, node.connect()?);
     let (mut made, mut bare_start) = (Vec::new(), Vec::new());
     let mut with = |round| {
+        std::thread::sleep(SETTLED);
         let (started, whole) = life(&mut connection, &format!("with-{round}"), true)?;
         made.push(started);
         Ok(whole)
     };
     let mut without = |round| {
+        std::thread::sleep(SETTLED);
         let (started, whole) = life(&mut second, &format!("without-{round}"), false)?;
         bare_start.push(started);
         Ok(whole)
@@ -80,6 +83,7 @@ fn on_demand(sexton: &Path, rounds: usize) -> Result<Vec<Row>> {
     commands.prepare()?;
     let mut made_by_commands = Vec::new();
     let mut by_commands = |_| {
+        std::thread::sleep(SETTLED);
         let began = Instant::now();
         commands.make()?;
         made_by_commands.push(began.elapsed());
