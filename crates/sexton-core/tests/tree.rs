@@ -49,9 +49,10 @@ fn end(mut child: Child, main: &Handle, tree: &mut Tree) {
 fn children_sessions_and_double_forks_within_a_session_are_found() {
     let seconds = 3_000_000 + std::process::id();
     let (child, main, here) = shell(&format!(
-        "sleep {seconds} & setsid sleep {seconds} & (sleep {seconds} &); setsid sh -c '(sleep {seconds} &); sleep 1000' & wait"
+        "sleep {seconds} & setsid sleep {seconds} & (sleep {seconds} &); setsid sh -c '(sleep {seconds} &); sleep {seconds}' & wait"
     ));
-    eventually("all sleep", || sleeping(seconds).len() == 4);
+    // Nobody forks any more.
+    eventually("all sleep", || sleeping(seconds).len() == 5);
     let mut tree = Tree::new(here);
     tree.look(&main);
     let held: Vec<Pid> = tree.living().iter().map(|member| member.identity().pid).collect();
@@ -67,8 +68,9 @@ fn children_sessions_and_double_forks_within_a_session_are_found() {
 #[test]
 fn who_is_held_stays_held_and_who_left_unseen_is_nobodys() {
     let seconds = 4_000_000 + std::process::id();
-    let (child, main, here) = shell(&format!("setsid sleep {seconds} & (setsid sleep {seconds} &); sleep 1000 & wait"));
-    eventually("all sleep", || sleeping(seconds).len() == 2);
+    let (child, main, here) =
+        shell(&format!("setsid sleep {seconds} & (setsid sleep {seconds} &); sleep {seconds} & wait"));
+    eventually("all sleep", || sleeping(seconds).len() == 3);
     // The subshell has ended before the other is looked for.
     let orphan = || {
         sleeping(seconds).into_iter().find(|pid| {
