@@ -118,7 +118,11 @@ fn is_same(a: &Identity, b: &Identity) -> bool {
 
 fn check_write(seen: &Sighting, file: &str, world: &World) -> Result<(), Broken> {
     let is_free = matches!(seen.claim, Claim::Read { recorded: Recorded::Nobody, .. });
-    let carriers = world.sightings.iter().filter(|other| other.watch == seen.watch && other.id == seen.id).count();
+    let is_candidate = |other: &&Sighting| {
+        let of_its_id = other.watch == seen.watch && other.id == seen.id;
+        of_its_id && other.parent == Parent::Adopter && other.custody == Custody::None
+    };
+    let carriers = world.sightings.iter().filter(is_candidate).count();
     let may = is_free && carriers == 1 && !seen.claim.is_right_for(&seen.identity) && file == seen.file;
     if may { Ok(()) } else { Err(Broken::NotToWrite) }
 }

@@ -12,7 +12,7 @@ use crate::claim::{Claim, Recorded};
 use crate::id::{BootId, Incarnation, Name, Pid};
 use crate::identity::{Identity, Strength};
 use crate::judge::{self, MarkSeen};
-use crate::world::{Before, Content, Custody, Doubted, Left, Marked, MarkedKind, Owner, Parent, Sighting, World};
+use crate::world::{Before, Content, Doubted, Left, Marked, MarkedKind, Owner, Sighting, World};
 
 /// What one watch allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -224,8 +224,7 @@ fn leave(sighting: &Sighting, reason: String) -> Left {
 
 fn judge(seen: &Sighting, world: &World, policies: &Policies) -> Verdict {
     let Some(policy) = policies.get(&seen.watch) else { return Verdict::Rest };
-    // What has a parent that may care, or an owner, is nobody's orphan.
-    if seen.parent == Parent::Other || seen.custody == Custody::Held {
+    if !seen.is_alone() {
         return Verdict::Rest;
     }
     if others(seen, world).any(|other| other.identity.pid == seen.identity.pid) {
@@ -296,7 +295,9 @@ fn judge_claimed(seen: &Sighting, world: &World, recorded: Recorded) -> Verdict 
         }
         Recorded::Nobody => {}
     }
-    if others(seen, world).any(|other| other.watch == seen.watch && other.id == seen.id) {
+    // Whoever has a parent or an owner is none of the candidates, whether it is seen or not.
+    let is_rival = |other: &Sighting| other.watch == seen.watch && other.id == seen.id && other.is_alone();
+    if others(seen, world).any(is_rival) {
         return Verdict::Leave("several processes carry its id".to_string());
     }
     Verdict::Act(Action::WriteBack {

@@ -157,6 +157,11 @@ pub struct Left {
 }
 
 impl Sighting {
+    /// Whether nobody answers for it: what has a parent that may care, or an owner, is nobody's orphan.
+    pub fn is_alone(&self) -> bool {
+        self.parent == Parent::Adopter && self.custody == Custody::None
+    }
+
     /// How old the process is at least, by its own start; `None` where its start is not known.
     pub fn age(&self, now: Duration) -> Option<Duration> {
         let ticks = self.identity.start_ticks?;

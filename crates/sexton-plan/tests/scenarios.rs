@@ -1,11 +1,13 @@
 //! Scripts of what was seen, and what is planned for it.
 //!
 //! ```text
+//! shows CLAIM…
 //! now SECONDS
 //! watch NAME grace=SECONDS report|terminate
 //! see WATCH/ID pid=N pidfs=N start=TICKS [child] [held] [before] CLAIM…
 //!     CLAIM: missing | odd | has=N|nothing|text [tick=N|nothing] [rival=N | unread=N]
-//! doubt NAME pid=N same|gone|unproven [stop] [exit]
+//! doubt NAME pid=N same|gone|unproven|unrecorded [state=STATE] [stop] [exit]
+//! unread WHAT pid=N WORDS OF THE REASON
 //! mark|logs|pin|cgroup KEY row|nobody|forgotten [living|unread]
 //! plan
 //! > adopt|finish-stop|close NAME | > release KIND KEY |
@@ -14,7 +16,7 @@
 
 #![allow(clippy::indexing_slicing, reason = "a script that is cut short is to fail")]
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
@@ -26,7 +28,38 @@ use sexton_plan::identity::Identity;
 use sexton_plan::judge::{Claimed, ProcessSeen};
 use sexton_plan::plan::{Action, OnOrphan, Plan, Policies, Policy, plan};
 use sexton_plan::state::State;
-use sexton_plan::world::{Before, Content, Custody, Doubted, Marked, MarkedKind, Owner, Parent, Sighting, World};
+use sexton_plan::world::{Before, Content, Custody, Doubted, Left, Marked, MarkedKind, Owner, Parent, Sighting, World};
+
+/// What scenarios show, each by one at least; a scenario shows nothing else.
+const CLAIMS: [&str; 24] = [
+    // Processes of somebody else.
+    "written-back",
+    "right-is-not-written",
+    "odd-metadata",
+    "owner-came-back",
+    "several-survivors",
+    "several-watches",
+    "parent-may-care",
+    "in-custody",
+    "unknown-watch",
+    "grace",
+    "two-passes",
+    "report-ends-nothing",
+    "weak-identity",
+    "number-reused",
+    "unread-is-not-gone",
+    // Instances.
+    "adopted-again",
+    "stop-is-finished",
+    "gone-is-closed",
+    "doubt-is-kept",
+    "inactive-is-let-alone",
+    // What bears our mark.
+    "stray-is-released",
+    "in-use-is-kept",
+    "new-ledger-keeps-logs",
+    "unclaimed-process-is-told",
+];
 
 fn value<'a>(words: &[&'a str], key: &str) -> Option<&'a str> {
     words.iter().find_map(|word| word.strip_prefix(key)?.strip_prefix('='))
@@ -93,7 +126,7 @@ fn doubted(words: &[&str]) -> Doubted {
         incarnation: format!("01ARZ3NDEKTSV4RRFFQ69G5{}", value(words, "pid").expect("a PID")).parse().expect("a ULID"),
         identity: Some(seen.identity),
         claimed: Claimed {
-            state: State::Unverified,
+            state: value(words, "state").map_or(State::Unverified, |word| word.parse().expect("a state")),
             stop_ordered: has("stop"),
             exit_known: has("exit"),
             holds_resources: true,
@@ -102,6 +135,7 @@ fn doubted(words: &[&str]) -> Doubted {
             "same" => ProcessSeen::Same,
             "gone" => ProcessSeen::Gone,
             "unproven" => ProcessSeen::Unproven,
+            "unrecorded" => ProcessSeen::NotRecorded,
             other => panic!("`{other}` is nothing that a process can be"),
         },
         why: "could not be read".to_owned(),
@@ -145,10 +179,11 @@ fn told(plan: &Plan) -> Vec<String> {
     acted.chain(left).collect()
 }
 
-fn run(file: &Path) {
+/// Runs one scenario; tells what it says that it shows.
+fn run(file: &Path) -> BTreeSet<String> {
     let text = fs::read_to_string(file).expect("readable");
     let (mut world, mut policies, mut planned) = (World::default(), Policies::default(), None);
-    let mut expected = Vec::new();
+    let (mut expected, mut shown) = (Vec::new(), BTreeSet::new());
     for line in text.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
         let words: Vec<&str> = line.split_whitespace().collect();
         match words[0] {
@@ -158,6 +193,12 @@ fn run(file: &Path) {
                 let on_orphan = if words.contains(&"terminate") { OnOrphan::Terminate } else { OnOrphan::Report };
                 policies.insert(words[1].to_owned(), Policy { grace, on_orphan });
             }
+            "shows" => shown.extend(words[1..].iter().map(|word| (*word).to_owned())),
+            "unread" => world.left.push(Left {
+                what: words[1].to_owned(),
+                pid: number(&words, "pid").map(pid),
+                reason: words[3..].join(" "),
+            }),
             "doubt" => world.doubted.push(doubted(&words)),
             "mark" | "logs" | "pin" | "cgroup" => world.marked.push(marked(&words)),
             "see" => world.sightings.push(sighting(&words[1..])),
@@ -171,13 +212,14 @@ fn run(file: &Path) {
     let found = told(&planned);
     let fits = found.len() == expected.len() && found.iter().zip(&expected).all(|(found, line)| found.contains(line));
     assert!(fits, "{}:\nplanned {found:#?}\nexpected {expected:#?}", file.display());
+    shown
 }
 
 #[test]
-fn every_scenario_is_planned_as_written() {
+fn every_scenario_is_planned_as_written_and_every_claim_is_shown() {
     let scenarios = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scenarios");
-    let files: BTreeMap<_, _> =
-        fs::read_dir(scenarios).expect("scenarios").map(|file| (file.expect("a file").path(), ())).collect();
-    assert!(files.len() >= 5, "{files:?}");
-    files.keys().for_each(|file| run(file));
+    let files: BTreeSet<_> =
+        fs::read_dir(scenarios).expect("scenarios").map(|file| file.expect("a file").path()).collect();
+    let shown: BTreeSet<String> = files.iter().flat_map(|file| run(file)).collect();
+    assert_eq!(shown, CLAIMS.map(str::to_owned).into());
 }
