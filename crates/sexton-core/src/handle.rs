@@ -55,7 +55,7 @@ impl Handle {
     /// # Errors
     /// Gone, or the kernel refused.
     pub fn open(pid: Pid, here: &Here) -> Result<Handle, OpenHandleError> {
-        let pidfd = pidfd::open(pid.as_raw()).map_err(gone_or)?;
+        let pidfd = pidfd::open(pid.as_raw()).map_err(no_process_or)?;
         Handle::identify(pidfd, pid, here)
     }
 
@@ -253,6 +253,12 @@ pub const fn source_of(life: Life) -> ExitSource {
         Life::Alive | Life::Reaped(_) => ExitSource::Pidfd,
         Life::Zombie(_) => ExitSource::Proc,
     }
+}
+
+/// As [`gone_or`], for a number: that of a thread which leads no process is no process's. KERNEL: such a number is
+/// `EINVAL`, or `ENOENT` on newer kernels, and nothing else is, where no flag is given (`pidfd_open(2)`).
+fn no_process_or(error: SysError) -> OpenHandleError {
+    if matches!(error.errno, Errno::ENOENT | Errno::EINVAL) { OpenHandleError::Gone } else { gone_or(error) }
 }
 
 fn gone_or(error: SysError) -> OpenHandleError {

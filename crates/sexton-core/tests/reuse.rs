@@ -75,3 +75,24 @@ fn end(child: &Fd) {
         std::thread::yield_now();
     }
 }
+
+#[test]
+fn the_number_of_a_thread_that_leads_no_process_is_nobodys() {
+    let here = proc::here().expect("proc");
+    let (told, number) = std::sync::mpsc::channel();
+    let (ends, ended) = std::sync::mpsc::channel::<()>();
+    let thread = std::thread::spawn(move || {
+        let link = std::fs::read_link("/proc/thread-self").expect("a thread");
+        let name = link.file_name().expect("a number").to_string_lossy().into_owned();
+        told.send(name.parse().expect("a number")).expect("told");
+        let _over = ended.recv();
+    });
+    let pid = Pid::new(number.recv().expect("its number")).expect("not init");
+    assert!(matches!(Handle::open(pid, &here), Err(OpenHandleError::Gone)));
+    // As of an instance whose process had that number before.
+    let me = Pid::new(i32::try_from(std::process::id()).expect("fits")).expect("not init");
+    let recorded = Identity { pid, ..Handle::open(me, &here).expect("alive").identity().clone() };
+    assert!(matches!(Handle::reopen(&recorded, &[], None, &here), Err(OpenHandleError::Gone)));
+    drop(ends);
+    thread.join().expect("ended");
+}
