@@ -126,7 +126,21 @@ fn remove(dir: RawFd, path: &CStr, flags: usize) -> Result<(), SysError> {
 /// # Errors
 /// As `renameat2(2)`.
 pub fn rename(dir: RawFd, from: &CStr, to: &CStr) -> Result<(), SysError> {
-    let args = [word(dir), from.as_ptr() as usize, word(dir), to.as_ptr() as usize, 0, 0];
+    rename_by(dir, from, to, 0)
+}
+
+/// Exchanges `one` and `other`, both below `dir`, in one step: each name has what the other had.
+///
+/// # Errors
+/// As `renameat2(2)` with `RENAME_EXCHANGE`: `ENOENT` where one is missing, `EINVAL` where the file system cannot.
+pub fn exchange(dir: RawFd, one: &CStr, other: &CStr) -> Result<(), SysError> {
+    const RENAME_EXCHANGE: usize = 2;
+    rename_by(dir, one, other, RENAME_EXCHANGE)
+}
+
+/// `renameat2(2)`.
+fn rename_by(dir: RawFd, from: &CStr, to: &CStr, flags: usize) -> Result<(), SysError> {
+    let args = [word(dir), from.as_ptr() as usize, word(dir), to.as_ptr() as usize, flags, 0];
     // SAFETY: the kernel reads two C strings.
     let ret = unsafe { syscall(nr::RENAMEAT2, args) };
     done("renameat2", ret)

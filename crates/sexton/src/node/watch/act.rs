@@ -8,12 +8,14 @@ use std::time::Duration;
 use sexton_core::handle::Handle;
 use sexton_core::proc;
 use sexton_plan::claim::Field;
+use sexton_plan::identity::Identity;
 use sexton_plan::plan::{Action, plan};
 use tokio::task::spawn_blocking;
 
 use super::look::{Looker, who};
 use super::metadata::{self, Found};
-use super::object::Object;
+use super::object::{Object, ParseObjectError};
+use super::rule::Watch;
 use crate::chain::chain;
 use crate::node::process::Process;
 use crate::node::stop::{self, OrphanEnd};
@@ -56,23 +58,42 @@ impl Looker {
         let Found::File(metadata) = metadata::read(&watch.metadata, id) else {
             return Err("the facts changed".to_owned());
         };
-        let parse =
-            |text: &[u8]| Object::parse(text, &watch.fields()).map_err(|error| format!("the file {error}")).map(drop);
-        parse(&metadata.text)?;
-        let pid = u64::from(identity.pid.as_raw().unsigned_abs());
-        let wanted = std::iter::once((watch.pid_field.as_str(), pid));
-        let wanted = wanted.chain(watch.start_ticks_field.as_deref().zip(identity.start_ticks));
-        let mut text = metadata.text.clone();
-        for (name, number) in wanted {
-            let object = Object::parse(&text, &[name]).map_err(|error| format!("the file {error}"))?;
-            if object.field(name) != Field::Number(number) {
-                text = object.with(name, number).into_bytes();
-            }
-        }
-        // The edit is ours, and so is the proof that it left an object behind.
-        parse(&text)?;
+        let text = edited(watch, identity, &metadata.text)?;
         metadata.replace(&text).map_err(|error| format!("could not write the metadata: {error}"))
     }
+
+    /// Clears up behind a worker that died while it wrote `identity` back; whether the metadata names that process.
+    ///
+    /// # Errors
+    /// Nobody can tell.
+    pub fn finish_writing(&self, watch: &str, id: &str, identity: &Identity) -> Result<bool, String> {
+        let Some(watch) = self.watches.iter().find(|known| known.name == watch) else { return Ok(false) };
+        metadata::tidy(&watch.metadata, id, |text| edited(watch, identity, text).ok())?;
+        Ok(self.claim(watch, id, identity.pid).is_right_for(identity))
+    }
+}
+
+/// `text`, naming `identity`.
+///
+/// # Errors
+/// It is no metadata.
+fn edited(watch: &Watch, identity: &Identity, text: &[u8]) -> Result<Vec<u8>, String> {
+    let is_object = |text: &[u8]| Object::parse(text, &watch.fields()).map(drop);
+    let told = |error: ParseObjectError| format!("the file {error}");
+    is_object(text).map_err(told)?;
+    let pid = u64::from(identity.pid.as_raw().unsigned_abs());
+    let wanted = std::iter::once((watch.pid_field.as_str(), pid));
+    let wanted = wanted.chain(watch.start_ticks_field.as_deref().zip(identity.start_ticks));
+    let mut text = text.to_owned();
+    for (name, number) in wanted {
+        let object = Object::parse(&text, &[name]).map_err(told)?;
+        if object.field(name) != Field::Number(number) {
+            text = object.with(name, number).into_bytes();
+        }
+    }
+    // The edit is ours, and so is the proof that it left an object behind.
+    is_object(&text).map_err(told)?;
+    Ok(text)
 }
 
 /// Ends the orphan of `action`.

@@ -119,7 +119,8 @@ impl Looker {
         }
     }
 
-    fn claim(&self, watch: &Watch, id: &str, pid: Pid) -> Claim {
+    /// What the metadata of `id` says of process `pid`.
+    pub fn claim(&self, watch: &Watch, id: &str, pid: Pid) -> Claim {
         let metadata = match metadata::read(&watch.metadata, id) {
             Found::Missing => return Claim::Missing,
             Found::Odd(why) => return Claim::Odd(why),
@@ -132,12 +133,6 @@ impl Looker {
         let start_ticks = watch.start_ticks_field.as_deref().map(|name| object.field(name));
         let recorded = object.field(&watch.pid_field);
         Claim::Read { pid: recorded, start_ticks, recorded: self.who_has(recorded, watch, id, pid) }
-    }
-
-    /// Whether the metadata of `id` names exactly the process `identity`.
-    pub fn is_right(&self, watch: &str, id: &str, identity: &Identity) -> bool {
-        let watch = self.watches.iter().find(|known| known.name == watch);
-        watch.is_some_and(|watch| self.claim(watch, id, identity.pid).is_right_for(identity))
     }
 
     /// Who has the number that metadata records, where it is not `pid`.

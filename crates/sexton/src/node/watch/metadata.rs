@@ -1,4 +1,9 @@
 //! An owner's metadata file: opened component by component inside its tree, read whole, replaced in one step.
+//!
+//! ```text
+//!   NAME = old, .NAME.sexton = ours ── exchanged ──► NAME = ours, .NAME.sexton = what came out
+//!   what came out is what was read: removed; it is newer: its owner's, and given back
+//! ```
 
 use std::ffi::{CString, OsStr};
 use std::fs::{File, Permissions};
@@ -12,9 +17,13 @@ use sexton_sys::file::{self, flags};
 use sexton_sys::{Errno, SysError};
 
 use super::rule::Template;
+use crate::node::crash::crash_point;
 
 /// BOUND: metadata of more bytes than this is left alone.
 const LARGEST: u64 = 16 << 20;
+
+/// BOUND: exchanges with an owner who writes again within the microseconds of each.
+const MOST_EXCHANGES: usize = 16;
 
 /// What was found where metadata should be.
 #[derive(Debug)]
@@ -67,33 +76,80 @@ fn odd(why: impl std::fmt::Display) -> Found {
 
 /// Opens and reads the metadata of `id`. The tree is the configuration's own; below it no symbolic link is followed.
 pub fn read(template: &Template, id: &str) -> Found {
-    let options = File::options().read(true).custom_flags(flags::DIRECTORY).open(&template.tree);
-    let mut dir = match options {
-        Ok(dir) => dir,
-        // Without its tree nobody can tell whether a file is missing: the disk may not be mounted.
-        Err(error) => return odd(format!("the tree `{}` cannot be read: {error}", template.tree)),
+    let (dir, name) = match open_dir(template, id) {
+        Ok(found) => found,
+        Err(found) => return found,
     };
-    let parts: Vec<&str> = std::iter::once(id).chain(template.below.iter().map(String::as_str)).collect();
-    let Some((name, dirs)) = parts.split_last() else { return odd("no name") };
-    for part in dirs {
-        let Ok(part) = CString::new(*part) else { return odd("a name holds a NUL") };
-        let how = flags::DIRECTORY | flags::NOFOLLOW;
-        dir = match File::options().read(true).custom_flags(how).open(inside(&dir, &part)) {
-            Ok(dir) => dir,
-            Err(error) if error.raw_os_error() == Some(Errno::ENOENT.0) => return Found::Missing,
-            Err(error) if matches!(error.raw_os_error().map(Errno), Some(Errno::ENOTDIR | Errno::ELOOP)) => {
-                return odd("a directory above it is none, or a symbolic link");
-            }
-            Err(error) => return odd(format!("a directory above it cannot be read: {error}")),
-        };
-    }
-    let Ok(name) = CString::new(*name) else { return odd("a name holds a NUL") };
     match read_file(&dir, &name) {
         Ok(Ok((text, stamp))) => Found::File(Metadata { text, dir, name, stamp }),
         Ok(Err(why)) => odd(why),
-        Err(error) if error.raw_os_error() == Some(Errno::ENOENT.0) => Found::Missing,
+        Err(error) if is_missing(&error) => Found::Missing,
         Err(error) => odd(format!("cannot be read: {error}")),
     }
+}
+
+/// The directory that the metadata of `id` is in, and its name there.
+fn open_dir(template: &Template, id: &str) -> Result<(File, CString), Found> {
+    let tree = File::options().read(true).custom_flags(flags::DIRECTORY).open(&template.tree);
+    // Without its tree nobody can tell whether a file is missing: the disk may not be mounted.
+    let mut dir = tree.map_err(|error| odd(format!("the tree `{}` cannot be read: {error}", template.tree)))?;
+    let parts: Vec<&str> = std::iter::once(id).chain(template.below.iter().map(String::as_str)).collect();
+    let (name, dirs) = parts.split_last().ok_or_else(|| odd("no name"))?;
+    for part in dirs {
+        let part = CString::new(*part).map_err(|_| odd("a name holds a NUL"))?;
+        let how = flags::DIRECTORY | flags::NOFOLLOW;
+        dir = File::options().read(true).custom_flags(how).open(inside(&dir, &part)).map_err(|error| {
+            if is_missing(&error) {
+                return Found::Missing;
+            }
+            match error.raw_os_error().map(Errno) {
+                Some(Errno::ENOTDIR | Errno::ELOOP) => odd("a directory above it is none, or a symbolic link"),
+                _ => odd(format!("a directory above it cannot be read: {error}")),
+            }
+        })?;
+    }
+    Ok((dir, CString::new(*name).map_err(|_| odd("a name holds a NUL"))?))
+}
+
+fn is_missing(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(Errno::ENOENT.0)
+}
+
+/// What is beside `name` while that is replaced.
+fn beside(name: &CString) -> io::Result<CString> {
+    Ok(CString::new([b".", name.as_bytes(), b".sexton"].concat())?)
+}
+
+/// Clears away what a worker left beside the metadata of `id` that died while it replaced that. `edited`: what it would
+/// have made of a text, which is the text itself where that was right, and nothing where it is no metadata.
+///
+/// # Errors
+/// Nobody can tell what is there; it stays.
+pub fn tidy(template: &Template, id: &str, edited: impl Fn(&[u8]) -> Option<Vec<u8>>) -> Result<(), String> {
+    let (dir, name) = match open_dir(template, id) {
+        Ok(found) => found,
+        Err(Found::Odd(why)) => return Err(why),
+        Err(Found::Missing | Found::File(_)) => return Ok(()),
+    };
+    let told = |error: io::Error| error.to_string();
+    let text = |name: &CString| match read_file(&dir, name) {
+        Ok(Ok((text, _))) => Ok(Some(text)),
+        // What is no file is nothing that was written.
+        Ok(Err(_)) => Ok(None),
+        Err(error) if is_missing(&error) => Ok(None),
+        Err(error) => Err(told(error)),
+    };
+    let beside = beside(&name).map_err(told)?;
+    let (present, out) = (text(&name)?, text(&beside)?);
+    let made = |text: &Option<Vec<u8>>| text.as_deref().and_then(&edited);
+    let ours_is_in_place = present.is_some() && made(&present) == present;
+    // What ours was made of is old, and what is right itself is ours, or as good.
+    let is_newer = made(&out).is_some_and(|made| Some(&made) != out.as_ref() && Some(&made) != present.as_ref());
+    if ours_is_in_place && is_newer {
+        file::exchange(dir.as_raw_fd(), &beside, &name).map_err(|error| error.to_string())?;
+    }
+    let _gone = file::unlink(dir.as_raw_fd(), &beside);
+    Ok(())
 }
 
 /// The name of `name` in the very directory that `dir` holds, wherever that has gone.
@@ -101,13 +157,13 @@ fn inside(dir: &File, name: &CString) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}", dir.as_raw_fd())).join(OsStr::from_bytes(name.as_bytes()))
 }
 
-/// Opens `name` without side effects, whatever it is.
-fn look(dir: &File, name: &CString) -> io::Result<File> {
-    File::options().read(true).custom_flags(flags::PATH | flags::NOFOLLOW).open(inside(dir, name))
+/// Looks at `name` without side effects, whatever it is, and without a descriptor, which may be all used up.
+fn look(dir: &File, name: &CString) -> io::Result<std::fs::Metadata> {
+    std::fs::symlink_metadata(inside(dir, name))
 }
 
 fn read_file(dir: &File, name: &CString) -> io::Result<Result<(Vec<u8>, Stamp), String>> {
-    let before = look(dir, name)?.metadata()?;
+    let before = look(dir, name)?;
     if !before.is_file() {
         return Ok(Err("is no regular file".to_owned()));
     }
@@ -144,23 +200,79 @@ impl Metadata {
     /// # Blocking
     /// For two syncs.
     pub fn replace(&self, text: &[u8]) -> Result<(), ReplaceError> {
-        let dir = self.dir.as_raw_fd();
-        let beside = [b".", self.name.as_bytes(), b".sexton"].concat();
-        let beside = CString::new(beside).map_err(io::Error::other)?;
-        let written = self.write_beside(&beside, text).and_then(|()| {
-            // RACE: whoever writes between this look and the rename loses; a file cannot be renamed on a condition.
-            if self.is_unchanged()? { Ok(()) } else { Err(ReplaceError::Changed) }
-        });
-        let renamed = written.and_then(|()| Ok(file::rename(dir, &beside, &self.name)?));
-        if renamed.is_err() {
-            let _gone = file::unlink(dir, &beside);
-            return renamed;
-        }
-        Ok(file::sync(dir)?)
+        let beside = beside(&self.name)?;
+        let put = self.write_beside(&beside, text).and_then(|ours| self.put(&beside, ours));
+        let replaced = match put {
+            Ok(Some(ours)) if !self.is_what_was_read(&beside) => {
+                // Left there on an error: it is its owner's.
+                self.give_back(&beside, ours)?;
+                Err(ReplaceError::Changed)
+            }
+            Ok(_) => Ok(()),
+            Err(error) => Err(error),
+        };
+        // What is beside now is the old file, or one of ours that is not wanted.
+        let _gone = file::unlink(self.dir.as_raw_fd(), &beside);
+        replaced?;
+        Ok(file::sync(self.dir.as_raw_fd())?)
     }
 
-    fn write_beside(&self, beside: &CString, text: &[u8]) -> Result<(), ReplaceError> {
-        let about = look(&self.dir, &self.name)?.metadata()?;
+    /// Puts the file `beside`, whose inode is `ours`, into place; tells that again where something came out in exchange.
+    ///
+    /// RACE: a file cannot be renamed on a condition, so the two are exchanged, and what comes out is looked at.
+    fn put(&self, beside: &CString, ours: u64) -> Result<Option<u64>, ReplaceError> {
+        let dir = self.dir.as_raw_fd();
+        crash_point!("watch.written");
+        if !self.is_unchanged()? {
+            return Err(ReplaceError::Changed);
+        }
+        let put = match file::exchange(dir, beside, &self.name) {
+            Ok(()) => Ok(Some(ours)),
+            Err(error) if error.errno == Errno::ENOENT => Err(ReplaceError::Changed),
+            // RACE: where the file system cannot exchange, whoever writes between the look and the rename loses.
+            Err(error) if matches!(error.errno, Errno::EINVAL | Errno::ENOSYS) => {
+                Ok(file::rename(dir, beside, &self.name).map(|()| None)?)
+            }
+            Err(error) => Err(error.into()),
+        };
+        crash_point!("watch.exchanged");
+        put
+    }
+
+    /// Gives what came out back to its owner, in place of `ours`.
+    ///
+    /// RACE: the owner may have replaced that by something newer still, which then comes out in its turn, until what
+    /// comes out is what was put there last.
+    fn give_back(&self, beside: &CString, ours: u64) -> Result<(), ReplaceError> {
+        let mut put_last = ours;
+        for _ in 0..MOST_EXCHANGES {
+            let puts = look(&self.dir, beside)?.ino();
+            match file::exchange(self.dir.as_raw_fd(), beside, &self.name) {
+                Ok(()) => {}
+                // Removed by its owner.
+                Err(error) if error.errno == Errno::ENOENT => return Ok(()),
+                Err(error) => return Err(error.into()),
+            }
+            if look(&self.dir, beside)?.ino() == put_last {
+                return Ok(());
+            }
+            put_last = puts;
+        }
+        Err(ReplaceError::Changed)
+    }
+
+    /// Whether `beside` is the very file that was read, as it was.
+    fn is_what_was_read(&self, beside: &CString) -> bool {
+        // Being renamed changes the time of the last change, and a clock may be too coarse to show a write.
+        let is = |text: &[u8], found: Stamp| {
+            text == self.text && Stamp { changed: self.stamp.changed, ..found } == self.stamp
+        };
+        matches!(read_file(&self.dir, beside), Ok(Ok((text, found))) if is(&text, found))
+    }
+
+    /// Writes `text` to the new file `beside`; tells its inode.
+    fn write_beside(&self, beside: &CString, text: &[u8]) -> Result<u64, ReplaceError> {
+        let about = look(&self.dir, &self.name)?;
         // What bears this name was left by a worker that died between the two steps.
         let _gone = file::unlink(self.dir.as_raw_fd(), beside);
         let how = inside(&self.dir, beside);
@@ -169,12 +281,13 @@ impl Metadata {
         // The owner first: changing it takes set-id bits away.
         fchown(&file, Some(about.uid()), Some(about.gid()))?;
         file.set_permissions(Permissions::from_mode(about.mode() & 0o7777))?;
-        Ok(file.sync_all()?)
+        file.sync_all()?;
+        Ok(file.metadata()?.ino())
     }
 
     fn is_unchanged(&self) -> io::Result<bool> {
         match look(&self.dir, &self.name) {
-            Ok(file) => Ok(stamp(&file.metadata()?) == self.stamp),
+            Ok(about) => Ok(stamp(&about) == self.stamp),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
             Err(error) => Err(error),
         }
@@ -247,6 +360,90 @@ mod tests {
         fs::remove_file(tree.file()).expect("removed");
         assert!(metadata.replace(b"{}").is_err());
         assert!(names(&tree.0.join("guests/a")).is_empty());
+    }
+
+    /// Puts a file of its owner into place, in one step as owners do.
+    fn own(tree: &Tree, text: &str) {
+        fs::write(tree.0.join("guests/a/newer"), text).expect("written");
+        fs::rename(tree.0.join("guests/a/newer"), tree.file()).expect("renamed");
+    }
+
+    fn text(path: PathBuf) -> String {
+        fs::read_to_string(path).expect("readable")
+    }
+
+    #[test]
+    fn what_its_owner_replaces_at_the_last_moment_is_given_back() {
+        let tree = Tree::new("last-moment");
+        let beside = CString::new(".metadata.json.sexton").expect("a name");
+        for newer in [&["{\"a\":2}"][..], &["{\"a\":2}", "{\"a\":3}"], &["in place"], &[]] {
+            fs::write(tree.file(), "{\"a\":1}").expect("written");
+            let Found::File(metadata) = tree.read() else { panic!("a file") };
+            let ours = metadata.write_beside(&beside, b"{}").expect("written");
+            // Behind the last look.
+            match newer.first() {
+                Some(&"in place") => fs::write(tree.file(), "{\"a\":4}").expect("written"),
+                Some(text) => own(&tree, text),
+                None => fs::remove_file(tree.file()).expect("removed"),
+            }
+            let exchanged = file::exchange(metadata.dir.as_raw_fd(), &beside, &metadata.name);
+            assert_eq!(exchanged.is_ok(), !newer.is_empty(), "nothing is made that was removed");
+            if exchanged.is_ok() {
+                assert!(!metadata.is_what_was_read(&beside), "{newer:?}");
+                // While it is given back.
+                newer.get(1).into_iter().for_each(|text| own(&tree, text));
+                metadata.give_back(&beside, ours).expect("given back");
+                let expected = newer.last().filter(|text| **text != "in place").unwrap_or(&"{\"a\":4}");
+                assert_eq!(text(tree.file()), *expected);
+            }
+        }
+    }
+
+    #[test]
+    fn what_came_out_is_as_it_was_read() {
+        let tree = Tree::new("came-out");
+        let Found::Missing = tree.read() else { panic!("nothing") };
+        fs::write(tree.file(), "{\"a\":1}").expect("written");
+        let Found::File(metadata) = tree.read() else { panic!("a file") };
+        let beside = beside(&metadata.name).expect("a name");
+        let ours = metadata.write_beside(&beside, b"{}").expect("written");
+        assert_eq!(metadata.put(&beside, ours).expect("put"), Some(ours));
+        assert!(metadata.is_what_was_read(&beside));
+        assert_eq!(text(tree.file()), "{}");
+    }
+
+    #[test]
+    fn what_a_dead_worker_left_beside_is_cleared_away_unless_it_is_newer() {
+        let tree = Tree::new("tidy");
+        let beside = tree.0.join("guests/a/.metadata.json.sexton");
+        let edited = |text: &[u8]| {
+            let text = String::from_utf8(text.to_vec()).ok()?;
+            text.ends_with('}').then(|| text.replace("PID", "7").into_bytes())
+        };
+        for (present, out, then) in [
+            // It died before the exchange, with half of the text written, or all of it.
+            (Some("{PID}"), "{7", Some("{PID}")),
+            (Some("{PID}"), "", Some("{PID}")),
+            (Some("{PID}"), "{7}", Some("{PID}")),
+            // Its owner wrote since.
+            (Some("{newer PID}"), "{7}", Some("{newer PID}")),
+            (Some("{newer 7}"), "{7}", Some("{newer 7}")),
+            (None, "{7}", None),
+            // Behind the exchange.
+            (Some("{7}"), "{PID}", Some("{7}")),
+            // Behind the exchange, by which its owner's newer file came out.
+            (Some("{7}"), "{newer PID}", Some("{newer PID}")),
+        ] {
+            let _none = fs::remove_file(tree.file());
+            present.into_iter().for_each(|text| fs::write(tree.file(), text).expect("written"));
+            fs::write(&beside, out).expect("written");
+            tidy(&tree.template(), "a", edited).expect("readable");
+            assert_eq!(fs::read_to_string(tree.file()).ok().as_deref(), then, "{present:?}, beside it {out:?}");
+            assert!(!beside.exists(), "{present:?}, beside it {out:?}");
+        }
+        assert!(tidy(&tree.template(), "nobody", edited).is_ok(), "there is nothing");
+        symlink("a", tree.0.join("guests/b")).expect("linked");
+        assert!(tidy(&tree.template(), "b", edited).is_err(), "below a link");
     }
 
     #[test]

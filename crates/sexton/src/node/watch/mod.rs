@@ -23,7 +23,7 @@ use sexton_plan::check::check;
 use sexton_plan::claim::Claim;
 use sexton_plan::id::Pid;
 use sexton_plan::plan::{Action, Plan, plan};
-use sexton_plan::world::{Custody, Left, Parent, Sighting, World};
+use sexton_plan::world::{Left, Sighting, World};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::{Instant, timeout_at};
@@ -264,19 +264,25 @@ impl Watcher {
             .inspect_err(|_| writing.iter().for_each(|writing| self.told.written(&writing.watch, &writing.id)))
     }
 
-    /// Tells what a worker before this one has written back and could not tell.
+    /// Clears up behind a worker before this one, and tells what that has written back and could not tell. What cannot
+    /// be read yet stays for the next pass.
     async fn finish_writing(&mut self) {
-        let mut events = Vec::new();
-        let unfinished = self.told.unfinished();
-        for Writing { watch, id, identity } in &unfinished {
+        let (mut events, mut is_changed) = (Vec::new(), false);
+        for Writing { watch, id, identity } in self.told.unfinished() {
             let (looker, wanted) = (Arc::clone(&self.looker), (watch.clone(), id.clone(), identity.clone()));
-            let is_right = spawn_blocking(move || looker.is_right(&wanted.0, &wanted.1, &wanted.2)).await;
-            if is_right.unwrap_or(false) {
-                events.push(told::fact(EventKind::OrphanAdopted, watch, id, identity));
+            let finished = spawn_blocking(move || looker.finish_writing(&wanted.0, &wanted.1, &wanted.2)).await;
+            match finished.unwrap_or_else(|error| Err(error.to_string())) {
+                Ok(true) => events.push(told::fact(EventKind::OrphanAdopted, &watch, &id, &identity)),
+                Ok(false) => {}
+                Err(why) => {
+                    tracing::warn!(watch, id, why, "what a dead worker wrote cannot be looked at");
+                    continue;
+                }
             }
-            self.told.written(watch, id);
+            self.told.written(&watch, &id);
+            is_changed = true;
         }
-        if !unfinished.is_empty() {
+        if is_changed {
             self.owe(events).await;
         }
     }
@@ -369,8 +375,5 @@ pub fn changed(action: &Action) -> Refusal {
 
 /// Processes without parent, owner and metadata.
 fn orphans(world: &World) -> impl Iterator<Item = &Sighting> {
-    world
-        .sightings
-        .iter()
-        .filter(|seen| seen.claim == Claim::Missing && seen.parent == Parent::Adopter && seen.custody == Custody::None)
+    world.sightings.iter().filter(|seen| seen.claim == Claim::Missing && seen.is_alone())
 }
