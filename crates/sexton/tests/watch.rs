@@ -140,8 +140,9 @@ fn run<T>(work: impl Future<Output = T>) -> T {
 async fn begin(options: &Options) -> (Node, Arc<Host>, sexton_ledger::Reader) {
     let begun = worker::begin(options, Keeper::none(), true).await.expect("begun");
     let Begun { mut driver, node, host, reader, .. } = begun;
-    driver.reconcile().await;
+    let first = driver.begin_first_pass().await;
     tokio::spawn(async move { driver.run().await });
+    first.await.expect("a first pass");
     (node, host, reader)
 }
 

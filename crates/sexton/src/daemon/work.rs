@@ -179,13 +179,20 @@ async fn serve(settings: Arc<Settings>, begun: Begun, told: Told) -> Result<u8, 
     let (log_reader, newest) = (reader.clone(), *last_seq.borrow());
     let context = api::Context::new(node.clone(), Arc::clone(&settings), reader, last_seq, Arc::clone(&host));
     tokio::spawn(api::serve(listeners, context));
-    driver.reconcile().await;
-    host.keeper.send(ToKeeper::Ready).await;
-    host.event_log.check(log_reader, newest);
-    tracing::info!(socket = %settings.listen_path().display(), node = %host.node, "ready");
-    tokio::spawn(super::notify::tell(node));
-    // Nobody waits for it: it looks at two files of each instance that was found again.
-    tokio::spawn(log_keeper.run());
+    let first = driver.begin_first_pass().await;
+    let (ready_host, socket) = (Arc::clone(&host), settings.listen_path());
+    // Instances are served before: the first pass may hang on somebody else's file system.
+    tokio::spawn(async move {
+        if first.await.is_err() {
+            return;
+        }
+        ready_host.keeper.send(ToKeeper::Ready).await;
+        ready_host.event_log.check(log_reader, newest);
+        tracing::info!(socket = %socket.display(), node = %ready_host.node, "ready");
+        tokio::spawn(super::notify::tell(node));
+        // Nobody waits for it: it looks at two files of each instance that was found again.
+        log_keeper.run().await;
+    });
     match driver.run().await {
         Stopped::Shutdown(level) => {
             tracing::info!(level, "ending");

@@ -16,7 +16,7 @@ use sexton_ledger::entry::{Entry, Restarts, Spec, StuckProcess};
 use sexton_ledger::{Batch, EventKind, NewEvent, RequestRecord};
 use sexton_plan::id::Name;
 use sexton_plan::state::State;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::adopt;
@@ -366,7 +366,7 @@ impl Driver {
             node: self.host.node.to_string(),
             keeper_pid: self.keeper_pid,
             generation: self.reconciler.generation(),
-            pass_since: self.reconciler.pass_since(),
+            pass_stalled: self.reconciler.stalled(self.reconcile_every),
             state: self.drain.state(),
             operations: self.host.gate.in_flight().into_iter().map(Operation::of).collect(),
             inflight: self.left(),
@@ -376,9 +376,9 @@ impl Driver {
         }
     }
 
-    /// The pass that a worker begins with.
-    pub async fn reconcile(&mut self) {
-        self.reconciler.first(&self.lives).await;
+    /// Begins the pass that a worker begins with, whose number is told once it is over: instances are served meanwhile.
+    pub async fn begin_first_pass(&mut self) -> oneshot::Receiver<u64> {
+        self.reconciler.first(&self.lives).await
     }
 
     /// Heeds one message of the keeper.

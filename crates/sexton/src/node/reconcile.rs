@@ -28,6 +28,8 @@ use crate::refusal::Refusal;
 
 /// How long `apply` waits for a life that is judged again.
 const REJUDGED: Duration = Duration::from_secs(5);
+/// The least and the most that a pass may take; between them, no longer than the pause between two.
+const PASS_STALLS: [Duration; 2] = [Duration::from_secs(10), Duration::from_secs(60)];
 /// The ledger's key of the strays that were told of.
 const TOLD: &str = "strays.told";
 
@@ -105,16 +107,20 @@ impl Reconciler {
         self.generation
     }
 
-    /// How long the present pass has been under way, where there is one.
-    pub fn pass_since(&self) -> Option<Duration> {
-        self.under_way.as_ref().map(|_| self.began.elapsed())
+    /// How long the present pass has been under way, where one is that takes too long for passes at that pace: it hangs
+    /// on a file system that does not answer, most likely.
+    pub fn stalled(&self, every: Duration) -> Option<Duration> {
+        let [least, most] = PASS_STALLS;
+        let since = self.under_way.as_ref().map(|_| self.began.elapsed());
+        since.filter(|since| *since > every.clamp(least, most))
     }
 
-    /// The pass that a worker begins with.
-    pub async fn first(&mut self, lives: &Lives) {
+    /// Begins the pass that a worker begins with; tells its number once it is over.
+    pub async fn first(&mut self, lives: &Lives) -> oneshot::Receiver<u64> {
+        let (reply, news) = oneshot::channel();
+        self.next.push(reply);
         self.begin(PassKind::First, lives).await;
-        let news = self.news().await;
-        self.heed(news, lives).await;
+        news
     }
 
     /// A pass that begins after this request, for `reply` or, without one, for the interval's sake.
@@ -146,12 +152,17 @@ impl Reconciler {
             self.release(action).await;
         }
         self.tell_orphans(&orphans).await;
-        let (told, news) = oneshot::channel();
-        let _sent = self.watcher.send(Ask::Pass(kind, told)).await;
-        let (slots, (done, both)) = (self.host.slots.clone(), oneshot::channel());
+        let (watcher, slots) = (self.watcher.clone(), self.host.slots.clone());
+        let (done, both) = oneshot::channel();
         tokio::spawn(async move {
-            // A watcher that is gone has nothing more to do.
-            let _watched = tokio::join!(news, slots.pass(entries));
+            let watched = async {
+                let (told, news) = oneshot::channel();
+                // RACE: plans that wait for a file system that does not answer may fill the queue; the driver does not
+                // wait with them. A watcher that is gone has nothing more to do.
+                let _sent = watcher.send(Ask::Pass(kind, told)).await;
+                let _passed = news.await;
+            };
+            tokio::join!(watched, slots.pass(entries));
             let _heard = done.send(());
         });
         self.under_way = Some(both);

@@ -130,8 +130,8 @@ pub struct Facts {
     pub keeper_pid: u32,
     /// Number of the last finished reconcile pass; 0 before the first.
     pub generation: u64,
-    /// How long the present pass has been under way, where there is one.
-    pub pass_since: Option<Duration>,
+    /// How long the present pass has been under way, where that is too long.
+    pub pass_stalled: Option<Duration>,
     /// Whether it takes work, and how far a drain is.
     pub state: NodeState,
     /// Instances that a drain waits for: name, state, and since when.
