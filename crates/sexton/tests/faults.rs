@@ -11,9 +11,8 @@ mod unanswering;
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use disk::{SmallDisk, exhaust};
@@ -210,11 +209,7 @@ fn leaderless(dir: &Path) -> String {
             pthread_exit(NULL);
         }";
     let program = dir.join("leaderless");
-    let mut cc = Command::new("cc");
-    cc.args(["-x", "c", "-", "-pthread", "-o"]).arg(&program).stdin(Stdio::piped());
-    let mut compiler = cc.spawn().expect("a C compiler, which Rust needs too");
-    compiler.stdin.take().expect("its input").write_all(SOURCE.as_bytes()).expect("compiled");
-    assert!(compiler.wait().expect("compiled").success());
+    support::compile(SOURCE, &program);
     program.display().to_string()
 }
 

@@ -2,14 +2,16 @@
 
 #![allow(clippy::indexing_slicing, reason = "a JSON value indexed by a name that is not there is null")]
 
+#[path = "support/monitor.rs"]
+mod monitor;
 mod support;
 
-use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
+use monitor::Monitor;
 use serde_json::{Value, json};
 use sexton_testkit::{Held, SOON, eventually, processes_in, skip};
 use support::{Dead, Node, SEXTON, file_appears, script, spec, text};
@@ -22,46 +24,6 @@ fn guest(node: &Node, name: &str) -> (Value, PathBuf) {
     let qmp = format!("unix:{},server=on,wait=off", socket.display());
     let argv = [QEMU, "-accel", "tcg", "-m", "64", "-S", "-nodefaults", "-display", "none", "-qmp", &qmp];
     (spec(name, &argv), socket)
-}
-
-/// A conversation with the monitor of a guest.
-struct Monitor {
-    stream: BufReader<UnixStream>,
-}
-
-impl Monitor {
-    /// Connects as soon as the guest listens.
-    fn open(socket: &Path) -> Monitor {
-        let stream = eventually("the guest's monitor listens", SOON, || {
-            UnixStream::connect(socket).map_err(|error| error.to_string())
-        });
-        stream.set_read_timeout(Some(SOON)).expect("timeout");
-        let mut monitor = Monitor { stream: BufReader::new(stream) };
-        let greeting = monitor.line();
-        assert!(greeting["QMP"]["version"].is_object(), "{greeting}");
-        assert_eq!(monitor.ask("qmp_capabilities"), json!({}));
-        monitor
-    }
-
-    fn ask(&mut self, command: &str) -> Value {
-        // In one piece: whoever is told to quit reads no further.
-        let question = format!("{}\n", json!({ "execute": command }));
-        self.stream.get_mut().write_all(question.as_bytes()).expect("asked");
-        loop {
-            let line = self.line();
-            // Events come whenever they like.
-            if line["event"].is_null() {
-                assert!(line["error"].is_null(), "{command}: {line}");
-                return line["return"].clone();
-            }
-        }
-    }
-
-    fn line(&mut self) -> Value {
-        let mut line = String::new();
-        self.stream.read_line(&mut line).expect("the guest answers");
-        serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: `{line}`"))
-    }
 }
 
 fn has_qemu() -> bool {

@@ -35,11 +35,10 @@ fn watch_of(watch: &config::Watch, settings: &Settings) -> Option<Watch> {
 }
 
 fn runtime_of(name: &str, settings: &Settings) -> Option<Runtime> {
-    let built_in = |executables| Some(Runtime { executables, id_from: None, stop: Vec::new() });
-    match name {
-        "qemu" => built_in(Executables::Qemu),
-        "firecracker" => built_in(Executables::Firecracker),
-        "cloud-hypervisor" => built_in(Executables::CloudHypervisor),
+    let (executables, id_from) = match name {
+        "qemu" => (Executables::Qemu, None),
+        "firecracker" => (Executables::Firecracker, None),
+        "cloud-hypervisor" => (Executables::CloudHypervisor, None),
         name => {
             let declared = settings.runtime.iter().find(|runtime| runtime.name.0 == name)?;
             let files = declared.executables.iter().map(|file| file.as_path().to_owned()).collect();
@@ -48,7 +47,8 @@ fn runtime_of(name: &str, settings: &Settings) -> Option<Runtime> {
                 config::IdFrom::Flag(flag) => IdFrom::Flag(flag.clone()),
                 config::IdFrom::PathUnder(tree) => IdFrom::PathUnder(tree.as_path().display().to_string()),
             });
-            Some(Runtime { executables: Executables::Files(files), id_from, stop: steps_of(declared) })
+            (Executables::Files(files), id_from)
         }
-    }
+    };
+    Some(Runtime { name: name.to_owned(), executables, id_from, stop_grace: settings.default_grace(name) })
 }

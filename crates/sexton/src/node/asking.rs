@@ -3,7 +3,6 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use sexton_plan::id::Name;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -31,15 +30,15 @@ impl Asking {
     }
 }
 
-/// Says `sentence` beside whatever goes on; the answer comes only where nothing is to be waited for.
-pub(super) fn say(name: Name, sentence: Sentence, limit: Duration) -> oneshot::Receiver<()> {
+/// Says `sentence` to `name` beside whatever goes on; the answer comes only where nothing is to be waited for.
+pub(super) fn say(name: String, sentence: Sentence, limit: Duration) -> oneshot::Receiver<()> {
     let (told, news) = oneshot::channel();
     tokio::spawn(async move {
         match sentence.say(limit).await {
             Ok(Said::Wait) => {}
             Ok(Said::Done) => drop(told.send(())),
             Err(error) => {
-                tracing::info!(%name, socket = %sentence.socket().display(), error = chain(&error), "runtime not asked");
+                tracing::info!(name, socket = %sentence.socket().display(), error = chain(&error), "runtime not asked");
                 let _heard = told.send(());
             }
         }

@@ -17,7 +17,7 @@ use sexton_plan::restart;
 use sexton_plan::state::{ExitSource, ExitStatus, LostReason, State};
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::adapter::Step;
+use super::adapter::{Asked, Step};
 use super::asking::{Asking, nothing_to_wait_for, say};
 use super::crash::crash_point;
 use super::host::Host;
@@ -152,7 +152,7 @@ impl Life {
     /// How it will be asked: by its runtime's steps.
     fn how_to_ask(&self, target: &Target<'_>) -> Asking {
         let main = target.process.filter(|_| target.main_lives()).map(|process| process.handle().identity());
-        let steps = self.host.runtimes.steps(&self.entry.spec, main, self.time_on(Rung::Grace));
+        let steps = self.host.runtimes.steps(Asked::instance(&self.entry.spec, main), self.time_on(Rung::Grace));
         let mut signals = steps.iter().filter_map(|step| match step {
             Step::Signal(signal, _) => Some(*signal),
             Step::Say(..) => None,
@@ -171,7 +171,7 @@ impl Life {
                 wait
             }
             Some(Step::Say(sentence, wait)) => {
-                self.asking.heard = Some(say(self.entry.name.clone(), sentence, wait));
+                self.asking.heard = Some(say(self.entry.name.to_string(), sentence, wait));
                 Some(wait)
             }
             None => Some(Duration::ZERO),

@@ -1,5 +1,6 @@
 //! Ending processes: the only caller of [`Handle::signal`] and of [`Domain::kill`].
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -13,8 +14,10 @@ use sexton_plan::id::Pid;
 use sexton_plan::ladder::STUCK_AFTER;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
+use super::adapter::Step;
+use super::asking::{nothing_to_wait_for, say};
 use super::process::Process;
 use super::readiness;
 
@@ -61,19 +64,33 @@ pub enum OrphanEnd {
     Stuck,
 }
 
-/// Ends a process that is in no custody: asks step by step, each a signal and how long it is waited for, then kills.
-/// Before each signal `still_is_one` looks again whether everything holds that makes it an orphan to be ended.
-pub async fn end_orphan<F>(process: &Process, steps: &[(u8, Duration)], still_is_one: impl Fn() -> F) -> OrphanEnd
+/// Ends a process that is in no custody: asks by `steps` within `grace`, then kills. Before each step `still_is_one`
+/// looks again whether everything holds that makes it an orphan to be ended.
+pub async fn end_orphan<F>(
+    process: &Process,
+    (steps, grace): (VecDeque<Step>, Duration),
+    still_is_one: impl Fn() -> F,
+) -> OrphanEnd
 where
     F: Future<Output = bool> + Send,
 {
-    for (signal, limit) in steps.iter().copied().chain([(SIGKILL, STUCK_AFTER)]) {
+    let name = format!("orphan {}", process.handle().identity().pid);
+    let whole = Instant::now() + grace;
+    for step in steps.into_iter().chain([Step::Signal(SIGKILL, Some(STUCK_AFTER))]) {
         if !still_is_one().await {
             return OrphanEnd::Spared;
         }
-        tell(process.handle(), &[signal, SIGCONT]);
-        if timeout(limit, process.over()).await.is_ok() {
-            return OrphanEnd::Ended;
+        let (until, mut heard) = match step {
+            Step::Signal(signal, wait) => {
+                tell(process.handle(), &[signal, SIGCONT]);
+                (wait.map_or(whole, |wait| Instant::now() + wait), None)
+            }
+            Step::Say(sentence, wait) => (Instant::now() + wait, Some(say(name.clone(), sentence, wait))),
+        };
+        tokio::select! {
+            () = process.over() => return OrphanEnd::Ended,
+            () = nothing_to_wait_for(&mut heard) => {}
+            () = sleep_until(until) => {}
         }
     }
     OrphanEnd::Stuck

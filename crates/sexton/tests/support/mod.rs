@@ -271,3 +271,13 @@ pub fn file_appears(path: &std::path::Path) {
         if path.exists() { Ok(()) } else { Err("not there".to_owned()) }
     });
 }
+
+/// Compiles the C program `source` to `program`.
+pub fn compile(source: &str, program: &std::path::Path) {
+    use std::io::Write as _;
+    let mut cc = std::process::Command::new("cc");
+    cc.args(["-x", "c", "-", "-pthread", "-o"]).arg(program).stdin(std::process::Stdio::piped());
+    let mut compiler = cc.spawn().expect("a C compiler, which Rust needs too");
+    compiler.stdin.take().expect("its input").write_all(source.as_bytes()).expect("compiled");
+    assert!(compiler.wait().expect("compiled").success());
+}

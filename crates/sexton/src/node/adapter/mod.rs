@@ -1,8 +1,8 @@
-//! How an instance is asked to end, step by step, by its runtime: in the runtime's own words where it has some, then by
+//! How a process is asked to end, step by step, by its runtime: in the runtime's own words where it has some, then by
 //! signal. What follows when it does not end is the same for all of them, and is not here.
 //!
 //! A socket that is named on a command line may belong to anybody, so nothing is said to a peer that is not proven to
-//! be the instance itself, by the inode of its pidfd.
+//! be the process itself, by the inode of its pidfd.
 
 mod http;
 mod qmp;
@@ -86,7 +86,7 @@ pub enum SayError {
     #[error("the socket cannot be used")]
     Io(#[from] std::io::Error),
     /// Somebody else listens there.
-    #[error("the peer is not the instance")]
+    #[error("the peer is not the process that is asked")]
     Stranger,
     /// The peer speaks another language, or refuses.
     #[error("the answer is a refusal, or makes no sense")]
@@ -122,20 +122,40 @@ pub type SignalStep = (u8, Option<Duration>);
 #[derive(Clone, Debug, Default)]
 pub struct Runtimes(pub BTreeMap<String, Vec<SignalStep>>);
 
-impl Runtimes {
-    /// How an instance is asked within `grace`. `identity`: its main process, while that lives.
-    pub fn steps(&self, spec: &Spec, identity: Option<&Identity>, grace: Duration) -> VecDeque<Step> {
-        if let Some(declared) = self.0.get(&spec.runtime).filter(|declared| !declared.is_empty()) {
-            return declared.iter().map(|(signal, wait)| Step::Signal(*signal, *wait)).collect();
-        }
-        let said = identity.and_then(|identity| sentences(spec, identity, grace)).unwrap_or_default();
-        said.into_iter().chain([Step::Signal(spec.stop_signal, None)]).collect()
+/// Who is asked, as far as that tells how.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked<'a> {
+    /// Its runtime.
+    pub runtime: &'a str,
+    /// Its command line.
+    pub argv: &'a [String],
+    /// Its main process, while that lives.
+    pub main: Option<&'a Identity>,
+    /// What a runtime without words and steps is asked with.
+    pub stop_signal: u8,
+}
+
+impl<'a> Asked<'a> {
+    /// An instance; `main`: its main process, while that lives.
+    pub fn instance(spec: &'a Spec, main: Option<&'a Identity>) -> Asked<'a> {
+        Asked { runtime: &spec.runtime, argv: &spec.argv, main, stop_signal: spec.stop_signal }
     }
 }
 
-/// What a built-in runtime understands; `None` where it has no language or names no socket.
-fn sentences(spec: &Spec, identity: &Identity, grace: Duration) -> Option<Vec<Step>> {
-    let (language, line) = line(spec, identity)?;
+impl Runtimes {
+    /// How it is asked within `grace`.
+    pub fn steps(&self, asked: Asked<'_>, grace: Duration) -> VecDeque<Step> {
+        if let Some(declared) = self.0.get(asked.runtime).filter(|declared| !declared.is_empty()) {
+            return declared.iter().map(|(signal, wait)| Step::Signal(*signal, *wait)).collect();
+        }
+        let said = sentences(asked, grace).unwrap_or_default();
+        said.into_iter().chain([Step::Signal(asked.stop_signal, None)]).collect()
+    }
+}
+
+/// What a built-in runtime understands; `None` where it has no language, names no socket, or does not live.
+fn sentences(asked: Asked<'_>, grace: Duration) -> Option<Vec<Step>> {
+    let (language, line) = line(asked)?;
     // The guest has half the grace, the runtime a quarter, so that the signal after them has its time too.
     let wishes: &[(Wish, u32)] = match language {
         Language::Qemu | Language::CloudHypervisor => &[(Wish::PowerDown, 2), (Wish::Quit, 4)],
@@ -146,21 +166,22 @@ fn sentences(spec: &Spec, identity: &Identity, grace: Duration) -> Option<Vec<St
     Some(wishes.iter().map(step).collect())
 }
 
-fn line(spec: &Spec, identity: &Identity) -> Option<(Language, Line)> {
-    let (language, socket) = match spec.runtime.as_str() {
-        "qemu" => (Language::Qemu, qmp::socket_of(&spec.argv)?),
-        "firecracker" => (Language::Firecracker, http::socket_of(&spec.argv, "--api-sock")?),
-        "cloud-hypervisor" => (Language::CloudHypervisor, http::socket_of(&spec.argv, "--api-socket")?),
+fn line(asked: Asked<'_>) -> Option<(Language, Line)> {
+    let identity = asked.main?.clone();
+    let (language, socket) = match asked.runtime {
+        "qemu" => (Language::Qemu, qmp::socket_of(asked.argv)?),
+        "firecracker" => (Language::Firecracker, http::socket_of(asked.argv, "--api-sock")?),
+        "cloud-hypervisor" => (Language::CloudHypervisor, http::socket_of(asked.argv, "--api-socket")?),
         _ => return None,
     };
-    Some((language, Line { socket, identity: identity.clone() }))
+    Some((language, Line { socket, identity }))
 }
 
 /// The control socket of a live instance as its command line names it, and who is there; `None` where its runtime has
 /// none. Nothing is said.
 pub async fn look(entry: &Entry) -> Option<(PathBuf, Peer)> {
-    let identity = entry.identity.as_ref().filter(|_| !entry.state.is_terminal() && entry.exit.is_none())?;
-    let (_, line) = line(&entry.spec, identity)?;
+    let main = entry.identity.as_ref().filter(|_| !entry.state.is_terminal() && entry.exit.is_none());
+    let (_, line) = line(Asked::instance(&entry.spec, main))?;
     let peer = match line.connect().await {
         Ok(_) => Peer::Instance,
         Err(SayError::Stranger) => Peer::Stranger,
@@ -273,9 +294,10 @@ mod tests {
             ("cloud-hypervisor", &["c"], &[signal]),
             ("command", &["c", "--api-sock", "/f.sock"], &[signal]),
         ] {
-            let steps = runtimes.steps(&spec(runtime, argv), Some(&identity), GRACE);
+            let spec = spec(runtime, argv);
+            let steps = runtimes.steps(Asked::instance(&spec, Some(&identity)), GRACE);
             assert_eq!(wishes(&steps), told, "{runtime}");
-            let over = runtimes.steps(&spec(runtime, argv), None, GRACE);
+            let over = runtimes.steps(Asked::instance(&spec, None), GRACE);
             assert_eq!(wishes(&over), [signal], "there is nobody to talk to any more");
         }
     }
@@ -284,7 +306,7 @@ mod tests {
     fn a_declared_runtime_has_the_steps_that_it_declares() {
         let declared = vec![(2, Some(Duration::from_secs(1))), (15, None)];
         let runtimes = Runtimes([("shim".to_owned(), declared)].into());
-        let steps = runtimes.steps(&spec("shim", &["x"]), None, GRACE);
+        let steps = runtimes.steps(Asked::instance(&spec("shim", &["x"]), None), GRACE);
         assert_eq!(steps, [Step::Signal(2, Some(Duration::from_secs(1))), Step::Signal(15, None)]);
     }
 }

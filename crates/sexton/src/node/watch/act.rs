@@ -1,7 +1,7 @@
 //! The two effects on what is watched. Each looks again, through a fresh pidfd, and is done only if the one planner
 //! still plans it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,12 +17,12 @@ use super::metadata::{self, Found};
 use super::object::{Object, ParseObjectError};
 use super::rule::Watch;
 use crate::chain::chain;
+use crate::config::DEFAULT_GRACE;
+use crate::node::adapter::{Asked, Step};
 use crate::node::process::Process;
 use crate::node::stop::{self, OrphanEnd};
 
 const SIGTERM: u8 = 15;
-/// How long an orphan has after the last signal that its runtime names no time for.
-const ORPHAN_STOP_GRACE: Duration = Duration::from_secs(10);
 
 impl Looker {
     /// A hold on the process of `action`, if that is still planned, word for word.
@@ -33,15 +33,17 @@ impl Looker {
         handle.filter(|_| still)
     }
 
-    /// How the process of `action` is asked to end: as its runtime declares, else by SIGTERM. Read by its number, for
-    /// it decides nothing but the manner.
-    fn stop_steps(&self, action: &Action) -> Vec<(u8, Duration)> {
-        let subject = action.watched();
-        let watch = self.watches.iter().find(|known| subject.is_some_and(|(watch, _, _)| known.name == watch));
-        let file = subject.and_then(|(_, _, identity)| proc::executable(identity.pid).ok()).unwrap_or_default();
-        let declared = watch.and_then(|watch| watch.runtime_of(&file)).map(|runtime| runtime.stop.as_slice());
-        let steps = declared.filter(|steps| !steps.is_empty()).unwrap_or(&[(SIGTERM, None)]);
-        steps.iter().map(|(signal, wait)| (*signal, wait.unwrap_or(ORPHAN_STOP_GRACE))).collect()
+    /// How `orphan` is asked to end, and how long that may take: as an instance of its runtime. Read by its number, for
+    /// it decides nothing but the manner, and nobody else is spoken to.
+    fn how_to_ask(&self, orphan: &Identity, watch: &str) -> (VecDeque<Step>, Duration) {
+        let watch = self.watches.iter().find(|known| known.name == watch);
+        let file = proc::executable(orphan.pid).unwrap_or_default();
+        let runtime = watch.and_then(|watch| watch.runtime_of(&file));
+        let (name, grace) = runtime.map_or(("", DEFAULT_GRACE), |runtime| (&runtime.name, runtime.stop_grace));
+        let arguments = proc::arguments(orphan.pid).unwrap_or_default();
+        let argv: Vec<String> = arguments.iter().map(|word| String::from_utf8_lossy(word).into_owned()).collect();
+        let asked = Asked { runtime: name, argv: &argv, main: Some(orphan), stop_signal: SIGTERM };
+        (self.host.runtimes.steps(asked, grace), grace)
     }
 
     /// Writes the live PID back.
@@ -106,11 +108,12 @@ pub async fn terminate(looker: Arc<Looker>, action: Action) -> Result<OrphanEnd,
         async move { spawn_blocking(move || looker.hold(&action)).await.ok().flatten() }
     };
     let Some(handle) = hold().await else { return Ok(OrphanEnd::Spared) };
-    let steps = looker.stop_steps(&action);
+    let (watch, _, orphan) = action.watched().ok_or("it is about nothing that is watched")?;
+    let asking = looker.how_to_ask(orphan, watch);
     let process = Process::watch(Arc::new(handle)).map_err(|error| chain(&error))?;
     let still_is_one = || {
         let held = hold();
         async move { held.await.is_some() }
     };
-    Ok(stop::end_orphan(&process, &steps, still_is_one).await)
+    Ok(stop::end_orphan(&process, asking, still_is_one).await)
 }

@@ -7,8 +7,6 @@ use std::time::Duration;
 use sexton_core::look::Seen;
 use sexton_plan::plan::OnOrphan;
 
-use crate::node::adapter::SignalStep;
-
 /// One watch: somebody else's processes and metadata.
 #[derive(Clone, Debug)]
 pub struct Watch {
@@ -40,12 +38,14 @@ pub struct Template {
 /// A runtime, known by its executable files.
 #[derive(Clone, Debug)]
 pub struct Runtime {
+    /// Its name, by which its orphans are asked to end as its instances are.
+    pub name: String,
     /// The files.
     pub executables: Executables,
     /// Where its processes carry their id, if not below the tree on the command line.
     pub id_from: Option<IdFrom>,
-    /// How its orphans are asked to end; by SIGTERM where it is empty.
-    pub stop: Vec<SignalStep>,
+    /// How long they have for it.
+    pub stop_grace: Duration,
 }
 
 /// Executable files.
