@@ -72,11 +72,11 @@ metrics! {
     ReaperRegistered = "sexton_reaper_registered", Gauge, [], "Processes registered with the reaper.";
     Reaped = "sexton_reaped_total", Counter, [], "Registered processes whose status was collected.";
     Vanished = "sexton_reaper_vanished_total", Counter, [], "Registered processes that went without a status.";
-    Sweeps = "sexton_reaper_sweeps_total", Counter, [], "Sweeps that collected zombies of processes nobody here started.";
-    LastSweep = "sexton_reaper_last_sweep_timestamp_seconds", Gauge, [], "When the last such sweep ended.";
+    Sweeps = "sexton_reaper_sweeps_total", Counter, [], "Sweeps that collected zombies of processes nobody here started; a look that finds none is not one.";
+    LastSweep = "sexton_reaper_last_sweep_timestamp_seconds", Gauge, [], "When the last such sweep ended; 0 before the first.";
     ReaperRestarts = "sexton_reaper_restarts_total", Counter, [], "Times the reaper was started again.";
     Zombies = "sexton_zombies_reaped_total", Counter, [], "Zombies of processes nobody here started, collected.";
-    Orphans = "sexton_orphans", Gauge, ["action"], "Orphans by what was done with them.";
+    Orphans = "sexton_orphans", Counter, ["action"], "Orphans by what was done with them.";
     Adopted = "sexton_adopted_total", Counter, ["strength"], "Processes taken into custody by strength of identity.";
     SignalRefused = "sexton_signal_refused_total", Counter, ["reason"], "Signals not sent, by reason.";
     KillSteps = "sexton_kill_steps_total", Counter, ["step"], "Steps of the stop ladder taken.";

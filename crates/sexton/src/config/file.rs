@@ -475,6 +475,10 @@ fn check_runtimes(file: &File) -> Result<(), (String, String)> {
         if watch.runtimes.is_empty() {
             return Err((quoted, format!("`watch.runtimes` of `{}` must name at least one runtime", watch.name)));
         }
+        if watch.runtimes.iter().any(|name| name.0 == "command") {
+            let why = "has no executable file that its processes are known by";
+            return Err((quoted, format!("`watch.runtimes` of `{}`: `command` {why}", watch.name)));
+        }
         if let Some(unknown) = watch.runtimes.iter().find(|name| !known.contains(&name.0.as_str())) {
             return Err((
                 format!("\"{unknown}\""),

@@ -55,10 +55,15 @@ impl Looker {
         let adopters = look::look_adopters(self.keeper);
         let adopted = look::look_adopted(&adopters);
         world.left.extend(adopted.unread.iter().map(unread));
-        for pid in adopted.pids {
+        for pid in adopted.pids.into_iter().filter(|pid| !self.is_own(*pid)) {
             self.look_at(pid, &adopters, before, &mut world);
         }
         world
+    }
+
+    /// Whether it is this worker or its keeper, whatever their configuration says of the files that they execute.
+    fn is_own(&self, pid: Pid) -> bool {
+        Some(pid) == self.keeper || pid.as_raw().unsigned_abs() == std::process::id()
     }
 
     /// Looks at one process, which is held while its watches are.
