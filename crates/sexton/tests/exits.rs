@@ -49,6 +49,39 @@ fn with_worker_and_keeper_dead_every_exit_is_right() {
     play(Dead::Both, &[When::Before, When::During, When::After]);
 }
 
+#[test]
+fn an_end_that_nobody_saw_is_shown_as_soon_as_somebody_answers_whoever_was_left_behind() {
+    let mut node = Node::new(SEXTON, &[]);
+    for who in [Dead::Worker, Dead::Both] {
+        let (alone, leaves) = (format!("alone-{who:?}").to_lowercase(), format!("leaves-{who:?}").to_lowercase());
+        let gate = Gate::new(node.ground.dir());
+        let wait = format!("read _ < {}", gate.path.display());
+        let behind = "(trap '' TERM; echo deaf; setsid sleep 1000) &";
+        let bodies = [(&alone, format!("{wait}; exit 3")), (&leaves, format!("{behind} {wait}; exit 3"))];
+        let pids = bodies.map(|(name, body)| {
+            let (answer, _) = node.ask("POST", "/v1/instances", None, Some(&script(name, &body)));
+            answer.expect(201)["identity"]["pid"].as_i64().expect("a PID")
+        });
+        let logs = format!("/v1/instances/{leaves}/logs");
+        eventually("it is deaf", SOON, || match node.ask("GET", &logs, None, None).0.text() {
+            text if text == "deaf\n" => Ok(()),
+            text => Err(text),
+        });
+        node.kill(who, || {
+            gate.let_go(pids.len());
+            all_end(&pids);
+        });
+        // At once, and not when what was left behind has had its grace.
+        for (name, states) in [(&alone, &["exited"][..]), (&leaves, &["stopping"])] {
+            let shown = node.instance(name);
+            assert!(states.contains(&text(&shown, "state").as_str()), "{who:?}: {shown}");
+            assert_eq!(shown["exit"]["code"], 3, "{who:?}: {shown}");
+        }
+        node.ask("POST", &format!("/v1/instances/{leaves}/stop"), None, Some(&json!({ "force": true }))).0.expect(202);
+    }
+    node.clear();
+}
+
 fn play(who: Dead, times: &[When]) {
     let mut node = Node::new(SEXTON, &[]);
     for when in times {

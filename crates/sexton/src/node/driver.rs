@@ -17,7 +17,7 @@ use sexton_ledger::{Batch, EventKind, NewEvent, RequestRecord};
 use sexton_plan::id::Name;
 use sexton_plan::state::State;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::adopt;
 use super::drain::{Drain, DrainNews};
@@ -34,6 +34,8 @@ use crate::refusal::{Kind, Refusal};
 
 /// Instances on one node: what the keeper's roster holds.
 const MOST_INSTANCES: usize = 65_000;
+/// How long a worker waits, before it serves, for what had ended before it began to be shown as ended.
+const ENDS_SHOWN: Duration = Duration::from_secs(1);
 /// Idempotency keys remembered beside the ledger, while their intents become durable.
 const MOST_KEYS: usize = 4_096;
 
@@ -53,6 +55,8 @@ pub enum Stopped {
 pub struct Driver {
     host: SharedHost,
     lives: BTreeMap<Name, LifeHandle>,
+    /// Those found whose end is still to be shown.
+    ended: Vec<LifeHandle>,
     requests: mpsc::Receiver<Request>,
     removed: (mpsc::UnboundedSender<Name>, mpsc::UnboundedReceiver<Name>),
     keys: BTreeMap<String, (u64, Name)>,
@@ -77,6 +81,7 @@ impl Driver {
         let driver = Driver {
             host,
             lives: BTreeMap::new(),
+            ended: Vec::new(),
             requests,
             removed: mpsc::unbounded_channel(),
             keys: BTreeMap::new(),
@@ -111,6 +116,9 @@ impl Driver {
             let (mut life, handle) = Life::known(Arc::clone(&self.host), entry, self.removed.0.clone());
             life.request = unanswered.remove(&life.entry.incarnation);
             let next = life.judged(seen, &mut owed);
+            if next.is_over() {
+                self.ended.push(handle.clone());
+            }
             self.lives.insert(name, handle);
             tokio::spawn(life.run(next));
         }
@@ -378,7 +386,23 @@ impl Driver {
 
     /// Begins the pass that a worker begins with, whose number is told once it is over: instances are served meanwhile.
     pub async fn begin_first_pass(&mut self) -> oneshot::Receiver<u64> {
+        self.ends_shown().await;
         self.reconciler.first(&self.lives).await
+    }
+
+    /// Waits until nothing is shown as alive that had ended before this worker began: nobody is told what is known not
+    /// to be so. A disk that takes no record is not waited for.
+    async fn ends_shown(&mut self) {
+        let ended = std::mem::take(&mut self.ended);
+        let is_shown = |entry: &Option<Arc<Entry>>| {
+            !entry.as_ref().is_some_and(|entry| matches!(entry.state, State::Starting | State::Running))
+        };
+        let all = async {
+            for mut life in ended {
+                let _removed = life.entry.wait_for(is_shown).await;
+            }
+        };
+        let _late = timeout(ENDS_SHOWN, all).await;
     }
 
     /// Heeds one message of the keeper.

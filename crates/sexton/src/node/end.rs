@@ -108,6 +108,10 @@ impl Life {
         let target = Target { process, domain, tree, here: &here };
         target.look();
         let mut rung = if target.lives() { first } else { Rung::Done };
+        if rung != Rung::Done && process.is_none() && self.entry.started_at.is_some() {
+            // The main process ended while nobody was there: told before what it left behind is ended.
+            self.show_exit().await;
+        }
         let began = Instant::now();
         let mut killed_at = None;
         self.asking = if rung == Rung::Ask { self.how_to_ask(&target) } else { Asking::default() };
@@ -271,7 +275,7 @@ impl Life {
         crash_point!("end.exit_told");
     }
 
-    /// Shows an exit that is known, while something is not over yet.
+    /// Shows that the main process has ended, and how, as far as that is known, while something is not over yet.
     async fn show_exit(&mut self) {
         let mut next = (*self.entry).clone();
         let mut events = Vec::new();

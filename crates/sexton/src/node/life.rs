@@ -173,6 +173,24 @@ pub enum Next {
     Removed,
 }
 
+impl Next {
+    /// Whether the main process, of a life that is not shown as ended yet, is known to be over.
+    pub fn is_over(&self) -> bool {
+        match self {
+            Next::Guard(process) => matches!(process.handle().is_over(), Ok(true)),
+            Next::Close | Next::RollBack(_) => true,
+            Next::Intend { .. }
+            | Next::TakeCustody { .. }
+            | Next::Start(_)
+            | Next::End(_)
+            | Next::GiveUpAdoption
+            | Next::Doubt
+            | Next::Rest
+            | Next::Removed => false,
+        }
+    }
+}
+
 /// A process that may be taken, held.
 #[derive(Debug)]
 pub struct Taken {
