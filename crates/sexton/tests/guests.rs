@@ -131,8 +131,10 @@ impl LookAlikes {
         }
         assert_eq!(self.impostors.len() + self.children.len() + self.elsewhere.len() + self.instances.len(), 20);
     }
+}
 
-    fn end(mut self) {
+impl Drop for LookAlikes {
+    fn drop(&mut self) {
         for child in &mut self.children {
             child.kill().expect("killed");
             child.wait().expect("reaped");
@@ -190,6 +192,9 @@ fn ten_guests_are_found_again_and_the_eleventh_is_ended_after_its_grace_among_tw
     let mut looks = 0;
     loop {
         let before = age(eleventh).expect("alive");
+        // A plan waits for nobody, so it shows the moment.
+        let is_planned = node.get("/v1/plan")["actions"] != json!([]);
+        assert!(!is_planned || age(eleventh) > Some(grace), "planned too early: {before:?}");
         node.reconcile();
         looks += 1;
         let is_ended = node.is_being_ended(eleventh);
@@ -219,7 +224,6 @@ fn ten_guests_are_found_again_and_the_eleventh_is_ended_after_its_grace_among_tw
     assert!(node.owner.lives(stranger));
     look_alikes.assert_untouched(&node);
     assert_eq!(node.get("/v1/plan")["actions"], json!([]));
-    look_alikes.end();
 }
 
 /// A stand-in for a runtime with HTTP on its socket: it notes each request, ignores SIGTERM, and ends on the request

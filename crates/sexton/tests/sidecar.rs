@@ -309,16 +309,6 @@ fn a_pass_that_hangs_is_told_by_healthz_and_stops_nobody_else() {
     let Some(mut hole) = Unanswering::mount(&node.owner.dir.join("guests")) else { skip!("no /dev/fuse") };
     hole.wait_asked(1);
     let began = Instant::now();
-    // More plans than anybody keeps in a queue.
-    let client = node.daemon.client().clone();
-    let plans: Vec<_> = (0..80)
-        .map(|_| {
-            std::thread::spawn({
-                let client = client.clone();
-                move || client.get("/v1/plan")
-            })
-        })
-        .collect();
     let told = eventually("healthz fails", SOON, || {
         let answer = node.daemon.client().get("/healthz").map_err(|error| error.to_string())?;
         if answer.status == 503 { Ok(answer.text()) } else { Err(answer.text()) }
@@ -334,8 +324,36 @@ fn a_pass_that_hangs_is_told_by_healthz_and_stops_nobody_else() {
         let answer = node.daemon.client().get("/healthz").map_err(|error| error.to_string())?;
         if answer.status == 200 { Ok(()) } else { Err(answer.text()) }
     });
-    plans.into_iter().for_each(|plan| drop(plan.join().expect("asked").expect("an answer").expect(200)));
     assert!(node.owner.lives(pid));
+}
+
+#[test]
+fn plans_that_hang_keep_nobody_from_anything_else() {
+    /// More than anybody keeps in a queue.
+    const PLANS: u64 = 80;
+    let mut node = Node::new("1ms");
+    node.owner.guest("a", Some("{}"));
+    node.owner.fake("a");
+    let Some(mut hole) = Unanswering::mount(&node.owner.dir.join("guests")) else { skip!("no /dev/fuse") };
+    let fds = |node: &Node| node.get("/v1/self")["fds"].as_u64().expect("a number");
+    let before = fds(&node);
+    let ask = |method: &'static str, path: &'static str| {
+        let client = node.daemon.client().clone();
+        std::thread::spawn(move || client.ask(method, path, &[], None).expect("an answer").status)
+    };
+    let plans: Vec<_> = (0..PLANS).map(|_| ask("GET", "/v1/plan")).collect();
+    hole.wait_asked(1);
+    eventually("all have asked", SOON, || match fds(&node) {
+        now if now >= before + PLANS => Ok(()),
+        now => Err(format!("{now}, {before} before")),
+    });
+    let pass = ask("POST", "/v1/reconcile");
+    node.post("/v1/instances", &json!({ "name": "own", "argv": ["sleep", "1000"] }), 201);
+    node.post("/v1/instances/own/stop?wait=20s", &json!({}), 200);
+    hole.release();
+    for asked in plans.into_iter().chain([pass]) {
+        assert_eq!(asked.join().expect("asked"), 200);
+    }
 }
 
 #[test]

@@ -35,7 +35,9 @@ struct Ground {
 
 impl Ground {
     fn new(name: &str, on_orphan: OnOrphan, grace: Duration) -> Ground {
-        let run = format!("sexton-watch-{}-{name}", std::process::id());
+        // Whoever is alone in a PID namespace has a number that others have too.
+        let whose = std::env::var(INSIDE).unwrap_or_else(|_| std::process::id().to_string());
+        let run = format!("sexton-watch-{whose}-{name}");
         let dir = std::env::temp_dir().join(&run);
         let owner = Owner::new(&dir);
         let runtime = Runtime {
@@ -418,7 +420,7 @@ fn the_owners_own_new_guest_is_not_written_over_by_the_survivor_of_the_old_one()
     guest.wait().expect("reaped");
 }
 
-/// Set in the process that is alone in a PID namespace, where numbers can be chosen.
+/// Set in the process that is alone in a PID namespace, where numbers can be chosen: to the number of its parent outside.
 const INSIDE: &str = "SEXTON_TEST_INSIDE";
 const NUMBER: i32 = 4711;
 
@@ -435,7 +437,11 @@ fn a_number_that_passes_to_another_process_between_two_passes_takes_nothing_alon
     let mut inside = Command::new("unshare");
     inside.args(["--pid", "--fork", "--mount-proc", "--kill-child"]).arg(std::env::current_exe().expect("own program"));
     // Whatever the test starts by itself is a child of the first process there, and carries this variable.
-    inside.args(["--exact", test, "--nocapture"]).env(INSIDE, "1").env("SHIM_ID", "a").process_group(0);
+    inside
+        .args(["--exact", test, "--nocapture"])
+        .env(INSIDE, std::process::id().to_string())
+        .env("SHIM_ID", "a")
+        .process_group(0);
     let out = inside.output().expect("unshare runs");
     let said = String::from_utf8_lossy(&out.stdout);
     assert!(out.status.success(), "{said}\n{}", String::from_utf8_lossy(&out.stderr));
