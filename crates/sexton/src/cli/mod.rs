@@ -206,8 +206,16 @@ fn tamed(args: &[String]) -> Option<clap::Error> {
 
 /// Whether this is meant to be `sexton serve`, which has exit codes of its own.
 fn is_serve(args: &[OsString]) -> bool {
-    let told = Cli::command().ignore_errors(true).try_get_matches_from(args);
-    told.is_ok_and(|matches| matches.subcommand_name() == Some("serve"))
+    let told = Cli::command().ignore_errors(true).try_get_matches_from(args).ok();
+    match told.as_ref().and_then(|matches| matches.subcommand_name()) {
+        Some(verb) => verb == "serve",
+        // Behind a flag that is none, nothing was looked at: the first verb's name is the verb.
+        None => {
+            let verbs = Cli::command();
+            let is_verb = |word: &&str| verbs.find_subcommand(word).is_some();
+            args.iter().skip(1).filter_map(|arg| arg.to_str()).find(is_verb) == Some("serve")
+        }
+    }
 }
 
 fn run_verb(cli: Cli) -> Result<u8, Failure> {
@@ -276,6 +284,8 @@ mod tests {
     fn serve_is_recognised_among_flags() {
         let args = |line: &str| line.split(' ').map(OsString::from).collect::<Vec<_>>();
         assert!(is_serve(&args("sexton --state-dir /x serve --bogus")));
+        assert!(is_serve(&args("sexton --bogus serve")));
+        assert!(!is_serve(&args("sexton --bogus ps serve")));
         assert!(!is_serve(&args("sexton --state-dir serve ps --bogus")));
         assert!(!is_serve(&args("sexton run serve -- serve")));
     }
