@@ -311,7 +311,9 @@ fn orphans(settings: &Settings, entries: &[impl AsRef<Entry>]) -> Check {
     };
     let paths = children.iter().map(|name| format!("{}/{name}", subtree.path()));
     let unclaimed = paths.filter(|path| !claimed.contains(path.as_str()));
-    let inside = unclaimed.filter_map(|path| subtree.open_path(&path).ok()?.processes().ok()).flatten();
+    let opened = unclaimed.filter_map(|path| subtree.open_path(&path).ok());
+    // Another daemon's, below ours, is its own to tell of.
+    let inside = opened.filter(|domain| !domain.is_subtree()).filter_map(|domain| domain.processes().ok()).flatten();
     // Under systemd the keeper and the worker live in the subtree's own cgroup.
     let own = [std::process::id(), sexton_sys::process::parent_pid()];
     let at_root = subtree.processes().unwrap_or_default().into_iter();
@@ -320,7 +322,7 @@ fn orphans(settings: &Settings, entries: &[impl AsRef<Entry>]) -> Check {
     if found.is_empty() {
         return ok("orphans", format!("every process below {} is in custody", subtree.path()));
     }
-    let hint = "nobody ends them unasked: `sexton adopt` takes one into custody";
+    let hint = "nobody ends them unasked: bring back the ledger that knows them, or end them yourself";
     fail("orphans", format!("live, and claimed by no instance: {}", found.join(", ")), hint)
 }
 

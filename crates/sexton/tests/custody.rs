@@ -141,6 +141,9 @@ fn a_daemon_below_another_ones_cgroup_is_left_alone() {
     outer.ask("POST", "/v1/reconcile", None, None).0.expect(200);
     let plan = outer.get("/v1/plan");
     assert_eq!((&plan["actions"], &plan["left"]), (&json!([]), &json!([])), "{plan}");
+    let doctor = outer.get("/v1/doctor");
+    let orphans = doctor["checks"].as_array().expect("checks").iter().find(|check| check["name"] == "orphans");
+    assert_eq!(orphans.expect("looked for")["ok"], true, "{doctor}");
     let order = json!({ "status": "draining", "forceStop": true });
     let (status, node) = stop(&mut outer, "/v1/nodes/self?wait=20s", &order);
     assert_eq!((status, &node["drained"]), (200, &json!(true)), "{node}");
@@ -148,4 +151,33 @@ fn a_daemon_below_another_ones_cgroup_is_left_alone() {
     assert_eq!((&now["state"], &now["identity"]), (&json!("running"), &made["identity"]), "{now}");
     inner.client().ask("DELETE", "/v1/instances/in?force=true&wait=20s", &[], None).expect("asked").expect(200);
     inner.terminate(Duration::from_secs(20)).expect("ended");
+}
+
+#[test]
+fn a_node_has_the_id_that_its_configuration_gives_it() {
+    let mut node = Node::on(SEXTON, |ground| {
+        fs::write(ground.config(), "[fleet]\nnode = \"host-7\"\n").expect("configured");
+    });
+    assert_eq!(node.get("/v1/node")["id"], "host-7");
+    let made = node.ask("POST", "/v1/instances", None, Some(&spec("a", &["true"]))).0.expect(201);
+    assert_eq!(made["node"], "host-7");
+    // Said by the same configuration, it is the node whose instances a boot check settles.
+    assert!(node.get("/v1/events")["items"].as_array().expect("events").iter().all(|event| event["node"] == "host-7"));
+}
+
+#[test]
+fn no_daemon_takes_another_one_into_custody() {
+    let (mut one, mut other) = (Node::new(SEXTON, &[]), Node::new(SEXTON, &[]));
+    let own = one.get("/v1/self");
+    for key in ["worker_pid", "keeper_pid"] {
+        let pid = own[key].as_u64().expect("a PID");
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("it lives");
+        let ticks: u64 =
+            stat.rsplit_once(") ").expect("a name").1.split(' ').nth(19).expect("a tick").parse().expect("it");
+        let wanted = json!({ "name": "daemon", "pid": pid, "start_ticks": ticks });
+        let refused = other.ask("POST", "/v1/adopt", None, Some(&wanted)).0;
+        assert_eq!(refused.status, 409, "{key}: {}", refused.text());
+        assert!(refused.text().contains("another daemon's own"), "{}", refused.text());
+    }
+    assert_eq!(other.instances(), [] as [Value; 0]);
 }

@@ -120,7 +120,8 @@ fn options(settings: &Settings) -> Options {
         state_dir: settings.state_dir.clone(),
         run_dir: settings.run_dir.clone(),
         cgroup: settings.cgroup.clone(),
-        node: None,
+        // Checked with the rest of the configuration: what is no id is empty.
+        node: settings.fleet.node.0.parse().ok(),
         log_keep: settings.logs.keep.0,
         log_incarnations: usize::try_from(settings.logs.incarnations).unwrap_or(usize::MAX),
         slots: Pool::new(&settings.cgroup, &settings.slots),

@@ -23,6 +23,19 @@ use crate::refusal::{Kind, Refusal};
 /// Where an adopted process came from, until it is in custody.
 const ORIGIN: &str = "cgroup-origin";
 
+/// The tag of a daemon's own processes: no other daemon takes them for anybody's either.
+const DAEMON: &str = "daemon";
+
+/// Tags this worker and its keeper.
+pub fn tag_own(host: &Host, keeper_pid: u32) {
+    for pid in [std::process::id(), keeper_pid] {
+        let pid = i32::try_from(pid).ok().and_then(Pid::new);
+        if let Some(Ok(handle)) = pid.map(|pid| Handle::open(pid, &host.here)) {
+            handle.tag(DAEMON);
+        }
+    }
+}
+
 /// Opens the process that `wanted` means, if it may be taken.
 ///
 /// # Errors
@@ -60,7 +73,11 @@ pub fn take(
     if stat.zombie_status().is_some() {
         return Err(refused("has ended".to_owned()));
     }
-    if handle.tagged().is_some() || in_custody(wanted.pid, host) {
+    let tag = handle.tagged();
+    if tag.as_deref() == Some(DAEMON) {
+        return Err(refused("is another daemon's own".to_owned()));
+    }
+    if tag.is_some() || in_custody(wanted.pid, host) {
         return Err(refused("is in custody already".to_owned()));
     }
     // What was read by number was read of this process, if it still has the number.
