@@ -179,6 +179,7 @@ pub(crate) mod nr {
     pub const PIVOT_ROOT: usize = 155;
     pub const MOUNT: usize = 165;
     pub const UMOUNT2: usize = 166;
+    pub const SETXATTR: usize = 188;
     pub const FSETXATTR: usize = 190;
     pub const FGETXATTR: usize = 193;
     pub const GETDENTS64: usize = 217;
@@ -226,6 +227,7 @@ pub(crate) mod nr {
 #[cfg(target_arch = "aarch64")]
 #[allow(missing_docs, reason = "each is the upper-case name of its call")]
 pub(crate) mod nr {
+    pub const SETXATTR: usize = 5;
     pub const FSETXATTR: usize = 7;
     pub const FGETXATTR: usize = 10;
     pub const EVENTFD2: usize = 19;

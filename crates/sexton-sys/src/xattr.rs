@@ -1,4 +1,4 @@
-//! Extended attributes on open descriptors: the tag that a workload cannot write.
+//! Extended attributes: the tag that a workload cannot write, and who may connect to a socket.
 
 use core::ffi::CStr;
 
@@ -15,6 +15,17 @@ pub fn set(fd: RawFd, name: &CStr, value: &[u8]) -> Result<(), SysError> {
     // SAFETY: the kernel reads the name up to its NUL and `len` bytes of the value.
     let set = unsafe { syscall(nr::FSETXATTR, args) };
     set.map(|_| ()).map_err(|errno| SysError::about("fsetxattr", fd.into(), errno))
+}
+
+/// Sets attribute `name` of the file at `path` (`setxattr(2)`): a socket cannot be opened.
+///
+/// # Errors
+/// `EPERM` where the file is another user's, `EOPNOTSUPP` where the file system keeps none.
+pub fn set_at(path: &CStr, name: &CStr, value: &[u8]) -> Result<(), SysError> {
+    let args = [path.as_ptr() as usize, name.as_ptr() as usize, value.as_ptr() as usize, value.len(), 0, 0];
+    // SAFETY: the kernel reads path and name up to their NUL and `len` bytes of the value.
+    let set = unsafe { syscall(nr::SETXATTR, args) };
+    set.map(|_| ()).map_err(|errno| SysError::of("setxattr", errno))
 }
 
 /// Reads attribute `name` into `buffer`; `None` where it was never set. (pidfs answers 0 bytes for that, others

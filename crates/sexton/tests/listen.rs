@@ -134,3 +134,37 @@ fn a_socket_may_lie_deeper_than_its_address_has_room_for() {
     held.signal(15).expect("told to end");
     assert!(keeper.wait().expect("ended").success());
 }
+
+/// What `sexton ARGS…` answers the user `uid`.
+fn asked_by(node: &Node, uid: u32, args: &[&str]) -> (Option<i32>, String) {
+    let mut command = std::process::Command::new("setpriv");
+    command.args([&format!("--reuid={uid}"), "--clear-groups", "--", SEXTON]).args(node.ground.flags()).args(args);
+    let output = command.output().expect("setpriv");
+    (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+#[test]
+fn users_with_a_role_are_let_in_and_nobody_else() {
+    let access = |uids: &[(u32, &str)]| -> String {
+        uids.iter().map(|(uid, role)| format!("[[access]]\nuid = {uid}\nrole = \"{role}\"\n")).collect()
+    };
+    let mut node = Node::on(SEXTON, |ground| {
+        std::fs::write(ground.config(), access(&[(61_002, "admin"), (61_001, "read")])).expect("configured");
+    });
+    let run = ["run", "a", "--", "sleep", "1000"];
+    assert_eq!(asked_by(&node, 61_001, &["ps"]).0, Some(0));
+    let (code, said) = asked_by(&node, 61_001, &run);
+    assert!(code == Some(1) && said.contains("your role is `read`"), "{code:?} {said}");
+    let (code, said) = asked_by(&node, 61_002, &run);
+    assert_eq!(code, Some(0), "{said}");
+    let (code, said) = asked_by(&node, 61_003, &["ps"]);
+    assert!(code == Some(6) && said.contains("Permission denied"), "{code:?} {said}");
+    // A reload lets in whom the file names now.
+    std::fs::write(node.ground.config(), access(&[(61_003, "read")])).expect("configured");
+    let worker = node.daemon().worker().expect("worker");
+    node.daemon().keeper().expect("keeper").signal(1).expect("asked");
+    assert!(worker.ends_within(SOON), "the worker is replaced");
+    node.daemon().wait_ready().expect("another worker");
+    assert_eq!(asked_by(&node, 61_003, &["ps"]).0, Some(0));
+    assert_eq!(asked_by(&node, 61_002, &["ps"]).0, Some(6));
+}

@@ -7,6 +7,7 @@ pub mod answer;
 mod call;
 mod connection;
 mod dispatch;
+pub mod entry;
 mod follow;
 mod framing;
 pub mod json;

@@ -66,6 +66,10 @@ pub(super) async fn open(
     let unix = unix.map_err(|error| {
         Refused::new(exit::CANT_CREATE, format!("could not listen at `{}`: {error}", path.display()))
     })?;
+    let users = settings.access.iter().map(|access| access.uid).collect();
+    if let Err(error) = api::entry::let_in(&path, &users) {
+        tracing::error!(%error, ?users, "the users of `[[access]]` cannot be let in to the socket");
+    }
     let mut listeners = vec![Listener::Unix(unix)];
     match tcp(settings, kept.tcp.as_ref(), keeper) {
         Ok(Some(listener)) => listeners.push(listener),
