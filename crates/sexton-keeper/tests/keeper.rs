@@ -12,19 +12,21 @@
 )]
 
 mod common;
+#[path = "common/fake_worker.rs"]
+mod fake_worker;
+#[path = "common/rig.rs"]
+mod rig;
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufReader, Write};
 use std::os::fd::AsRawFd;
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::os::unix::net::UnixStream;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
-use common::{INIT, eventually, is_alive, send, stat};
-use sexton_keeper::link::{KeeperLink, LinkError};
-use sexton_keeper::wire::{HeldProcess, OnShutdown, StoreName, SweepPolicy, ToKeeper};
-use sexton_sys::poll::{PollFd, events, poll};
-use sexton_sys::{Errno, pidfd};
+use common::{eventually, is_alive, send, stat};
+use rig::{Rig, install, start};
+use sexton_keeper::link::KeeperLink;
+use sexton_keeper::wire::ToKeeper;
 
 const HUP: u8 = 1;
 const KILL: u8 = 9;
@@ -42,235 +44,7 @@ fn fake_worker() {
     let phase = std::env::var("SEXTON_PHASE").unwrap();
     writeln!(control, "{phase} {}", std::process::id()).unwrap();
     link.send(&ToKeeper::Hello { version: 1 }).unwrap();
-    serve(&link, control, orders);
-}
-
-/// Carries out orders and passes on what the keeper says, until one of the two has gone.
-fn serve(link: &KeeperLink, mut control: UnixStream, mut orders: BufReader<UnixStream>) {
-    let mut kept: Vec<UnixListener> = Vec::new();
-    loop {
-        let mut fds = [PollFd::new(link.raw(), events::IN), PollFd::new(control.as_raw_fd(), events::IN)];
-        poll(&mut fds, None).unwrap();
-        if fds[0].came() != 0 && !pass_on(link, &mut control) {
-            std::process::exit(0);
-        }
-        if fds[1].came() != 0 {
-            let mut line = String::new();
-            // An error is a test that left without reading all: over, too.
-            if orders.read_line(&mut line).unwrap_or(0) == 0 {
-                std::process::exit(0);
-            }
-            let answer = obey(link, &mut kept, line.trim_end());
-            writeln!(control, "{answer}").unwrap();
-        }
-    }
-}
-
-/// Passes on all that the keeper has said; `false` once it has ended.
-fn pass_on(link: &KeeperLink, control: &mut UnixStream) -> bool {
-    loop {
-        match link.receive() {
-            Ok(news) => {
-                let fd = news.fd.map_or(String::new(), |fd| format!(" inode {}", pidfd::inode(fd.raw()).unwrap()));
-                // A test that does not listen any more may have left an order all the same.
-                let _unheard = writeln!(control, "keeper: {:?}{fd}", news.message);
-            }
-            Err(LinkError::Empty) => return true,
-            Err(LinkError::Closed) => return false,
-            Err(error) => panic!("{error}"),
-        }
-    }
-}
-
-fn obey(link: &KeeperLink, kept: &mut Vec<UnixListener>, order: &str) -> String {
-    let words: Vec<&str> = order.splitn(2, ' ').collect();
-    let rest = words.get(1).copied().unwrap_or("");
-    let numbers: Vec<u64> = rest.split(' ').filter_map(|word| word.parse().ok()).collect();
-    let held = || HeldProcess { pid: u32::try_from(numbers[0]).unwrap(), ino: numbers[1] };
-    let small = |index: usize| u32::try_from(numbers[index]).unwrap();
-    let message = match words[0] {
-        "prepared" => ToKeeper::Prepared,
-        "ready" => ToKeeper::Ready,
-        "hold" => ToKeeper::Hold(held()),
-        "release" => ToKeeper::Release(held()),
-        "ack" => ToKeeper::Ack { seq: numbers[0] },
-        "sweep" => ToKeeper::Sweep(SweepPolicy { enabled: numbers[0] == 1, interval_ms: small(1), grace_ms: small(2) }),
-        "drain" => ToKeeper::Mode(OnShutdown::Drain),
-        "finished" => ToKeeper::Finished { code: u8::try_from(numbers[0]).unwrap() },
-        "unstore" => ToKeeper::Unstore(StoreName::new(rest.as_bytes()).unwrap()),
-        "store" => {
-            let listener = UnixListener::bind(rest).unwrap();
-            link.store(StoreName::new(b"api").unwrap(), listener.as_raw_fd()).unwrap();
-            let inode = pidfd::inode(listener.as_raw_fd()).unwrap();
-            kept.push(listener);
-            return format!("stored {inode}");
-        }
-        #[allow(clippy::zombie_processes, reason = "the keeper is to reap what the worker leaves behind")]
-        "spawn" => {
-            let child = Command::new("sh").args(["-c", rest]).stdin(Stdio::null()).spawn().unwrap();
-            let fd = pidfd::open(i32::try_from(child.id()).unwrap()).unwrap();
-            return format!("spawned {} {}", child.id(), pidfd::inode(fd.raw()).unwrap());
-        }
-        "lock" => return format!("lock {}", std::env::var("SEXTON_LOCK_FD").unwrap_or_default()),
-        "stdin" => return format!("stdin {}", std::fs::read_link("/proc/self/fd/0").unwrap().display()),
-        "fds" => return format!("fds {}", std::fs::read_dir("/proc/self/fd").unwrap().count()),
-        "exit" => std::process::exit(i32::try_from(numbers[0]).unwrap()),
-        other => panic!("no such order: {other}"),
-    };
-    while let Err(error) = link.send(&message) {
-        assert_eq!(error.errno, Errno::EAGAIN);
-        poll(&mut [PollFd::new(link.raw(), events::OUT)], None).unwrap();
-    }
-    "done".to_owned()
-}
-
-/// A worker as the test sees it.
-struct Worker {
-    pid: u32,
-    phase: String,
-    control: UnixStream,
-    lines: BufReader<UnixStream>,
-    /// What the keeper said and nobody has asked for yet.
-    heard: Vec<String>,
-}
-
-impl Worker {
-    /// Gives an order and waits until it is carried out; tells the answer.
-    fn order(&mut self, order: &str) -> String {
-        writeln!(self.control, "{order}").unwrap();
-        loop {
-            let line = self.line().unwrap_or_else(|| panic!("the worker was gone before `{order}` was answered"));
-            match line.strip_prefix("keeper: ") {
-                Some(said) => self.heard.push(said.to_owned()),
-                None => return line,
-            }
-        }
-    }
-
-    /// Gives an order that ends the worker.
-    fn order_end(&mut self, order: &str) {
-        writeln!(self.control, "{order}").unwrap();
-    }
-
-    /// The next thing that the keeper says which begins so.
-    fn hears(&mut self, beginning: &str) -> String {
-        loop {
-            if let Some(at) = self.heard.iter().position(|said| said.starts_with(&format!("Some({beginning}"))) {
-                return self.heard.remove(at);
-            }
-            let line = self.line().unwrap_or_else(|| panic!("the worker was gone before it heard `{beginning}`"));
-            self.heard.push(line.strip_prefix("keeper: ").expect("only the keeper speaks unasked").to_owned());
-        }
-    }
-
-    fn line(&mut self) -> Option<String> {
-        let mut line = String::new();
-        match self.lines.read_line(&mut line) {
-            Ok(0) => None,
-            Ok(_) => Some(line.trim_end().to_owned()),
-            Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => None,
-            Err(error) => panic!("nothing from worker {} in time: {error}; heard {:?}", self.pid, self.heard),
-        }
-    }
-
-    /// Starts a child of the worker; tells its PID and inode.
-    fn spawn(&mut self, script: &str) -> (u32, u64) {
-        let answer = self.order(&format!("spawn {script}"));
-        let mut words = answer.split(' ').skip(1);
-        (words.next().unwrap().parse().unwrap(), words.next().unwrap().parse().unwrap())
-    }
-
-    fn spawn_held(&mut self, script: &str) -> (u32, u64) {
-        let (pid, ino) = self.spawn(script);
-        self.order(&format!("hold {pid} {ino}"));
-        (pid, ino)
-    }
-}
-
-/// A keeper with its directories.
-struct Rig {
-    dir: PathBuf,
-    listener: UnixListener,
-    keeper: Child,
-}
-
-impl Rig {
-    fn new(name: &str) -> Rig {
-        let dir = std::env::temp_dir().join(format!("sexton-keeper-{}-{name}", std::process::id()));
-        std::fs::create_dir_all(dir.join("run")).unwrap();
-        let listener = UnixListener::bind(dir.join("control")).unwrap();
-        install(&dir, &std::env::current_exe().unwrap());
-        let keeper = start(Command::new("env"), &dir, &[]);
-        Rig { dir, listener, keeper }
-    }
-
-    /// The next worker, once it has connected.
-    fn worker(&self) -> Worker {
-        self.listener.set_nonblocking(true).unwrap();
-        let control = eventually("a worker connects", || self.listener.accept().ok()).0;
-        control.set_nonblocking(false).unwrap();
-        control.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-        let lines = BufReader::new(control.try_clone().unwrap());
-        let mut worker = Worker { pid: 0, phase: String::new(), control, lines, heard: Vec::new() };
-        let hello = worker.line().unwrap();
-        let (phase, pid) = hello.split_once(' ').unwrap();
-        (worker.phase, worker.pid) = (phase.to_owned(), pid.parse().unwrap());
-        worker
-    }
-
-    fn ready_worker(&self) -> Worker {
-        let mut worker = self.worker();
-        worker.hears("Go");
-        worker.order("ready");
-        worker
-    }
-
-    fn signal(&self, signal: u8) {
-        send(self.keeper.id(), signal);
-    }
-
-    fn ends(&mut self) -> ExitStatus {
-        eventually("the keeper ends", || self.keeper.try_wait().unwrap())
-    }
-
-    /// What the status file says about `key`.
-    fn status(&self, key: &str) -> Option<String> {
-        let text = std::fs::read_to_string(self.dir.join("run/keeper.status")).ok()?;
-        text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('=').map(str::to_owned))
-    }
-
-    fn records(&self) -> u64 {
-        std::fs::metadata(self.dir.join("run/exits")).map_or(0, |file| (file.len() - 16) / 40)
-    }
-
-    /// Has another keeper take the place of a dead one.
-    fn restart(&mut self) {
-        self.keeper.wait().unwrap();
-        self.keeper = start(Command::new("env"), &self.dir, &[]);
-    }
-}
-
-impl Drop for Rig {
-    fn drop(&mut self) {
-        self.keeper.kill().unwrap();
-        self.keeper.wait().unwrap();
-        std::fs::remove_dir_all(&self.dir).unwrap();
-    }
-}
-
-/// Puts `program` in the place of the worker's file, atomically, as a package manager does.
-fn install(dir: &Path, program: &Path) {
-    let new = dir.join("worker.new");
-    // By a program: a descriptor of ours that writes to it would go to what other tests fork meanwhile, and a file that
-    // is being written to cannot be run.
-    assert!(Command::new("cp").arg(program).arg(&new).status().unwrap().success());
-    std::fs::rename(new, dir.join("worker")).unwrap();
-}
-
-fn start(mut keeper: Command, dir: &Path, flags: &[&str]) -> Child {
-    keeper.args([INIT, "--keeper", "--run-dir"]).arg(dir.join("run")).args(flags).arg("--").arg(dir.join("worker"));
-    keeper.args(["--exact", "fake_worker", "--nocapture"]).env("FAKE_CONTROL", dir.join("control"));
-    keeper.stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap()
+    fake_worker::serve(&link, control, orders);
 }
 
 #[test]
