@@ -17,6 +17,7 @@ use std::sync::mpsc;
 use std::thread;
 
 use sexton_plan::identity::Identity;
+use sexton_sys::cpu::Cpus;
 use sexton_sys::mount::{self, MountKind};
 use sexton_sys::{Errno, SysError};
 
@@ -83,9 +84,38 @@ impl PinBoard {
         thread.spawn(move || pin_thread(&kept, &told, &queue)).map_err(io_error)?;
         match news.recv().map_err(|_| OpenPinsError::Thread)?? {
             Entered::Kept => {}
-            Entered::New { ns } => keep(&ns, &mount_point)?,
+            Entered::New { ns } => {
+                let board = PinBoard { jobs, mount_point };
+                board.keep(&ns)?;
+                return Ok(board);
+            }
         }
         Ok(PinBoard { jobs, mount_point })
+    }
+
+    /// Keeps the namespace of the thread at `ns` alive at the mount point.
+    ///
+    /// KERNEL(6.18): a namespace can be mounted only in one of a lower number, and each CPU gives out numbers of its own
+    /// stock: where ours, as a container's, was made on another CPU, a newer one may have a lower number (`EINVAL`). That
+    /// CPU, and most others of a newer stock, make one of a higher number.
+    fn keep(&self, ns: &Path) -> Result<(), OpenPinsError> {
+        let (source, target) = (c_path(ns), c_path(&self.mount_point));
+        let mut kept = mount::mount(MountKind::Bind(&source), &target);
+        for cpu in Cpus::of_thread().iter().flat_map(Cpus::each) {
+            if !matches!(&kept, Err(error) if error.errno == Errno::EINVAL) {
+                break;
+            }
+            let renewed = self.run(move |_| {
+                let all = Cpus::of_thread()?;
+                cpu.bind_thread()?;
+                let renewed = mount::unshare_mounts();
+                all.bind_thread()?;
+                renewed
+            });
+            renewed.ok_or(OpenPinsError::Thread)??;
+            kept = mount::mount(MountKind::Bind(&source), &target);
+        }
+        Ok(kept?)
     }
 
     /// Runs `work` on the thread that lives among the pins; what it tells goes where the closure sends it. Jobs run in
@@ -221,13 +251,6 @@ fn make_namespace() -> Result<Entered, SysError> {
     mount::keep_only_working_directory()?;
     mount::change_directory(c"/")?;
     Ok(Entered::New { ns: Path::new("/proc").join(ns).join("ns/mnt") })
-}
-
-/// Keeps the namespace of the thread at `ns` alive at `mount_point`.
-fn keep(ns: &Path, mount_point: &Path) -> Result<(), OpenPinsError> {
-    let source = c_path(ns);
-    mount::mount(MountKind::Bind(&source), &c_path(mount_point))?;
-    Ok(())
 }
 
 fn pin_path(key: &str) -> CString {

@@ -182,6 +182,8 @@ pub(crate) mod nr {
     pub const SETXATTR: usize = 188;
     pub const FSETXATTR: usize = 190;
     pub const FGETXATTR: usize = 193;
+    pub const SCHED_SETAFFINITY: usize = 203;
+    pub const SCHED_GETAFFINITY: usize = 204;
     pub const GETDENTS64: usize = 217;
     pub const CLOCK_GETTIME: usize = 228;
     pub const EXIT_GROUP: usize = 231;
@@ -263,6 +265,8 @@ pub(crate) mod nr {
     pub const WAITID: usize = 95;
     pub const UNSHARE: usize = 97;
     pub const CLOCK_GETTIME: usize = 113;
+    pub const SCHED_SETAFFINITY: usize = 122;
+    pub const SCHED_GETAFFINITY: usize = 123;
     pub const RT_SIGACTION: usize = 134;
     pub const RT_SIGPROCMASK: usize = 135;
     pub const SETGID: usize = 144;

@@ -14,6 +14,7 @@
 
 mod arch;
 pub mod clone;
+pub mod cpu;
 pub mod entry;
 mod error;
 pub mod fd;
