@@ -206,10 +206,11 @@ fn ten_guests_are_found_again_and_the_eleventh_is_ended_after_its_grace_among_tw
         assert!(before <= grace + Duration::from_millis(20) || looks < 2, "one look too late: {before:?}");
     }
     assert!(looks > 2, "it was looked at while it was too young");
-    eventually("the eleventh ends", SOON, || if node.owner.lives(eleventh) { Err(String::new()) } else { Ok(()) });
+    let why = |what: String| format!("{what}: {:?}\n{}", node.left(eleventh), node.daemon.log());
+    eventually("the eleventh ends", SOON, || if node.owner.lives(eleventh) { Err(why(String::new())) } else { Ok(()) });
     eventually("that is told", SOON, || {
         let told = node.told("orphan.terminated");
-        if told == [eleventh.as_raw()] { Ok(()) } else { Err(format!("{told:?}")) }
+        if told == [eleventh.as_raw()] { Ok(()) } else { Err(why(format!("{told:?}"))) }
     });
     let mut adopted = node.told("orphan.adopted");
     let mut expected: Vec<i32> = guests.iter().take(10).map(|pid| pid.as_raw()).collect();
