@@ -343,3 +343,18 @@ fn what_the_caller_left_open_does_not_reach_the_worker() {
         assert!(!targets.contains(&ground.config()), "{pid}: {targets:?}");
     }
 }
+
+#[test]
+fn what_the_caller_lets_others_do_is_not_what_the_daemon_lets_them() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let around = Ground::new(SEXTON).expect("a ground");
+    let careless = around.dir().join("careless");
+    fs::write(&careless, format!("#!/bin/sh\numask 0\nexec {SEXTON} \"$@\"\n")).expect("written");
+    fs::set_permissions(&careless, fs::Permissions::from_mode(0o755)).expect("executable");
+    let ground = Ground::new(careless).expect("a ground");
+    let daemon = ground.serve().expect("a daemon");
+    for pid in [daemon.keeper_pid().cast_signed(), daemon.worker_pid().expect("a worker")] {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("readable");
+        assert!(status.contains("\nUmask:\t0022\n"), "{status}");
+    }
+}

@@ -70,6 +70,8 @@ pub fn serve(flags: &Flags) -> Result<u8, Refused> {
     }
     // What the caller left open is not the daemon's; without the call it stays open, and workloads get none of it anyway.
     let _old_kernel = sexton_sys::file::close_all_on_exec(FIRST_OWN);
+    // Nor is what it would let others do, or keep from us.
+    sexton_sys::process::set_umask(0o022);
     let lock = preflight::run(&settings)?;
     become_keeper(&settings.run_dir, lock.as_raw_fd())
 }
