@@ -2,10 +2,13 @@
 // The sweep runs on the event loop's own thread, and that is the point: libuv reaps the children of `spawn` on
 // this thread, so a loop that is too busy to reap them is also too busy to look. Between two looks it has had its turn:
 // each look is asked for by an immediate, which comes after the loop has polled, where a timer alone could fire twice
-// within one phase. A zombie that two looks have found belongs to nobody in this program.
+// within one phase. A zombie that two looks have found belongs to nobody in this program. The loop of a worker is another
+// one, and says nothing about the main one: there is no sweep in a worker.
 
 const os = require('node:os');
 const path = require('node:path');
+const { inspect } = require('node:util');
+const { isMainThread } = require('node:worker_threads');
 
 const DEFAULT_MS = 1000;
 
@@ -26,44 +29,79 @@ let gateOf, processOf, reaperOf;
 /** A permit that was dropped without leaving must not hold up a drain for ever. */
 const forgotten = new FinalizationRegistry(({ handle, gate }) => leave(handle, gate));
 
-/** `250ms`, `5s`, `10m` or a number of milliseconds; what is neither is warned of and is the default. */
-function milliseconds(value, name, least, warn) {
-    if (value === undefined || value === null) return DEFAULT_MS;
-    const units = { ms: 1, s: 1000, m: 60_000, h: 3_600_000 };
-    const text = /^(\d+)(ms|s|m|h)$/.exec(String(value));
-    const number = text ? Number(text[1]) * units[text[2]] : typeof value === 'number' ? value : NaN;
-    if (Number.isInteger(number) && number >= least && number <= 86_400_000) return number;
-    warn(`sexton: sweep: ${name} ${JSON.stringify(value)} is no time; using ${DEFAULT_MS} ms`);
-    return DEFAULT_MS;
+/** What a host gives to something that starts. Whatever is malformed is warned of and is as if it were not given. */
+class Options {
+    #given; #part; #log = (line) => console.error(line);
+
+    constructor(given, part) {
+        const isObject = given !== null && typeof given === 'object';
+        [this.#given, this.#part] = [isObject ? given : {}, part];
+        this.#log = this.function('log', this.#log);
+        if (!isObject && given !== undefined) this.warn(`the options ${shown(given)} are no object`);
+    }
+
+    /** One line by the host's logger; one that fails does not stop the host. */
+    warn(line) {
+        try { this.#log(`sexton: ${this.#part}: ${line}`); } catch { /* There is nobody to be told. */ }
+    }
+
+    /** The value of that name; undefined where there is none. */
+    get(name) {
+        try { return this.#given[name] ?? undefined; } catch { this.warn(`${name} cannot be read`); }
+        return undefined;
+    }
+
+    function(name, otherwise = () => {}) {
+        const value = this.get(name);
+        if (typeof value === 'function') return value;
+        if (value !== undefined) this.warn(`${name} ${shown(value)} is no function`);
+        return otherwise;
+    }
+
+    /** `250ms`, `5s`, `10m` or a number of milliseconds. */
+    milliseconds(name, least) {
+        const value = this.get(name);
+        if (value === undefined) return DEFAULT_MS;
+        const units = { ms: 1, s: 1000, m: 60_000, h: 3_600_000 };
+        const text = typeof value === 'string' ? /^(\d+)(ms|s|m|h)$/.exec(value) : null;
+        const number = text ? Number(text[1]) * units[text[2]] : value;
+        if (Number.isInteger(number) && number >= least && number <= 86_400_000) return number;
+        this.warn(`${name} ${shown(value)} is no time; using ${DEFAULT_MS} ms`);
+        return DEFAULT_MS;
+    }
+
+    /** True or false, or how an environment says so; off where neither is said. */
+    isSet(name) {
+        const value = this.get(name);
+        if (value === true || value === '1' || value === 'true') return true;
+        if (![undefined, false, '', '0', 'false'].includes(value)) this.warn(`${name} ${shown(value)} is neither true nor false; off`);
+        return false;
+    }
 }
 
-function isEnabled(value, warn) {
-    if (value === undefined || value === null || value === false || value === '' || value === '0') return false;
-    if (value === true || value === '1' || value === 'true') return true;
-    if (value !== 'false') warn(`sexton: sweep: enabled ${JSON.stringify(value)} is neither true nor false; off`);
-    return false;
+/** A value as a warning shows it, whatever it is. */
+function shown(value) {
+    try { return inspect(value, { depth: 1, breakLength: Infinity }); } catch { return `of type ${typeof value}`; }
 }
 
 /** Reaps zombies of processes that this program did not start. Never throws. */
 class Sweep {
-    #sweeper; #interval; #timer; #immediate; #onReport; #log; #stopped = false; #failures = 0; #reason = unloadable ?? null;
+    #sweeper; #interval; #timer; #immediate; #onReport; #options; #stopped = false; #failures = 0; #reason = null;
 
-    constructor(options) {
-        const given = options !== null && typeof options === 'object' ? options : {};
-        this.#log = typeof given.log === 'function' ? given.log : (line) => console.error(line);
-        this.#onReport = typeof given.onReport === 'function' ? given.onReport : () => {};
-        const warn = (line) => this.#say(line);
-        if (options !== undefined && given !== options) warn('sexton: sweep: the options are no object; off');
-        const enabled = isEnabled(given.enabled, warn);
-        const interval = milliseconds(given.interval, 'interval', 10, warn);
-        const grace = milliseconds(given.grace, 'grace', 0, warn);
-        if (!native) {
-            if (enabled) warn(`sexton: not sweeping: ${this.#reason}`);
+    constructor(given) {
+        const options = this.#options = new Options(given, 'sweep');
+        this.#onReport = options.function('onReport');
+        const enabled = options.isSet('enabled');
+        const interval = options.milliseconds('interval', 10);
+        const grace = options.milliseconds('grace', 0);
+        const reaper = options.get('reaper');
+        if (reaper !== undefined && !(reaper instanceof Reaper)) options.warn('the reaper is none; sweeping without');
+        this.#reason = unloadable ?? (enabled && !isMainThread ? 'a worker is not the thread that children belong to' : null);
+        if (this.#reason) {
+            if (enabled) options.warn(`not sweeping: ${this.#reason}`);
             return;
         }
-        const beside = given.reaper instanceof Reaper ? given.reaper : undefined;
-        if (given.reaper !== undefined && !beside) warn('sexton: sweep: the reaper is none; sweeping without');
-        this.#sweeper = native.sweeper(enabled, interval, grace, beside && reaperOf(beside));
+        this.#sweeper = native.sweeper(enabled, interval, grace, reaper instanceof Reaper ? reaperOf(reaper) : undefined);
         if (!this.status().active) return;
         this.#interval = interval;
         this.#schedule();
@@ -73,14 +111,10 @@ class Sweep {
         if (this.#stopped) return;
         this.#timer = setTimeout(() => {
             this.#tick();
+            // Not `unref`: the loop would make it wait until something else happens.
             this.#immediate = setImmediate(() => this.#schedule());
-            this.#immediate.unref?.();
         }, this.#interval);
         this.#timer.unref?.();
-    }
-
-    #say(line) {
-        try { this.#log(line); } catch { /* A logger that fails does not stop the host. */ }
     }
 
     #tick() {
@@ -89,7 +123,7 @@ class Sweep {
             this.#failures = 0;
             if (reaped.length > 0) this.#onReport({ count: reaped.length, reaped });
         } catch (error) {
-            if (this.#failures++ === 0) this.#say(`sexton: sweep: ${error.message}`);
+            if (this.#failures++ === 0) this.#options.warn(error?.message ?? shown(error));
         }
     }
 
@@ -141,18 +175,16 @@ class Process {
  * forked. What `spawn` started has an owner already. As with `spawn`, a registered child keeps the program from ending.
  */
 class Reaper {
-    #handle; #told = 0; #onExit; #log; #reason = unloadable ?? null;
+    #handle; #told = 0; #onExit; #options; #reason = unloadable ?? null;
 
-    constructor(options) {
-        const given = options !== null && typeof options === 'object' ? options : {};
-        this.#log = typeof given.log === 'function' ? given.log : (line) => console.error(line);
-        this.#onExit = typeof given.onExit === 'function' ? given.onExit : () => {};
-        if (given.onExit !== undefined && this.#onExit !== given.onExit) this.#say('sexton: reaper: onExit is no function');
+    constructor(given) {
+        this.#options = new Options(given, 'reaper');
+        this.#onExit = this.#options.function('onExit');
         try {
             this.#handle = loaded().reaper((exit) => this.#tell(exit));
         } catch (error) {
             this.#reason = error.message;
-            this.#say(`sexton: not reaping: ${this.#reason}`);
+            this.#options.warn(`not reaping: ${this.#reason}`);
         }
     }
 
@@ -168,7 +200,7 @@ class Reaper {
     #tell(exit) {
         this.#told++;
         this.#keep();
-        try { this.#onExit(exit); } catch (error) { this.#say(`sexton: reaper: onExit: ${error?.message}`); }
+        try { this.#onExit(exit); } catch (error) { this.#options.warn(`onExit: ${error?.message ?? shown(error)}`); }
     }
 
     /** An exit that has come and is not yet told keeps the program from ending too. */
@@ -176,10 +208,6 @@ class Reaper {
         if (this.#reason) return;
         const { registered, reaped, vanished } = native.stats(this.#handle);
         native.keep(this.#handle, registered + reaped + vanished > this.#told);
-    }
-
-    #say(line) {
-        try { this.#log(line); } catch { /* A logger that fails does not stop the host. */ }
     }
 
     stats() {

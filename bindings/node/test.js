@@ -6,7 +6,10 @@ const assert = require('node:assert');
 const { execFileSync, spawn } = require('node:child_process');
 const fs = require('node:fs');
 const path = require('node:path');
-const { Gate, Process, reaper, sweep, verify } = require(process.env.SEXTON_TEST_PACKAGE ?? './index.js');
+const { Worker } = require('node:worker_threads');
+
+const PACKAGE = process.env.SEXTON_TEST_PACKAGE ?? './index.js';
+const { Gate, Process, reaper, sweep, verify } = require(PACKAGE);
 
 const COUNT = Number(process.env.SEXTON_TEST_COUNT ?? 1000);
 const BURST = 50;
@@ -90,8 +93,37 @@ async function aRegisteredChildKeepsTheProgram() {
     end();
 }
 
+/** As PID 1 that sleeps: nothing wakes the loop but the sweep itself, which goes on though what is told of it throws. */
+function anIdleProgramIsSwept() {
+    const keeps = new MessageChannel();
+    keeps.port1.on('message', () => {});
+    let reports = 0;
+    sweep({
+        enabled: true, interval: '20ms', grace: 0, log: (line) => console.log(line),
+        onReport: ({ reaped }) => {
+            console.log('swept', reaped[0].name);
+            if (++reports === 1) throw null;
+            keeps.port1.close();
+        },
+    });
+    spawn('sh', ['-c', '(sleep 0.3) & (sleep 0.6) & exit 1'], { stdio: 'ignore' });
+}
+
+/** As PID 1: the sweep of a worker would be awake while the main loop is too busy to reap. */
+function aWorkerSweepsNothing() {
+    const script = `const { sweep } = require(${JSON.stringify(require.resolve(PACKAGE))});
+        require('node:worker_threads').parentPort.postMessage(sweep({ enabled: true, log: () => {} }).status());`;
+    return new Promise((resolve, reject) => {
+        const worker = new Worker(script, { eval: true });
+        worker.on('error', reject);
+        worker.on('message', (status) => resolve(assert.deepStrictEqual([status.active, /worker/.test(status.reason)], [false, true])));
+    });
+}
+
 async function asInit() {
+    if (process.env.SEXTON_TEST_IDLES) return anIdleProgramIsSwept();
     if (process.env.SEXTON_TEST_KEEPS) return aRegisteredChildKeepsTheProgram();
+    await aWorkerSweepsNothing();
     await registeredOrphansAreTold();
     const reaped = [];
     const sweeping = sweep({
@@ -128,8 +160,17 @@ function badOptionsAreWarnedOf() {
         { interval: NaN, log }, { grace: {}, log }, { interval: '5 minutes', log }, { onReport: 3, log }]) {
         assert.strictEqual(sweep(options).status().active, false);
     }
+    // What cannot be shown as JSON, as a text, or at all.
+    const loop = {};
+    loop.loop = loop;
+    const hostile = new Proxy({}, { get() { throw new Error('in a getter'); } });
+    for (const value of [1n, Symbol('s'), loop, Object.create(null), hostile]) {
+        for (const name of ['enabled', 'interval', 'grace', 'onReport', 'reaper', 'log']) sweep({ [name]: value, log: name === 'log' ? value : () => {} });
+        for (const options of [value, { onExit: value, log: () => {} }]) reaper(options).stop();
+        sweep(value);
+    }
     assert.strictEqual(sweep({ log: () => { throw new Error('no'); }, enabled: 'x' }).status().active, false);
-    assert.strictEqual(lines.length, 5, lines.join('\n'));
+    assert.strictEqual(lines.length, 6, lines.join('\n'));
     assert.strictEqual(sweep({ enabled: true }).status().reason, 'neither PID 1 nor a subreaper: orphans go elsewhere');
 }
 
@@ -202,6 +243,9 @@ async function main() {
     const init = ['--pid', '--fork', '--mount-proc', process.execPath, __filename];
     const env = { ...process.env, SEXTON_TEST_KEEPS: '1' };
     assert.strictEqual(execFileSync('unshare', init, { encoding: 'utf8', env, timeout: 20_000 }), 'told 5\n');
+    const idles = { encoding: 'utf8', env: { ...process.env, SEXTON_TEST_IDLES: '1' }, timeout: 20_000, killSignal: 'SIGKILL' };
+    const idle = execFileSync('unshare', ['--kill-child', ...init], idles);
+    assert.strictEqual(idle, 'swept sleep\nsexton: sweep: null\nswept sleep\n');
     execFileSync('unshare', init, { stdio: 'inherit' });
     console.log(`${path.basename(process.execPath)}: all is well`);
 }
