@@ -87,15 +87,22 @@ class Lines(logging.Handler):
         self.lines.append(record.getMessage())
 
 
+class Incomparable:
+    def __eq__(self, other):
+        raise ValueError("as the test wants it")
+
+
 def bad_options_are_warned_of():
     log, lines = logging.getLogger("sexton"), Lines()
     log.addHandler(lines)
     for options in [{}, {"enabled": "perhaps"}, {"interval": -1}, {"grace": float("nan")}, {"interval": "5 minutes"},
-                    {"grace": object()}, {"enabled": [True]}, {"interval": True}]:
+                    {"grace": object()}, {"enabled": [True]}, {"interval": True}, {"enabled": Incomparable()},
+                    {"interval": "9" * 5000 + "s"}, {"on_report": 7}, {"enabled": "false"}, {"enabled": 0}]:
         assert not sexton.sweep(**options).status()["active"]
-    assert len(lines.lines) == 7, lines.lines
-    assert "subreaper" in sexton.sweep(enabled=True).status()["reason"]
-    assert len(lines.lines) == 8 and "subreaper" in lines.lines[-1], lines.lines
+    assert len(lines.lines) == 10, lines.lines
+    for on in [True, 1, "1", "true"]:
+        assert "subreaper" in sexton.sweep(enabled=on).status()["reason"], on
+    assert len(lines.lines) == 14 and "subreaper" in lines.lines[-1], lines.lines
     log.removeHandler(lines)
 
 
@@ -124,6 +131,41 @@ def the_reaper_reaps_what_is_registered():
         assert reaper.take() is None and mine.wait() == 5
         stats = reaper.stats()
         assert (stats["reaped"], stats["registered"], stats["alive"]) == (1, 0, 1), stats
+
+
+def whoever_waits_for_an_exit_hears_of_the_stop():
+    reaper, heard = sexton.Reaper(), []
+
+    def wait(timeout):
+        try:
+            heard.append(reaper.take(timeout))
+        except sexton.Error as error:
+            heard.append(error.code)
+
+    waiting = [threading.Thread(target=wait, args=(timeout,), daemon=True) for timeout in (None, 1000, float("inf"))]
+    for thread in waiting:
+        thread.start()
+    assert reaper.take(-1) is None
+    # Asleep in the wait, as the kernel shows it: this is what the stop comes into.
+    eventually("they wait", lambda: all(b" S " in Path(f"/proc/self/task/{each.native_id}/stat").read_bytes() for each in waiting))
+    reaper.stop()
+    for thread in waiting:
+        thread.join(20)
+    assert heard == ["STOPPED"] * 3, heard
+
+
+def a_program_ends_while_exits_are_told():
+    code = """if True:
+        import os, sexton
+        kept = [sexton.Reaper(lambda exit: None), sexton.Reaper()]
+        for i in range(100):
+            pid = os.fork()
+            if pid == 0:
+                os._exit(0)
+            kept[i % 2].register(pid)
+    """
+    for _ in range(10):
+        subprocess.run([sys.executable, "-c", code], check=True, timeout=20)
 
 
 def a_reaper_tells_of_what_is_registered():
@@ -207,6 +249,8 @@ def main():
     bad_options_are_warned_of()
     identities_are_proven()
     the_reaper_reaps_what_is_registered()
+    whoever_waits_for_an_exit_hears_of_the_stop()
+    a_program_ends_while_exits_are_told()
     a_reaper_tells_of_what_is_registered()
     a_gate_admits_nobody_once_it_drains()
     the_readme_runs()

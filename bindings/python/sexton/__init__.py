@@ -6,6 +6,8 @@ system that cannot: a daemon must start all the same. It warns, and `status()` s
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import ctypes
 import gc
 import json
@@ -16,6 +18,8 @@ import signal as _signal
 import subprocess
 import sys
 import threading
+import weakref
+from collections import deque
 from pathlib import Path
 from typing import Any, Callable, NamedTuple, Optional, Union
 
@@ -111,7 +115,7 @@ def _load() -> tuple[Optional[ctypes.CDLL], str]:
     for name, args in {
         "open": [ctypes.c_int32, thing], "reopen": [text, thing], "verify": [text], "identity": [thing, text, size],
         "signal": [thing, ctypes.c_int], "pidfd": [thing], "reaper_start": [thing, thing, thing],
-        "reaper_register": [thing, ctypes.c_int32], "reaper_register_process": [thing, thing], "reaper_take": [thing, ctypes.c_uint32, thing],
+        "reaper_register": [thing, ctypes.c_int32], "reaper_register_process": [thing, thing],
         "reaper_read_stats": [thing, thing], "sweeper_pass": [thing, _OnZombie, thing],
         "gate_enter": [thing, text, thing], "gate_begin_drain": [thing], "gate_is_draining": [thing],
         "gate_is_idle": [thing], "gate_in_flight": [thing, _OnInside, thing],
@@ -154,6 +158,16 @@ def _int32(value: int) -> int:
 
 def _known(code: int, signal: int) -> tuple[Optional[int], Optional[int]]:
     return (code if code >= 0 else None, signal if signal > 0 else None)
+
+
+# Whoever has a thread that calls Python: a call into an interpreter that is ending would end the process by a signal.
+_threaded: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
+@atexit.register
+def _stop_all() -> None:
+    for each in list(_threaded):
+        each.stop()
 
 
 class Process:
@@ -285,7 +299,7 @@ class Reaper:
     """Collects the exits of registered children, and of no others.
 
     With `on_exit` it is called for each, on the reaper's thread; without, they wait for `take`. Never raises on start:
-    where there is no reaper, `reason` says why, and `register` raises.
+    where there is no reaper, `reason` says why, and `register` raises. Any thread may use and stop it.
     """
 
     def __init__(self, on_exit: Optional[Callable[[Exit], Any]] = None) -> None:
@@ -293,20 +307,31 @@ class Reaper:
         self._on_exit = on_exit if callable(on_exit) else None
         if on_exit is not None and self._on_exit is None:
             _log.warning("reaper: on_exit %r is no function", on_exit)
+        # What is to be taken waits here, for nobody may wait inside a library that is given back by another thread.
+        self._untaken: deque[Exit] = deque()
+        self._news = threading.Condition()
+        # RACE: held by whoever uses the library's reaper, and by `stop` when it takes that away.
+        self._use = threading.RLock()
         # Kept, for the library calls it.
-        self._callback = _OnExit(self._tell) if self._on_exit else None
+        self._callback = _OnExit(self._tell)
         self.reason: Optional[str] = None
         try:
-            callback = ctypes.cast(self._callback, ctypes.c_void_p) if self._callback else None
+            callback = ctypes.cast(self._callback, ctypes.c_void_p)
             _check(_native().sexton_reaper_start(callback, None, ctypes.byref(self._reaper)))
+            _threaded.add(self)
         except Error as error:
             self.reason = str(error)
             _log.warning("not reaping: %s", error)
 
     def _tell(self, exit: Any, _user: Any) -> None:
+        told = _exit_of(exit.contents)
+        if self._on_exit is None:
+            with self._news:
+                self._untaken.append(told)
+                self._news.notify()
+            return
         try:
-            if self._on_exit:
-                self._on_exit(_exit_of(exit.contents))
+            self._on_exit(told)
         except Exception:  # noqa: BLE001 - the next exit is told all the same.
             _log.exception("on_exit")
 
@@ -317,33 +342,46 @@ class Reaper:
 
     def register(self, child: Union[int, Process]) -> None:
         """Takes over a child that nobody has reaped, by number or as held. There is no way back."""
-        if isinstance(child, Process):
-            _check(_native().sexton_reaper_register_process(self._running(), child._handle))
-        else:
-            _check(_native().sexton_reaper_register(self._running(), _int32(child)))
+        with self._use:
+            if isinstance(child, Process):
+                _check(_native().sexton_reaper_register_process(self._running(), child._handle))
+            else:
+                _check(_native().sexton_reaper_register(self._running(), _int32(child)))
 
-    def take(self, timeout: float = 0.0) -> Optional[Exit]:
-        """The oldest exit that nobody has taken; None after `timeout` seconds."""
-        told = _Exit()
-        code = _native().sexton_reaper_take(self._running(), int(timeout * 1000), ctypes.byref(told))
-        if code == _NOTHING_YET:
-            return None
-        _check(code)
-        return _exit_of(told)
+    def take(self, timeout: Optional[float] = 0.0) -> Optional[Exit]:
+        """The oldest exit that nobody has taken; None after `timeout` seconds, which None makes endless.
+
+        Raises once the reaper is stopped and all that it told is taken, also where somebody waits here.
+        """
+        if self._on_exit is not None:
+            raise Error("BAD_ARGUMENT", "this reaper has a callback")
+        limit = None if timeout is None else min(timeout, threading.TIMEOUT_MAX)
+        with self._news:
+            self._news.wait_for(lambda: self._untaken or not self._reaper, limit)
+            if self._untaken:
+                return self._untaken.popleft()
+        self._running()
+        return None
 
     def stats(self) -> dict[str, int]:
         """Counts, and what is there now; all 0 where there is no reaper."""
         told = _Stats()
-        if self._reaper:
-            _check(_native().sexton_reaper_read_stats(self._reaper, ctypes.byref(told)))
+        with self._use:
+            if self._reaper:
+                _check(_native().sexton_reaper_read_stats(self._reaper, ctypes.byref(told)))
         return {name: getattr(told, name) for name in _STATS}
 
     def stop(self) -> None:
         """Stops; what is registered stays unreaped."""
-        reaper, self._reaper = self._reaper, ctypes.c_void_p()
-        if reaper and _lib is not None:
+        with self._use:
+            reaper, self._reaper = self._reaper, ctypes.c_void_p()
+            if not reaper or _lib is None:
+                return
             self.reason = "stopped"
-            _lib.sexton_reaper_stop(reaper)
+        # Without the lock: an `on_exit` that runs meanwhile may ask for it, and is waited for.
+        _lib.sexton_reaper_stop(reaper)
+        with self._news:
+            self._news.notify_all()
 
     __del__ = stop
 
@@ -362,7 +400,7 @@ def _milliseconds(value: Union[None, int, float, str], name: str, least: int) ->
     """Seconds as a number, or `250ms`, `5s`, `10m`, `1h`; what is neither is warned of and is the default."""
     if value is None:
         return _DEFAULT_MS
-    text = re.fullmatch(r"([0-9]+)(ms|s|m|h)", value) if isinstance(value, str) else None
+    text = re.fullmatch(r"([0-9]{1,12})(ms|s|m|h)", value) if isinstance(value, str) else None
     if text:
         millis = int(text[1]) * {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000}[text[2]]
     elif isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 86_400:
@@ -373,6 +411,17 @@ def _milliseconds(value: Union[None, int, float, str], name: str, least: int) ->
         return millis
     _log.warning("sweep: %s %r is no time; using %s ms", name, value, _DEFAULT_MS)
     return _DEFAULT_MS
+
+
+def _is_set(value: Any) -> bool:
+    """True or false, or how an environment says so; off where neither is said."""
+    if isinstance(value, (bool, int, str, type(None))):
+        if value in (True, "1", "true"):
+            return True
+        if value in (False, None, "", "0", "false"):
+            return False
+    _log.warning("sweep: enabled %r is neither True nor False; off", value)
+    return False
 
 
 def _children_with_an_owner() -> list[int]:
@@ -393,29 +442,32 @@ class Sweep:
 
     def __init__(self, enabled: Any, interval: Any, grace: Any, on_report: Optional[Callable[[list[Zombie]], Any]],
                  reaper: Optional[Reaper]) -> None:
-        self._on_report = on_report
+        self._on_report = on_report if callable(on_report) else None
+        if on_report is not None and self._on_report is None:
+            _log.warning("sweep: on_report %r is no function", on_report)
         self._stopping = threading.Event()
         self._lock = threading.Lock()
         self._reason = _unloadable
         self._thread: Optional[threading.Thread] = None
         self._sweeper = None
-        if enabled not in (True, False, None):
-            _log.warning("sweep: enabled %r is neither True nor False; off", enabled)
+        is_enabled = _is_set(enabled)
         interval_ms, grace_ms = _milliseconds(interval, "interval", 10), _milliseconds(grace, "grace", 0)
         if _lib is None:
-            if enabled is True:
+            if is_enabled:
                 _log.warning("not sweeping: %s", self._reason)
             return
-        options = _Options(int(enabled is True), interval_ms, grace_ms)
+        options = _Options(int(is_enabled), interval_ms, grace_ms)
         if reaper is not None and not isinstance(reaper, Reaper):
             _log.warning("sweep: reaper %r is none; sweeping without", reaper)
             reaper = None
-        self._sweeper = _lib.sexton_sweeper_new(ctypes.byref(options), reaper._reaper if reaper else None)
+        with reaper._use if reaper else contextlib.nullcontext():
+            self._sweeper = _lib.sexton_sweeper_new(ctypes.byref(options), reaper._reaper if reaper else None)
         if not self.status()["active"]:
             return
         self._thread = threading.Thread(target=self._run, args=(interval_ms / 1000,), name="sexton-sweep", daemon=True)
         try:
             self._thread.start()
+            _threaded.add(self)
         except RuntimeError as error:
             self._reason = f"no thread to be had: {error}"
             _log.warning("not sweeping: %s", self._reason)
