@@ -264,6 +264,23 @@ fn it_stops_at_once_and_registers_nothing_more() {
     assert!(quickest < Duration::from_millis(10), "{quickest:?}");
 }
 
+#[test]
+fn who_waits_is_told_that_the_reaper_was_stopped() {
+    let reaper = Reaper::start().expect("reaper");
+    let own = child(0);
+    let waits = reaper.register(pid(&own)).expect("registered");
+    let (told, news) = std::sync::mpsc::channel();
+    let waiting = {
+        let waits = waits.clone();
+        std::thread::spawn(move || told.send(waits.wait(None)))
+    };
+    drop(reaper);
+    assert_eq!(news.recv_timeout(Duration::from_secs(20)), Ok(None), "it waits for ever");
+    assert_eq!(waits.wait(None), None, "nor does who comes later");
+    assert!(waiting.join().is_ok());
+    end(own);
+}
+
 fn end(mut own: Child) {
     drop(own.stdin.take());
     own.wait().expect("still there for its owner");

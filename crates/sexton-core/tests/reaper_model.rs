@@ -135,7 +135,10 @@ fn a_reaper_that_is_stopped_meanwhile_refuses_or_keeps_and_never_hangs() {
         let registered = reaper.register(pid(child));
         stopping.join().expect("stopped");
         match registered {
-            Ok(_) => assert!(reaper.holds(pid(child))),
+            Ok(waits) => {
+                assert!(reaper.holds(pid(child)));
+                assert_eq!(waits.wait(None), None, "nobody tells any more");
+            }
             Err(error) => assert!(matches!(error, RegisterError::Stopped), "{error}"),
         }
         child.end(4);

@@ -325,7 +325,8 @@ impl Reaper {
         worker::ensure(&self.shared).is_ok() && self.shared.turns_within(limit)
     }
 
-    /// Stops the thread. What is registered stays unreaped, for whoever waits for it.
+    /// Stops the thread. What is registered stays unreaped, for whoever waits for it by other means; who waits at a
+    /// [`Registration`] is told that nobody will know.
     ///
     /// # Blocking
     /// For the turn that the thread is in: well under 10 ms, unless a callback takes longer.
@@ -365,44 +366,57 @@ impl Registration {
 
     /// Its end, if it has come.
     pub fn try_exit(&self) -> Option<Exit> {
-        *self.slot.lock()
+        self.slot.lock().exit
     }
 
-    /// Waits for its end, at most for `timeout`; without one, for as long as it takes. A reaper that is stopped tells
-    /// nobody any more.
+    /// Waits for its end, at most for `timeout`; without one, until it ends or the reaper is stopped, which tells
+    /// nobody any more: `None` then too.
     ///
     /// # Blocking
     /// As said.
     pub fn wait(&self, timeout: Option<Duration>) -> Option<Exit> {
         let end = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-        let mut exit = self.slot.lock();
-        while exit.is_none() {
-            exit = match end.map(|end| end.saturating_duration_since(Instant::now())) {
-                None => self.slot.filled.wait(exit).unwrap_or_else(PoisonError::into_inner),
+        let mut told = self.slot.lock();
+        while told.exit.is_none() && !told.is_abandoned {
+            told = match end.map(|end| end.saturating_duration_since(Instant::now())) {
+                None => self.slot.changed.wait(told).unwrap_or_else(PoisonError::into_inner),
                 Some(Duration::ZERO) => return None,
-                Some(left) => self.slot.filled.wait_timeout(exit, left).unwrap_or_else(PoisonError::into_inner).0,
+                Some(left) => self.slot.changed.wait_timeout(told, left).unwrap_or_else(PoisonError::into_inner).0,
             };
         }
-        *exit
+        told.exit
     }
 }
 
 /// Where the end of one process is put down for whoever registered it.
 #[derive(Debug, Default)]
 struct Slot {
-    exit: Mutex<Option<Exit>>,
-    filled: Condvar,
+    told: Mutex<Told>,
+    changed: Condvar,
+}
+
+/// What is known of its end.
+#[derive(Debug, Default)]
+struct Told {
+    exit: Option<Exit>,
+    /// Nobody is there any more who would tell.
+    is_abandoned: bool,
 }
 
 impl Slot {
-    /// A lock that a panic poisoned guards one value, written whole.
-    fn lock(&self) -> MutexGuard<'_, Option<Exit>> {
-        self.exit.lock().unwrap_or_else(PoisonError::into_inner)
+    /// A lock that a panic poisoned guards two values, each written whole.
+    fn lock(&self) -> MutexGuard<'_, Told> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn fill(&self, exit: Exit) {
-        *self.lock() = Some(exit);
-        self.filled.notify_all();
+        self.lock().exit = Some(exit);
+        self.changed.notify_all();
+    }
+
+    fn abandon(&self) {
+        self.lock().is_abandoned = true;
+        self.changed.notify_all();
     }
 }
 

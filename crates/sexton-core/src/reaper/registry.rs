@@ -81,6 +81,8 @@ pub(super) struct Registry {
     spare: Spare,
     /// Collected, and not yet told: survives the thread that was to tell.
     untold: VecDeque<Exit>,
+    /// Nobody collects any more.
+    is_abandoned: bool,
     pub counts: Counts,
 }
 
@@ -112,6 +114,9 @@ impl Registry {
         let token = self.last_token;
         let watch = self.arm(pid, watch, token, epoll);
         let slot = Arc::new(Slot::default());
+        if self.is_abandoned {
+            slot.abandon();
+        }
         let entry = Entry { pid, watch, slot: Arc::clone(&slot), due: None, asked: 0 };
         let by_number = matches!(entry.watch, Watch::Number { .. });
         self.entries.insert(token, entry);
@@ -158,6 +163,12 @@ impl Registry {
     /// Processes that have ended and whose status is not to be had yet.
     pub fn held(&self) -> usize {
         self.due.len().saturating_sub(self.polled)
+    }
+
+    /// Tells all who wait for an end that nobody collects it any more.
+    pub fn abandon(&mut self) {
+        self.is_abandoned = true;
+        self.entries.values().for_each(|entry| entry.slot.abandon());
     }
 
     /// How many are registered.

@@ -213,6 +213,7 @@ pub(super) fn stop(shared: &Shared) {
     {
         let _ended = thread.join();
     }
+    shared.registry().abandon();
 }
 
 fn run(shared: &Arc<Shared>, restarts: u64) {
