@@ -14,6 +14,9 @@ const P_PIDFD: usize = 3;
 const WNOHANG: usize = 1;
 const WEXITED: usize = 4;
 const WNOWAIT: usize = 0x0100_0000;
+/// Children of any kind, also those that end without `SIGCHLD`. Only for one that the caller names by its pidfd: such a
+/// child always has an owner, so nobody who looks for orphans is to see it.
+const WALL: usize = 0x4000_0000;
 
 /// How a process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,7 +84,7 @@ pub fn reap(pid: u32) -> Result<Option<Ended>, SysError> {
 /// # Kernel
 /// 5.4; `EINVAL` before that.
 pub fn peek_pidfd(pidfd: RawFd) -> Result<Option<Ended>, SysError> {
-    Ok(waitid(P_PIDFD, word(pidfd), WNOHANG | WNOWAIT)?.map(|(_, ended)| ended))
+    Ok(waitid(P_PIDFD, word(pidfd), WNOHANG | WNOWAIT | WALL)?.map(|(_, ended)| ended))
 }
 
 /// Reaps the child behind `pidfd`.
@@ -92,7 +95,7 @@ pub fn peek_pidfd(pidfd: RawFd) -> Result<Option<Ended>, SysError> {
 /// # Kernel
 /// 5.4; `EINVAL` before that.
 pub fn reap_pidfd(pidfd: RawFd) -> Result<Option<Ended>, SysError> {
-    Ok(waitid(P_PIDFD, word(pidfd), WNOHANG)?.map(|(_, ended)| ended))
+    Ok(waitid(P_PIDFD, word(pidfd), WNOHANG | WALL)?.map(|(_, ended)| ended))
 }
 
 /// Some child that has ended, leaving it to be reaped: `None` where none has.
@@ -173,5 +176,24 @@ mod tests {
         assert_eq!(peek(child.id()), Ok(Some(Ended::Exited(7))));
         assert_eq!(reap(child.id()), Ok(Some(Ended::Exited(7))));
         assert_eq!(reap(child.id()).unwrap_err().errno, Errno::ECHILD);
+    }
+
+    #[test]
+    fn a_child_that_ends_without_a_signal_is_waited_for_by_its_pidfd_alone() {
+        const CLONE_PIDFD: usize = 0x1000;
+        let mut pidfd = -1_i32;
+        // SAFETY: a fork without an exit signal; the kernel writes one int, and the child makes one system call.
+        let pid = unsafe { syscall(nr::CLONE, [CLONE_PIDFD, 0, &raw mut pidfd as usize, 0, 0, 0]) }.unwrap();
+        if pid == 0 {
+            crate::process::exit(7);
+        }
+        let pidfd = crate::fd::Fd::from_raw(pidfd);
+        while peek_pidfd(pidfd.raw()).unwrap().is_none() {
+            std::thread::yield_now();
+        }
+        assert_eq!(peek(pid as u32).unwrap_err().errno, Errno::ECHILD, "nobody comes upon it");
+        assert_eq!(peek_pidfd(pidfd.raw()), Ok(Some(Ended::Exited(7))));
+        assert_eq!(reap_pidfd(pidfd.raw()), Ok(Some(Ended::Exited(7))));
+        assert_eq!(reap_pidfd(pidfd.raw()).unwrap_err().errno, Errno::ECHILD);
     }
 }
