@@ -124,6 +124,12 @@ impl Stat {
         self.flags & PF_KTHREAD != 0
     }
 
+    /// Whether its main thread is ending, or has ended (`PF_EXITING`): it has no executable file any more.
+    pub fn is_exiting(&self) -> bool {
+        const PF_EXITING: u64 = 0x4;
+        self.flags & PF_EXITING != 0
+    }
+
     /// How a zombie ended, where the reader may know: the kernel shows 0 to others, so a status of 0 counts only for
     /// a reader with the right to trace it, which root is.
     pub fn zombie_status(&self) -> Option<ExitStatus> {

@@ -207,6 +207,49 @@ fn a_guest_in_a_pid_namespace_of_its_own_is_written_back_by_its_number_here() {
     assert_eq!(node.owner.read("inner"), format!("{{\"HypervisorPID\":{inner}}}"));
 }
 
+/// Ends by the first SIGUSR1, and takes its time: its main thread has ended, so it has no executable file, and lives.
+const SLOW_TO_END: &str = "
+    #include <pthread.h>
+    #include <signal.h>
+    #include <unistd.h>
+    static void *linger(void *unused) {
+        usleep(600000);
+        _exit(0);
+    }
+    int main(void) {
+        sigset_t all;
+        int asked;
+        pthread_t thread;
+        sigfillset(&all);
+        sigprocmask(SIG_BLOCK, &all, 0);
+        do sigwait(&all, &asked); while (asked != SIGUSR1);
+        pthread_create(&thread, 0, linger, 0);
+        pthread_exit(0);
+    }";
+
+#[test]
+fn an_orphan_that_takes_its_time_to_end_was_ended_and_that_is_told() {
+    let mut node = Node::configured(|owner| {
+        let program = owner.dir.join("bin/slow");
+        support::compile(SLOW_TO_END, &program);
+        format!(
+            "[[runtime]]\nname = \"slow\"\nexecutables = [\"{}\"]\nid_from = {{ env = \"SLOW_ID\" }}\n\
+             stop = [{{ signal = \"USR1\", wait = \"200ms\" }}, {{ signal = \"TERM\", wait = \"10s\" }}]\n{}",
+            program.display(),
+            owner.config("1ms", "terminate").replace("\"qemu\"", "\"slow\", \"qemu\"")
+        )
+    });
+    let orphan = node.owner.orphan(&format!("SLOW_ID=gone exec {}/bin/slow", node.owner.dir.display()));
+    owner::executes(orphan, "slow");
+    node.reconcile();
+    node.reconcile();
+    eventually("it is told", SOON, || match node.told("orphan.terminated").as_slice() {
+        [told] if *told == orphan.as_raw() => Ok(()),
+        told => Err(format!("{told:?}: {:?}\n{}", node.left(orphan), node.daemon.log())),
+    });
+    assert!(!node.owner.lives(orphan));
+}
+
 #[test]
 fn the_daemons_own_processes_are_no_orphans_whatever_the_configuration_says() {
     let node = Node::configured(|owner| {

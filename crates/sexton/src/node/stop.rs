@@ -14,7 +14,7 @@ use sexton_plan::id::Pid;
 use sexton_plan::ladder::STUCK_AFTER;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
 use super::adapter::Step;
 use super::asking::{nothing_to_wait_for, say};
@@ -76,10 +76,14 @@ where
 {
     let name = format!("orphan {}", process.handle().identity().pid);
     let whole = Instant::now() + grace;
+    let mut is_asked = false;
     for step in steps.into_iter().chain([Step::Signal(SIGKILL, Some(STUCK_AFTER))]) {
         if !still_is_one().await {
-            return OrphanEnd::Spared;
+            let patience = whole.max(Instant::now() + STUCK_AFTER);
+            let is_over = is_asked && is_ending(process.handle()) && timeout_at(patience, process.over()).await.is_ok();
+            return if is_over { OrphanEnd::Ended } else { OrphanEnd::Spared };
         }
+        is_asked = true;
         let (until, mut heard) = match step {
             Step::Signal(signal, wait) => {
                 tell(process.handle(), &[signal, SIGCONT]);
@@ -94,6 +98,13 @@ where
         }
     }
     OrphanEnd::Stuck
+}
+
+/// Whether it is over, or about to be: it cannot be looked at any more then, which is no change of the facts.
+fn is_ending(handle: &Handle) -> bool {
+    let stat = proc::stat(handle.identity().pid);
+    // RACE: what was read by number was read of this process, if it lives afterwards.
+    !matches!(handle.life(), Ok(Life::Alive)) || stat.is_ok_and(|stat| stat.is_exiting())
 }
 
 impl Target<'_> {
