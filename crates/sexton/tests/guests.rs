@@ -20,7 +20,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use monitor::Monitor;
-use owner::{SHAPES, executes};
+use owner::{SHAPES, age, executes};
 use serde_json::json;
 use sexton_plan::id::Pid;
 use sexton_testkit::{SOON, eventually};
@@ -60,11 +60,6 @@ fn pending(pid: i32) -> Vec<String> {
     let masks = status.lines().filter(|line| line.starts_with("SigPnd") || line.starts_with("ShdPnd"));
     let is_set = |line: &&str| line.split_whitespace().nth(1).is_none_or(|mask| mask.contains(|bit| bit != '0'));
     masks.filter(is_set).map(str::to_owned).collect()
-}
-
-fn age(pid: Pid) -> Option<Duration> {
-    let ticks = sexton_core::proc::stat(pid).ok()?.start_ticks;
-    Some(sexton_sys::time::boottime().saturating_sub(Duration::from_millis(ticks * 10)))
 }
 
 /// Everything that looks like a guest and is none.
@@ -262,16 +257,17 @@ fn orphans_of_built_in_runtimes_are_asked_in_their_own_words() {
             "PUT /api/v1/vm.shutdown HTTP/1.1 \nPUT /api/v1/vmm.shutdown HTTP/1.1 \n",
         ),
     ];
-    let python = fs::canonicalize("/usr/bin/python3").expect("python3");
     let mut orphans = Vec::new();
     for (runtime, flag, last, _) in cases {
         node.owner.guest(runtime, None);
-        fs::copy(&python, dir.join("bin").join(runtime)).expect("copied");
+        node.owner.program("/usr/bin/python3", runtime);
         let (dir, socket) = (dir.display(), node.owner.guest_dir(runtime).join("api.sock"));
         let socket = socket.display();
         let line =
             format!("exec {dir}/bin/{runtime} {dir}/stand-in.py {socket} {dir}/{runtime} {last} {flag} {socket}");
-        orphans.push(node.owner.orphan(&line));
+        let orphan = node.owner.orphan(&line);
+        executes(orphan, runtime);
+        orphans.push(orphan);
         support::file_appears(&node.owner.guest_dir(runtime).join("api.sock"));
     }
     node.reconcile();
@@ -288,7 +284,7 @@ fn a_stranger_at_the_socket_of_an_orphan_is_not_spoken_to() {
     node.owner.guest("a", None);
     let (dir, socket) = (node.owner.dir.clone(), node.owner.guest_dir("a").join("q.sock"));
     let listener = UnixListener::bind(&socket).expect("bound");
-    fs::copy("/bin/bash", dir.join("bin/qemu-system-shell")).expect("copied");
+    node.owner.program("/bin/bash", "qemu-system-shell");
     let script = "trap 'echo asked; exit' TERM; while :; do sleep 0.05; done";
     let (shell, socket) = (dir.join("bin/qemu-system-shell"), socket.display());
     let line = format!("exec {} -c \"{script}\" x -qmp unix:{socket},server=on", shell.display());

@@ -286,7 +286,7 @@ fn what_a_dead_worker_has_written_and_could_not_tell_is_told_once() {
 fn an_orphan_of_a_declared_runtime_is_asked_by_its_own_steps() {
     let mut ground = Ground::new("declared", OnOrphan::Terminate, Duration::ZERO);
     let dir = ground.dir.display().to_string();
-    fs::copy("/bin/bash", ground.dir.join("bin/shim")).expect("copied");
+    ground.program("/bin/bash", "shim");
     let id_from = Some(IdFrom::Env("SHIM_ID".to_owned()));
     let stop_grace = Duration::from_secs(20);
     let executables = Executables::Files(vec![ground.dir.join("bin/shim")]);

@@ -7,6 +7,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use sexton_core::handle::{Handle, Life};
 use sexton_plan::id::Pid;
@@ -36,9 +37,18 @@ impl Owner {
     pub fn new(dir: &Path) -> Owner {
         fs::create_dir_all(dir.join("guests")).expect("made");
         fs::create_dir_all(dir.join("bin")).expect("made");
+        let owner = Owner { dir: dir.to_owned(), started: Vec::new() };
         // A program that stays, takes paths, and is called as the runtime is.
-        fs::copy("/usr/bin/tail", dir.join("bin/qemu-system-fake")).expect("copied");
-        Owner { dir: dir.to_owned(), started: Vec::new() }
+        owner.program("/usr/bin/tail", "qemu-system-fake");
+        owner
+    }
+
+    /// Copies a program to `bin/{name}`.
+    pub fn program(&self, from: &str, name: &str) {
+        // RACE: by another process, for a child that a thread beside this one forks would hold a descriptor of ours
+        // until it execs, and nobody can execute what is open for writing.
+        let copied = Command::new("cp").args(["-L", from]).arg(self.dir.join("bin").join(name)).status();
+        assert!(copied.expect("cp").success(), "{from}");
     }
 
     /// The path of every guest's metadata, as a watch names it.
@@ -140,10 +150,19 @@ impl Drop for Owner {
     }
 }
 
-/// Waits until a process executes a file of that name.
+/// How old a process is at least, by the tick in which it started.
+pub fn age(pid: Pid) -> Option<Duration> {
+    let ticks = sexton_core::proc::stat(pid).ok()?.start_ticks;
+    Some(sexton_sys::time::boottime().saturating_sub(Duration::from_millis(ticks * 10)))
+}
+
+/// Waits until a process executes a file of that name, and two passes that follow each other at once find it older than
+/// a grace of a millisecond: its age is known to a tick.
 pub fn executes(pid: Pid, name: &str) {
-    eventually(name, SOON, || match sexton_core::proc::executable(pid) {
-        Ok(file) if file.ends_with(name) => Ok(()),
+    const TWO_TICKS: Duration = Duration::from_millis(20);
+    eventually(name, SOON, || match (sexton_core::proc::executable(pid), sexton_core::proc::environment(pid)) {
+        // RACE: it shows its file before its arguments, and its environment last.
+        (Ok(file), Ok(shown)) if file.ends_with(name) && !shown.is_empty() && age(pid) > Some(TWO_TICKS) => Ok(()),
         other => Err(format!("{other:?}")),
     });
 }
