@@ -14,7 +14,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
 use serde_json::{Value, json};
-use sexton_testkit::{Ground, processes_in};
+use sexton_testkit::{Ground, SOON, eventually, processes_in};
 use support::SEXTON;
 
 const INSTANCES: usize = 24;
@@ -153,4 +153,47 @@ fn whoever_is_killed_in_the_middle_the_next_one_finishes_and_tells_nothing_twice
         assert_settled(&dir);
         fs::remove_dir_all(dir).expect("removed");
     }
+}
+
+/// A container; dropped, it ends with all that is in it.
+struct Container(Child);
+
+impl Drop for Container {
+    fn drop(&mut self) {
+        self.0.kill().expect("killed");
+        self.0.wait().expect("ended");
+    }
+}
+
+/// A daemon in a container of its own, ready.
+fn contained(ground: &Ground) -> Container {
+    let mut command = Command::new("unshare");
+    command.args(["-pf", "--mount-proc", "--kill-child", SEXTON]).args(ground.flags()).arg("serve");
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let container = Container(command.spawn().expect("started"));
+    eventually("it is ready", SOON, || match ground.client().get("/readyz") {
+        Ok(answer) if answer.status == 200 => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+    container
+}
+
+#[test]
+fn what_the_container_before_held_is_given_back_before_anybody_asks() {
+    let ground = Ground::new(SEXTON).expect("a ground");
+    let container = contained(&ground);
+    let vm = json!({ "name": "vm", "argv": ["sleep", "1000"] });
+    ground.client().post("/v1/instances", &vm).expect("an answer").expect(201);
+    ground.client().put("/v1/instances/vm/snapshot", &json!({ "resume": 1 })).expect("an answer").expect(200);
+    drop(container);
+    eventually("all that was in it is gone", SOON, || match processes_in(&ground.cgroup_dir()) {
+        left if left.is_empty() => Ok(()),
+        left => Err(format!("{left:?}")),
+    });
+    let _container = contained(&ground);
+    let lost = ground.client().get("/v1/instances/vm").expect("an answer").expect(200);
+    assert_eq!((&lost["state"], &lost["reason"]), (&json!("lost"), &json!("container_restart")), "{lost}");
+    let resumed = ground.client().post("/v1/instances/vm/start", &json!({})).expect("an answer").expect(200);
+    assert_eq!((&resumed["state"], &resumed["snapshot"]), (&json!("running"), &json!({ "resume": 1 })), "{resumed}");
+    ground.client().ask("DELETE", "/v1/instances/vm?force=true&wait=20s", &[], None).expect("asked").expect(200);
 }

@@ -35,6 +35,11 @@ impl Life {
                 Next::Close => Box::pin(self.close()).await,
                 Next::GiveUpAdoption => Box::pin(self.give_up_adoption()).await,
                 Next::Doubt => Box::pin(self.doubt()).await,
+                Next::Release => {
+                    // Before anybody is heard: most often it went with the boot, and whoever resumes it need not wait.
+                    Box::pin(self.release_again()).await;
+                    Next::Rest
+                }
                 Next::Rest => self.rest().await,
                 Next::Removed => break,
             };

@@ -167,6 +167,8 @@ pub enum Next {
     GiveUpAdoption,
     /// Neither ours nor gone for certain.
     Doubt,
+    /// Terminal, with something still to be given back.
+    Release,
     /// Terminal.
     Rest,
     /// Off the list.
@@ -185,6 +187,7 @@ impl Next {
             | Next::End(_)
             | Next::GiveUpAdoption
             | Next::Doubt
+            | Next::Release
             | Next::Rest
             | Next::Removed => false,
         }

@@ -106,7 +106,8 @@ impl Life {
                 Next::RollBack(RollBack { reason, process: process_of(handle), reply: None })
             }
             Verdict::Close => Next::Close,
-            Verdict::Release | Verdict::Rest => Next::Rest,
+            Verdict::Release => Next::Release,
+            Verdict::Rest => Next::Rest,
             Verdict::LeaveUnverified => self.doubted(why.as_deref().unwrap_or("its identity is not proven"), owed),
         }
     }
