@@ -5,12 +5,12 @@
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, mpsc};
+use std::sync::{Arc, Mutex, OnceLock, mpsc};
 use std::time::{Duration, Instant};
 
 use sexton_core::handle::Handle;
 use sexton_core::proc;
-use sexton_core::reaper::{Fate, Reaper, RegisterError, Watching};
+use sexton_core::reaper::{Exit, Fate, Reaper, RegisterError, Watching};
 use sexton_plan::id::Pid;
 use sexton_plan::state::ExitStatus;
 
@@ -265,6 +265,21 @@ fn it_stops_at_once_and_registers_nothing_more() {
 }
 
 #[test]
+fn a_callback_that_stops_the_reaper_keeps_no_exit_from_those_who_wait() {
+    let reaper: Arc<OnceLock<Reaper>> = Arc::default();
+    let own = Arc::clone(&reaper);
+    let stop = move |_: &Exit| own.get().expect("started").stop();
+    let reaper = reaper.get_or_init(|| Reaper::builder().on_exit(stop).start().expect("reaper"));
+    let exits = reaper.subscribe();
+    let children = [child(1), child(2)];
+    let waits = children.each_ref().map(|own| reaper.register(pid(own)).expect("registered"));
+    drop(children);
+    let told: Vec<Exit> = exits.iter().collect();
+    let known: Vec<Exit> = waits.iter().filter_map(|waits| waits.wait(None)).collect();
+    assert!(!told.is_empty() && told.len() == known.len(), "{told:?} {known:?}");
+}
+
+#[test]
 fn who_waits_is_told_that_the_reaper_was_stopped() {
     let reaper = Reaper::start().expect("reaper");
     let own = child(0);
@@ -274,8 +289,13 @@ fn who_waits_is_told_that_the_reaper_was_stopped() {
         let waits = waits.clone();
         std::thread::spawn(move || told.send(waits.wait(None)))
     };
-    drop(reaper);
+    let exits = reaper.subscribe();
+    reaper.stop();
     assert_eq!(news.recv_timeout(Duration::from_secs(20)), Ok(None), "it waits for ever");
+    for exits in [exits, reaper.subscribe()] {
+        let end = exits.recv_timeout(Duration::from_secs(20));
+        assert_eq!(end, Err(std::sync::mpsc::RecvTimeoutError::Disconnected), "it waits for ever");
+    }
     assert_eq!(waits.wait(None), None, "nor does who comes later");
     assert!(waiting.join().is_ok());
     end(own);

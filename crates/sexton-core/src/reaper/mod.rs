@@ -305,7 +305,8 @@ impl Reaper {
         Holds(Arc::clone(&self.shared))
     }
 
-    /// Every exit from now on, until the receiver is dropped. It holds as many as nobody has taken.
+    /// Every exit from now on, until the receiver is dropped. It holds as many as nobody has taken, and ends behind
+    /// them once the reaper is stopped.
     pub fn subscribe(&self) -> mpsc::Receiver<Exit> {
         self.shared.subscribe()
     }
@@ -326,7 +327,7 @@ impl Reaper {
     }
 
     /// Stops the thread. What is registered stays unreaped, for whoever waits for it by other means; who waits at a
-    /// [`Registration`] is told that nobody will know.
+    /// [`Registration`] or for a subscription is told that nobody will know.
     ///
     /// # Blocking
     /// For the turn that the thread is in: well under 10 ms, unless a callback takes longer.

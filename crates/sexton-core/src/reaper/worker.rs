@@ -75,8 +75,18 @@ impl Shared {
 
     pub fn subscribe(&self) -> mpsc::Receiver<Exit> {
         let (told, news) = mpsc::channel();
-        lock(&self.channels).push(told);
+        let mut channels = lock(&self.channels);
+        // RACE: asked under the lock under which `close` empties the list.
+        if !self.stopping.load(Ordering::Acquire) {
+            channels.push(told);
+        }
         news
+    }
+
+    /// Tells all who wait for an exit that there is nobody any more to tell of one.
+    fn close(&self) {
+        lock(&self.channels).clear();
+        self.registry().abandon();
     }
 
     pub fn stats(&self, alive: bool) -> ReaperStats {
@@ -207,13 +217,17 @@ pub(super) fn stop(shared: &Shared) {
         return;
     }
     shared.bell.set();
-    let thread = lock(&shared.thread).take();
-    if let Some(thread) = thread
-        && thread.thread().id() != thread::current().id()
-    {
+    let mut place = lock(&shared.thread);
+    if place.as_ref().is_some_and(|thread| thread.thread().id() == thread::current().id()) {
+        // It has exits to tell of before it ends, and closes then.
+        return;
+    }
+    let thread = place.take();
+    drop(place);
+    if let Some(thread) = thread {
         let _ended = thread.join();
     }
-    shared.registry().abandon();
+    shared.close();
 }
 
 fn run(shared: &Arc<Shared>, restarts: u64) {
@@ -246,7 +260,9 @@ struct Successor<'a>(&'a Arc<Shared>);
 impl Drop for Successor<'_> {
     fn drop(&mut self) {
         self.0.alive.store(false, Ordering::Release);
-        if thread::panicking() && !self.0.stopping.load(Ordering::Acquire) {
+        if self.0.stopping.load(Ordering::Acquire) {
+            self.0.close();
+        } else if thread::panicking() {
             // Without a thread to be had now, the next call tries again.
             let _started = start(self.0);
         }
