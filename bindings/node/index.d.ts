@@ -37,7 +37,8 @@ export declare class Sweep {
     stop(): void;
 }
 
-/** Starts reaping zombies of processes that this program did not start, or says once why not. Never throws. */
+/** Starts reaping zombies of processes that this program did not start, or says once why not. Never throws. Does
+ * nothing in a worker. */
 export declare function sweep(options?: SweepOptions): Sweep;
 
 /** The end of a registered child; both null where nobody can know. */
