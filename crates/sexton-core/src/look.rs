@@ -113,6 +113,8 @@ pub struct Seen {
     pub parent: i32,
     /// The file that it executes.
     pub executable: PathBuf,
+    /// Whether that is the file of this name here: a process may have a root or mounts of its own.
+    pub is_here: bool,
     /// Its arguments, as it shows them.
     pub arguments: Vec<Vec<u8>>,
     /// Its environment, as it shows it.
@@ -134,7 +136,8 @@ pub fn look_at(pid: Pid, here: &Here) -> Result<Option<Seen>, Unread> {
     let read = || -> Result<Seen, ReadProcError> {
         let parent = proc::stat(pid)?.ppid;
         let (executable, arguments) = (proc::executable(pid)?, proc::arguments(pid)?);
-        Ok(Seen { handle, parent, executable, arguments, environment: proc::environment(pid)? })
+        let is_here = proc::executes(pid, &executable)?;
+        Ok(Seen { handle, parent, executable, is_here, arguments, environment: proc::environment(pid)? })
     };
     let seen = match read() {
         Ok(seen) => seen,

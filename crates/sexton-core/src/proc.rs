@@ -7,7 +7,8 @@ use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 
 use sexton_plan::id::{BootId, Pid};
 use sexton_plan::state::ExitStatus;
@@ -272,15 +273,37 @@ pub fn all() -> Result<Vec<Pid>, ReadProcError> {
 }
 
 /// The file that a process executes, as the kernel names it; of one that was deleted or replaced since, the place
-/// where it lay.
+/// where it lay. A process that has a root or mounts of its own has files of the same names: see [`executes`].
 ///
 /// # Errors
 /// Gone, or a zombie; unreadable.
 pub fn executable(pid: Pid) -> Result<PathBuf, ReadProcError> {
     let path = format!("/proc/{pid}/exe");
     let file = fs::read_link(&path).map_err(|source| gone_or_unreadable(pid, path.clone(), source))?;
-    let bytes = file.as_os_str().as_bytes();
-    Ok(PathBuf::from(OsStr::from_bytes(bytes.strip_suffix(b" (deleted)").unwrap_or(bytes))))
+    let Some(place) = file.as_os_str().as_bytes().strip_suffix(b" (deleted)") else { return Ok(file) };
+    // A file may bear such a name itself.
+    let about = fs::metadata(&path).map_err(|source| gone_or_unreadable(pid, path.clone(), source))?;
+    Ok(if about.nlink() == 0 { PathBuf::from(OsStr::from_bytes(place)) } else { file })
+}
+
+/// Whether what a process executes is the file that is named `file` here; of one that was deleted since, whether the
+/// process has our root.
+///
+/// # Errors
+/// Gone, or a zombie; unreadable.
+pub fn executes(pid: Pid, file: &Path) -> Result<bool, ReadProcError> {
+    let look = |link: &str| {
+        let path = format!("/proc/{pid}/{link}");
+        fs::metadata(&path).map_err(|source| gone_or_unreadable(pid, path.clone(), source))
+    };
+    let executed = look("exe")?;
+    let (theirs, ours) =
+        if executed.nlink() == 0 { (look("root")?, fs::metadata("/")) } else { (executed, fs::metadata(file)) };
+    match ours {
+        Ok(ours) => Ok((theirs.dev(), theirs.ino()) == (ours.dev(), ours.ino())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(source) => Err(ReadProcError::Unreadable { path: file.display().to_string(), source }),
+    }
 }
 
 /// The arguments; the process writes them itself.

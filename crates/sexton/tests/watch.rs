@@ -308,6 +308,71 @@ fn an_orphan_of_a_declared_runtime_is_asked_by_its_own_steps() {
 }
 
 #[test]
+fn another_file_under_the_name_of_a_declared_runtime_is_somebody_elses() {
+    let mut ground = Ground::new("place", OnOrphan::Terminate, Duration::ZERO);
+    let (dir, shim) = (ground.dir.display().to_string(), ground.dir.join("bin/shim"));
+    for name in ["shim", "other", "shim (deleted)", "upgraded"] {
+        ground.program("/usr/bin/tail", name);
+    }
+    for id in ["gone", "mounted", "named"] {
+        ground.guest(id, None);
+    }
+    let executables = Executables::Files(vec![shim.clone()]);
+    let stop_grace = Duration::from_secs(10);
+    let watch = ground.options.watches.first_mut().expect("a watch");
+    watch.runtimes = vec![Runtime { name: "shim".to_owned(), executables, id_from: None, stop_grace }];
+    let orphan = ground.orphan(&format!("exec {dir}/bin/shim -f {dir}/guests/gone/disk"));
+    owner::executes(orphan, "shim");
+    // An upgrade: what it executes was deleted, and lay where the runtime lies.
+    fs::rename(ground.dir.join("bin/upgraded"), &shim).expect("replaced");
+    let mounts =
+        format!("mount --bind {dir}/bin/other {dir}/bin/shim && exec {dir}/bin/shim -f {dir}/guests/mounted/disk");
+    let mounted = ground.orphan(&format!("exec unshare -m bash -c '{mounts}'"));
+    let named = ground.orphan(&format!("exec '{dir}/bin/shim (deleted)' -f {dir}/guests/named/disk"));
+    for (pid, name) in [(mounted, "shim"), (named, "shim (deleted)")] {
+        let link = || fs::read_link(format!("/proc/{pid}/exe")).expect("alive");
+        eventually(name, SOON, || if link().ends_with(name) { Ok(()) } else { Err(format!("{:?}", link())) });
+    }
+    run(async {
+        let (node, _host, reader) = begin(&ground.options).await;
+        for _ in 0..3 {
+            node.reconcile().await.expect("reconciled");
+        }
+        soon(|| !told(&reader, EventKind::OrphanTerminated).is_empty()).await;
+        assert!(ground.lives(mounted) && ground.lives(named));
+        assert_eq!(node.plan().await.expect("plan").actions, [], "at rest");
+        assert_eq!(told(&reader, EventKind::OrphanTerminated), [("gone".to_owned(), orphan.as_raw())]);
+    });
+}
+
+#[test]
+fn who_may_belong_to_a_watch_that_cannot_tell_is_nobodys_orphan() {
+    let mut ground = Ground::new("doubtful", OnOrphan::Terminate, Duration::ZERO);
+    let dir = ground.dir.display().to_string();
+    ground.guest("base", None);
+    let watch = ground.options.watches.first().expect("a watch");
+    let tree = Template::parse(&format!("{dir}/other/{{id}}/metadata.json")).expect("a template");
+    let other = Watch { name: "other".to_owned(), metadata: tree, on_orphan: OnOrphan::Report, ..watch.clone() };
+    ground.options.watches.push(other);
+    // A guest of the other's, by an id that cannot be told from what is around it, with a disk below the first's tree.
+    let guest = format!("exec {dir}/bin/qemu-system-fake -f {dir}/guests/base/disk '{dir}/other/a b/disk'");
+    let guest = ground.orphan(&guest);
+    owner::executes(guest, "qemu-system-fake");
+    run(async {
+        let (node, _host, reader) = begin(&ground.options).await;
+        for _ in 0..3 {
+            node.reconcile().await.expect("reconciled");
+        }
+        let plan = node.plan().await.expect("plan");
+        let about: Vec<&str> =
+            plan.left.iter().filter(|left| left.pid == Some(guest)).map(|left| &*left.what).collect();
+        assert_eq!((plan.actions.as_slice(), about.len()), ([].as_slice(), 2), "{plan:?}");
+        assert!(ground.lives(guest));
+        assert_eq!(told(&reader, EventKind::OrphanTerminated), []);
+    });
+}
+
+#[test]
 fn an_orphan_is_not_ended_before_its_grace_and_not_when_its_metadata_comes_back() {
     let grace = Duration::from_secs(2);
     let mut ground = Ground::new("grace", OnOrphan::Terminate, grace);

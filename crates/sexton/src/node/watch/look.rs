@@ -90,11 +90,19 @@ impl Looker {
                 return None;
             }
         };
-        for watch in &self.watches {
-            match watch.id_of(&seen) {
+        let ids: Vec<(&Watch, Id)> = self.watches.iter().map(|watch| (watch, watch.id_of(&seen))).collect();
+        let doubtful = ids.iter().find(|(_, id)| matches!(id, Id::Unsure(_))).map(|(watch, _)| &watch.name);
+        for (watch, id) in &ids {
+            match id {
                 Id::Absent => {}
-                Id::Is(id) => world.sightings.push(self.sighting(watch, id, &seen, adopters, before)),
-                Id::Unsure(why) => world.left.push(left(&watch.name, Some(pid), why)),
+                Id::Is(id) => {
+                    let mut sighting = self.sighting(watch, id.clone(), &seen, adopters, before);
+                    if let Some(other) = doubtful {
+                        sighting.claim = Claim::Odd(format!("watch `{other}` may have it, and cannot tell"));
+                    }
+                    world.sightings.push(sighting);
+                }
+                Id::Unsure(why) => world.left.push(left(&watch.name, Some(pid), why.clone())),
             }
         }
         Some(seen.handle)

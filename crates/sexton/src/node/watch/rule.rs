@@ -132,7 +132,9 @@ impl Watch {
 
     /// The id that `seen` carries.
     pub fn id_of(&self, seen: &Seen) -> Id {
-        let Some(runtime) = self.runtime_of(&seen.executable) else { return Id::Absent };
+        // A program that is known by its own name may lie anywhere, also in a jail; a place is one of ours.
+        let is_known = |runtime: &&Runtime| seen.is_here || !matches!(runtime.executables, Executables::Files(_));
+        let Some(runtime) = self.runtime_of(&seen.executable).filter(is_known) else { return Id::Absent };
         match &runtime.id_from {
             None => id_below(&self.metadata.tree, &seen.arguments),
             Some(IdFrom::PathUnder(tree)) => id_below(tree.trim_end_matches('/'), &seen.arguments),
