@@ -29,7 +29,7 @@ pub struct BootCheck<'a> {
     pub boot_id: &'a BootId,
     /// As [`crate::OpenOptions::pid_ns`]; `None` for a caller that may be in any namespace.
     pub pid_ns: Option<u64>,
-    /// Whose instances are local; the ledger's own node where `None`.
+    /// Whose instances are local; the ledger's own node where `None`. To any other node nothing in it is local.
     pub node: Option<&'a NodeId>,
     /// The wall clock.
     pub now: fn() -> Timestamp,
@@ -58,6 +58,10 @@ pub fn boot_check(state_dir: &Path, check: BootCheck<'_>) -> Result<Settled, Ope
     let transaction = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let before = Whereabouts::read(&transaction)?;
     let Some(node) = check.node.or(before.node.as_ref()).cloned() else { return Ok(Settled::default()) };
+    if before.node.as_ref().is_some_and(|own| *own != node) {
+        // Its rows are another node's, and so is the change of the boot: whoever is that node has still to see it.
+        return Ok(Settled::default());
+    }
     let stamp = Stamp { boot_id: check.boot_id.clone(), node, now: check.now };
     let settled = settle(&transaction, &stamp, &before, check.pid_ns)?;
     transaction.commit()?;

@@ -88,6 +88,19 @@ fn every_state_that_cannot_live_on_is_lost_once_and_the_rest_is_left_alone() {
 }
 
 #[test]
+fn another_node_settles_nothing_and_does_not_use_up_the_boot() {
+    let dir = left_with(&[entry("vm", State::Running)]);
+    let (now, other) = (boot(2), node("elsewhere"));
+    let check = BootCheck { node: Some(&other), ..check_as(&now, None) };
+    assert_eq!(boot_check(dir.path(), check).unwrap().settled, 0);
+    assert_eq!(
+        boot_check(dir.path(), check_as(&now, None)).unwrap().settled,
+        1,
+        "its own node's boot is still to be told"
+    );
+}
+
+#[test]
 fn what_it_held_went_with_the_boot_but_stays_to_be_released_after_a_container_restart() {
     let dir = left_with(&[holding(entry("vm", State::Running))]);
     assert_eq!(boot_check(dir.path(), check_as(&boot(1), Some(7))).unwrap().settled, 0);
