@@ -5,7 +5,7 @@
 mod support;
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 use sexton_testkit::{Daemon, Ground, SOON, eventually};
@@ -56,6 +56,23 @@ impl Node {
         fs::write(self.ground.run_dir().join("starts").join(STRAY), "").expect("written");
         fs::create_dir(self.ground.state_dir().join("logs/gone")).expect("made");
         fs::write(self.ground.state_dir().join(format!("logs/gone/{STRAY}.stdout")), "told").expect("written");
+        fs::create_dir(self.ground.state_dir().join("logs/foreign")).expect("made");
+        for file in self.foreign() {
+            fs::write(file, "").expect("written");
+        }
+    }
+
+    /// What somebody else has laid among what is ours.
+    fn foreign(&self) -> [PathBuf; 3] {
+        let logs = self.ground.state_dir().join("logs");
+        [logs.join("foreign/notes"), logs.join("notes"), self.ground.run_dir().join("starts/notes")]
+    }
+
+    /// Takes away what is foreign, all of which must be there.
+    fn take_foreign(&self) {
+        self.foreign().iter().for_each(|file| fs::remove_file(file).expect("it was let alone"));
+        fs::remove_dir(self.ground.state_dir().join("logs/foreign")).expect("it was let alone");
+        fs::remove_dir(self.ground.cgroup_dir().join("foreign")).expect("it was let alone");
     }
 
     /// Whether the cgroup, the mark and the logs of the stray are there.
@@ -117,7 +134,7 @@ fn what_is_nobodys_is_planned_before_it_goes_and_goes_when_the_plan_is_applied()
     node.post("/v1/apply", &plan, 200);
     assert_eq!(node.strays(), [false; 3]);
     node.post("/v1/apply", &plan, 409);
-    fs::remove_dir(node.ground.cgroup_dir().join("foreign")).expect("it was let alone");
+    node.take_foreign();
     assert_eq!(node.files(), before);
     assert_eq!(node.get("/v1/instances/live")["state"], "running");
 }
@@ -127,9 +144,9 @@ fn a_pass_does_the_same_and_at_rest_nothing_changes_any_more() {
     let node = Node::new();
     let before = node.files();
     node.litter();
-    fs::remove_dir(node.ground.cgroup_dir().join("foreign")).expect("removed");
     node.post("/v1/reconcile", &json!({}), 200);
     assert_eq!(node.strays(), [false; 3]);
+    node.take_foreign();
     let (files, seq) = (node.files(), node.last_seq());
     assert_eq!(files, before);
     for _ in 0..3 {

@@ -59,7 +59,8 @@ impl Strays {
     pub fn unclaimed(&self, host: &Host, entries: &[Arc<Entry>]) -> (Vec<Marked>, Vec<Orphan>) {
         let lives = lives(entries);
         let listed: HashSet<&str> = entries.iter().map(|entry| entry.name.as_str()).collect();
-        let is_of_no_life = |life: &&String| !lives.contains(life.as_str());
+        // What does not bear a life's name was not made by a start of ours.
+        let is_of_no_life = |life: &&String| life.parse::<Incarnation>().is_ok() && !lives.contains(life.as_str());
         let cgroups: Vec<&str> =
             self.cgroups.iter().map(String::as_str).filter(|name| !is_of_life(name, &lives)).collect();
         let orphans = self.orphans(host, &cgroups);
@@ -67,15 +68,15 @@ impl Strays {
         let of_logs = if host.fresh_ledger { Owner::Forgotten } else { Owner::Nobody };
         let plain =
             |kind, key: &String, owner| Marked { kind, key: key.clone(), ino: None, owner, content: Content::Dead };
-        let logs = self.logs.iter().filter(|name| !listed.contains(name.as_str()));
-        let logs = logs.map(|key| plain(MarkedKind::Logs, key, of_logs));
+        let is_of_nobody =
+            |name: &&String| !listed.contains(name.as_str()) && holds_logs_alone(&host.paths.all_logs().join(name));
+        let logs = self.logs.iter().filter(is_of_nobody).map(|key| plain(MarkedKind::Logs, key, of_logs));
         if !host.ledger.writable() {
             // An exit that is owed to it may be known to its pin alone.
             return (logs.collect(), orphans);
         }
         let marks = self.marks.iter().filter(is_of_no_life).map(|key| plain(MarkedKind::Mark, key, Owner::Nobody));
         let pins = self.pins.iter().filter(is_of_no_life).map(|key| plain(MarkedKind::Pin, key, Owner::Nobody));
-        // What does not bear a life's name was not made by a start of ours.
         let ours =
             cgroups.into_iter().filter(|name| life_of(name).is_some_and(|life| life.parse::<Incarnation>().is_ok()));
         let cgroups = ours.filter_map(|name| stray_cgroup(host, name));
@@ -113,6 +114,15 @@ fn is_of_life(cgroup: &str, lives: &HashSet<&str>) -> bool {
 fn names(dir: &Path) -> Vec<String> {
     let files = fs::read_dir(dir).into_iter().flatten().flatten();
     files.map(|file| file.file_name().to_string_lossy().into_owned()).collect()
+}
+
+/// Whether all that a directory holds are logs of lives: what anybody else has laid there is not ours to remove.
+fn holds_logs_alone(dir: &Path) -> bool {
+    let is_log = |file: fs::DirEntry| {
+        let name = file.file_name();
+        name.to_str().and_then(|name| name.split_once('.')).is_some_and(|(life, _)| life.parse::<Incarnation>().is_ok())
+    };
+    fs::read_dir(dir).is_ok_and(|mut files| files.all(|file| file.is_ok_and(is_log)))
 }
 
 fn orphan(pid: Pid, cgroup: &str) -> Orphan {
