@@ -187,6 +187,36 @@ fn a_tree_that_vanishes_proves_nothing_and_its_return_begins_anew() {
 }
 
 #[test]
+fn where_metadata_was_found_another_directory_proves_nothing() {
+    let mut node = Node::new("1ms");
+    for id in ["known", "other"] {
+        node.owner.guest(id, Some("{}"));
+    }
+    let guests = ["known", "other"].map(|id| node.owner.fake(id));
+    node.reconcile();
+    let (here, away) = (node.owner.dir.join("guests"), node.owner.dir.join("away"));
+    // As the mount point of a disk that is not mounted any more.
+    fs::rename(&here, &away).expect("moved");
+    fs::create_dir(&here).expect("made");
+    for _ in 0..3 {
+        node.reconcile();
+    }
+    for guest in guests {
+        assert!(node.left(guest).is_some_and(|why| why.contains("tree")), "{:?}", node.left(guest));
+        assert!(node.owner.lives(guest));
+    }
+    // As the disk that is mounted again, on which one guest was removed.
+    fs::remove_dir(&here).expect("empty");
+    fs::rename(&away, &here).expect("moved back");
+    fs::remove_file(node.owner.file("known")).expect("removed");
+    for _ in 0..2 {
+        node.reconcile();
+    }
+    eventually("it ends", SOON, || if node.owner.lives(guests[0]) { Err(String::new()) } else { Ok(()) });
+    assert!(node.owner.lives(guests[1]));
+}
+
+#[test]
 fn a_guest_in_a_pid_namespace_of_its_own_is_written_back_by_its_number_here() {
     let mut node = Node::new("1ms");
     node.owner.guest("inner", Some("{\"HypervisorPID\":1}"));

@@ -1,6 +1,7 @@
 //! One look at watched processes and their metadata: the kernel and the files become a `World`. Blocking.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use sexton_core::handle::Handle;
 use sexton_core::look::{self, Adopter, Seen, Unread};
@@ -14,6 +15,7 @@ use sexton_plan::world::{Before, Custody, Left, Parent, Sighting, World};
 use super::metadata::{self, Found};
 use super::object::Object;
 use super::rule::{Id, Watch};
+use super::trees::Trees;
 use crate::node::adopt;
 use crate::node::host::SharedHost;
 
@@ -34,6 +36,8 @@ pub struct Looker {
     pub watches: Vec<Watch>,
     /// The keeper, where there is one.
     pub keeper: Option<Pid>,
+    /// Where metadata was found.
+    pub trees: Arc<Trees>,
 }
 
 impl Looker {
@@ -134,11 +138,19 @@ impl Looker {
 
     /// What the metadata of `id` says of process `pid`.
     pub fn claim(&self, watch: &Watch, id: &str, pid: Pid) -> Claim {
+        let tree = &watch.metadata.tree;
+        let directory = Trees::directory(tree);
         let metadata = match metadata::read(&watch.metadata, id) {
+            Found::Missing if self.trees.is_another(tree, directory) => {
+                return Claim::Odd(format!(
+                    "the tree `{tree}` is not the directory in which metadata was found before"
+                ));
+            }
             Found::Missing => return Claim::Missing,
             Found::Odd(why) => return Claim::Odd(why),
             Found::File(metadata) => metadata,
         };
+        self.trees.held(tree, directory);
         let object = match Object::parse(&metadata.text, &watch.fields()) {
             Ok(object) => object,
             Err(error) => return Claim::Odd(error.to_string()),

@@ -13,6 +13,7 @@ mod metadata;
 mod object;
 pub mod rule;
 mod told;
+mod trees;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -84,7 +85,7 @@ impl Watcher {
     pub fn new(host: SharedHost, watches: Vec<Watch>, meta: &BTreeMap<String, String>) -> (Watcher, mpsc::Sender<Ask>) {
         let (sender, asks) = mpsc::channel(QUEUE);
         let watcher = Watcher {
-            looker: Arc::new(Looker { host, watches, keeper: None }),
+            looker: Arc::new(Looker { host, watches, keeper: None, trees: Arc::default() }),
             asks,
             before: BTreeSet::new(),
             told: Told::resume(meta),
@@ -111,8 +112,7 @@ impl Watcher {
     async fn serve(&mut self, ask: Ask) {
         match ask {
             Ask::Keeper(keeper) => {
-                let Looker { host, watches, .. } = (*self.looker).clone();
-                self.looker = Arc::new(Looker { host, watches, keeper });
+                self.looker = Arc::new(Looker { keeper, ..(*self.looker).clone() });
             }
             Ask::Pass(kind, reply) => {
                 self.pass(kind).await;
