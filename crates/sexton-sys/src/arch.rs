@@ -182,6 +182,8 @@ pub(crate) mod nr {
     pub const SETXATTR: usize = 188;
     pub const FSETXATTR: usize = 190;
     pub const FGETXATTR: usize = 193;
+    pub const FLISTXATTR: usize = 196;
+    pub const FREMOVEXATTR: usize = 199;
     pub const SCHED_SETAFFINITY: usize = 203;
     pub const SCHED_GETAFFINITY: usize = 204;
     pub const GETDENTS64: usize = 217;
@@ -232,6 +234,8 @@ pub(crate) mod nr {
     pub const SETXATTR: usize = 5;
     pub const FSETXATTR: usize = 7;
     pub const FGETXATTR: usize = 10;
+    pub const FLISTXATTR: usize = 13;
+    pub const FREMOVEXATTR: usize = 16;
     pub const EVENTFD2: usize = 19;
     pub const EPOLL_CREATE1: usize = 20;
     pub const EPOLL_CTL: usize = 21;

@@ -1,4 +1,5 @@
-//! Extended attributes: the tag that a workload cannot write, and who may connect to a socket.
+//! Extended attributes: the tag that a workload cannot write, who may connect to a socket, and what other owners gave
+//! their files.
 
 use core::ffi::CStr;
 
@@ -41,4 +42,28 @@ pub fn read<'b>(fd: RawFd, name: &CStr, buffer: &'b mut [u8]) -> Result<Option<&
         Ok(len) => Ok(buffer.get(..len)),
         Err(errno) => Err(SysError::about("fgetxattr", fd.into(), errno)),
     }
+}
+
+/// Lists the names of all attributes that the kernel shows of what `fd` refers to, by means of `buffer`
+/// (`flistxattr(2)`).
+///
+/// # Errors
+/// `ERANGE` where the buffer is too small, `EOPNOTSUPP` where the file system keeps none.
+pub fn list(fd: RawFd, buffer: &mut [u8]) -> Result<impl Iterator<Item = &CStr>, SysError> {
+    let args = [word(fd), buffer.as_mut_ptr() as usize, buffer.len(), 0, 0, 0];
+    // SAFETY: the kernel writes at most `len` bytes into `buffer`.
+    let listed = unsafe { syscall(nr::FLISTXATTR, args) };
+    let len = listed.map_err(|errno| SysError::about("flistxattr", fd.into(), errno))?;
+    let names = buffer.get(..len).unwrap_or_default().split_inclusive(|byte| *byte == 0);
+    Ok(names.filter_map(|name| CStr::from_bytes_with_nul(name).ok()))
+}
+
+/// Removes attribute `name` of what `fd` refers to (`fremovexattr(2)`).
+///
+/// # Errors
+/// `EPERM`, `EACCES`; `ENODATA` where there is none.
+pub fn remove(fd: RawFd, name: &CStr) -> Result<(), SysError> {
+    // SAFETY: the kernel reads the name up to its NUL.
+    let removed = unsafe { syscall(nr::FREMOVEXATTR, [word(fd), name.as_ptr() as usize, 0, 0, 0, 0]) };
+    removed.map(|_| ()).map_err(|errno| SysError::about("fremovexattr", fd.into(), errno))
 }

@@ -16,6 +16,7 @@ use std::path::PathBuf;
 use sexton_sys::file::{self, flags};
 use sexton_sys::{Errno, SysError};
 
+use super::attributes::{self, KeepError};
 use super::rule::Template;
 use crate::node::crash::crash_point;
 
@@ -62,6 +63,12 @@ pub enum ReplaceError {
     /// Somebody else wrote it since it was read.
     #[error("it changed meanwhile")]
     Changed,
+    /// The new file would let others in than the old one, or lack what that bears.
+    #[error("{0}")]
+    Attributes(#[from] KeepError),
+    /// The same of its mode.
+    #[error("its mode cannot be kept")]
+    Mode,
     /// The file system refused.
     #[error("{0}")]
     Io(#[from] io::Error),
@@ -162,6 +169,11 @@ fn look(dir: &File, name: &CString) -> io::Result<std::fs::Metadata> {
     std::fs::symlink_metadata(inside(dir, name))
 }
 
+fn open_file(dir: &File, name: &CString) -> io::Result<File> {
+    let how = flags::NOFOLLOW | flags::NONBLOCK | flags::NOCTTY;
+    File::options().read(true).custom_flags(how).open(inside(dir, name))
+}
+
 fn read_file(dir: &File, name: &CString) -> io::Result<Result<(Vec<u8>, Stamp), String>> {
     let before = look(dir, name)?;
     if !before.is_file() {
@@ -170,8 +182,7 @@ fn read_file(dir: &File, name: &CString) -> io::Result<Result<(Vec<u8>, Stamp), 
     if before.len() > LARGEST {
         return Ok(Err(format!("is larger than {LARGEST} bytes")));
     }
-    let how = flags::NOFOLLOW | flags::NONBLOCK | flags::NOCTTY;
-    let opened = File::options().read(true).custom_flags(how).open(inside(dir, name))?;
+    let opened = open_file(dir, name)?;
     let mut text = Vec::new();
     (&opened).take(LARGEST + 1).read_to_end(&mut text)?;
     let after = opened.metadata()?;
@@ -192,7 +203,8 @@ fn stamp(about: &std::fs::Metadata) -> Stamp {
 }
 
 impl Metadata {
-    /// Replaces the file's text in one step: owner and mode stay, and a crash leaves the old text or the new one.
+    /// Replaces the file's text in one step: owner, mode and extended attributes stay, and a crash leaves the old
+    /// text or the new one.
     ///
     /// # Errors
     /// It changed since it was read, or could not be written; it is then as it was.
@@ -272,7 +284,8 @@ impl Metadata {
 
     /// Writes `text` to the new file `beside`; tells its inode.
     fn write_beside(&self, beside: &CString, text: &[u8]) -> Result<u64, ReplaceError> {
-        let about = look(&self.dir, &self.name)?;
+        let old = open_file(&self.dir, &self.name)?;
+        let about = old.metadata()?;
         // What bears this name was left by a worker that died between the two steps.
         let _gone = file::unlink(self.dir.as_raw_fd(), beside);
         let how = inside(&self.dir, beside);
@@ -280,9 +293,13 @@ impl Metadata {
         file.write_all(text)?;
         // The owner first: changing it takes set-id bits away.
         fchown(&file, Some(about.uid()), Some(about.gid()))?;
+        // The mode behind the ACL: without that its bits for the group let in whom the ACL keeps out, and with it they
+        // are its mask, which stays.
+        attributes::copy(&old, &file)?;
         file.set_permissions(Permissions::from_mode(about.mode() & 0o7777))?;
         file.sync_all()?;
-        Ok(file.metadata()?.ino())
+        let made = file.metadata()?;
+        if made.mode() == about.mode() { Ok(made.ino()) } else { Err(ReplaceError::Mode) }
     }
 
     fn is_unchanged(&self) -> io::Result<bool> {
@@ -297,9 +314,12 @@ impl Metadata {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::ffi::CStr;
     use std::fs;
     use std::os::unix::fs::symlink;
     use std::path::{Path, PathBuf};
+
+    use sexton_sys::xattr;
 
     struct Tree(PathBuf);
 
@@ -348,6 +368,41 @@ mod tests {
         assert_eq!((about.uid(), about.gid(), about.mode() & 0o7777), (7, 8, 0o640));
         assert_eq!(fs::read(tree.file()).expect("readable"), b"{}");
         assert_eq!(names(&tree.0.join("guests/a")), ["metadata.json"]);
+    }
+
+    /// A POSIX ACL that lets one more `user` read and write, and nobody of the group.
+    fn acl(user: u32) -> Vec<u8> {
+        let entries = [(0x01_u16, 6_u16, u32::MAX), (0x02, 6, user), (0x04, 0, u32::MAX), (0x10, 6, u32::MAX)];
+        let entries = entries.into_iter().chain([(0x20, 0, u32::MAX)]);
+        let bytes = |(tag, rights, who): (u16, u16, u32)| {
+            [&tag.to_le_bytes()[..], &rights.to_le_bytes(), &who.to_le_bytes()].concat()
+        };
+        2_u32.to_le_bytes().into_iter().chain(entries.flat_map(bytes)).collect()
+    }
+
+    #[test]
+    fn a_file_is_replaced_with_its_attributes_and_no_others() {
+        const ACL: &CStr = c"system.posix_acl_access";
+        let tree = Tree::new("attributes");
+        let dir = File::open(tree.0.join("guests/a")).expect("opened");
+        // Each new file in the directory is given this one.
+        xattr::set(dir.as_raw_fd(), c"system.posix_acl_default", &acl(4321)).expect("set");
+        let its = [(c"user.note", b"mine".to_vec()), (c"trusted.empty", Vec::new()), (ACL, acl(1234))];
+        for (its, mode) in [(&its[..], 0o660), (&its[..2], 0o4640), (&[], 0o640)] {
+            fs::write(tree.file(), "{\"a\":1}").expect("written");
+            let old = File::open(tree.file()).expect("opened");
+            xattr::remove(old.as_raw_fd(), ACL).expect("removed");
+            old.set_permissions(Permissions::from_mode(mode)).expect("mode");
+            its.iter().for_each(|(name, value)| xattr::set(old.as_raw_fd(), name, value).expect("set"));
+            let Found::File(metadata) = tree.read() else { panic!("a file") };
+            metadata.replace(b"{}").expect("replaced");
+            let new = File::open(tree.file()).expect("opened");
+            let about = |file: &File| (attributes::all(file).expect("read"), file.metadata().expect("there").mode());
+            assert_eq!(about(&new), about(&old));
+            assert!(its.iter().all(|(name, _)| about(&new).0.contains_key(*name)), "{its:?}");
+            assert_ne!(new.metadata().expect("there").ino(), old.metadata().expect("there").ino());
+            fs::remove_file(tree.file()).expect("removed");
+        }
     }
 
     #[test]

@@ -8,6 +8,7 @@
 //! is `stop::end_orphan`'s.
 
 mod act;
+mod attributes;
 mod look;
 mod metadata;
 mod object;
