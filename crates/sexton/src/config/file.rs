@@ -452,7 +452,7 @@ fn check_stop(runtime: &Runtime) -> Result<(), &'static str> {
     Ok(())
 }
 
-/// Names of runtimes and watches are unique, and a watch names runtimes that exist.
+/// Names of runtimes and watches are unique, and a watch names runtimes that exist and two fields.
 fn check_runtimes(file: &File) -> Result<(), (String, String)> {
     let mut known: Vec<&str> = super::BUILT_IN_RUNTIMES.to_vec();
     for runtime in &file.runtime {
@@ -484,6 +484,10 @@ fn check_runtimes(file: &File) -> Result<(), (String, String)> {
                 format!("\"{unknown}\""),
                 format!("`watch.runtimes`: `{unknown}` is no runtime; known are {}", known.join(", ")),
             ));
+        }
+        if watch.start_ticks_field.as_ref() == Some(&watch.pid_field) {
+            let both = format!("`watch.pid_field` and `watch.start_ticks_field` of `{}`", watch.name);
+            return Err((quoted, format!("{both} are both `{}`, and one field holds one number", watch.pid_field)));
         }
         watches.push(&watch.name);
     }

@@ -92,6 +92,14 @@ fn a_value_outside_its_rules_is_named_with_its_key_and_line() {
         ("[[watch]]\nname = \"w\"\nruntimes = [\"nope\"]\nmetadata = \"/a/{id}/b\"\npid_field = \"P\"\n", "nope", 3),
         ("[[watch]]\nname = \"w\"\nruntimes = [\"qemu\"]\nmetadata = \"/a/b\"\npid_field = \"P\"\n", "metadata", 4),
         (
+            concat!(
+                "[[watch]]\nname = \"w\"\nruntimes = [\"qemu\"]\nmetadata = \"/a/{id}/b\"\n",
+                "pid_field = \"P\"\nstart_ticks_field = \"P\"\n",
+            ),
+            "`watch.pid_field` and `watch.start_ticks_field`",
+            2,
+        ),
+        (
             "[[runtime]]\nname = \"r\"\nexecutables = [\"/x\"]\nstop = [{ signal = \"KILL\" }, { signal = \"TERM\" }]\n",
             "runtime.stop",
             2,
