@@ -16,28 +16,8 @@ use sexton_testkit::skip::{has_program, missing_package};
 use sexton_testkit::{Daemon, Ground, SOON, eventually};
 use support::SEXTON;
 
-/// A stand-in for a runtime with HTTP on its socket: it notes each request, ignores SIGTERM, and ends with code 7 on a
-/// request that holds the word.
-const STAND_IN: &str = r#"
-import os, signal, socket, sys
-signal.signal(signal.SIGTERM, signal.SIG_IGN)
-path, notes, last = sys.argv[2], sys.argv[3], sys.argv[4]
-listener = socket.socket(socket.AF_UNIX)
-listener.bind(path)
-listener.listen()
-while True:
-    peer, _ = listener.accept()
-    text = peer.recv(4096).decode()
-    if not text:
-        continue
-    with open(notes, "a") as file:
-        file.write(text.split("\r\n")[0] + " " + text.split("\r\n")[-1] + "\n")
-    if last == "never":
-        continue
-    peer.sendall(b"HTTP/1.1 204 No Content\r\n\r\n")
-    if last in text:
-        os._exit(7)
-"#;
+/// A stand-in for a runtime with HTTP on its socket.
+const STAND_IN: &str = include_str!("support/stand_in.py");
 
 struct Node {
     daemon: Daemon,

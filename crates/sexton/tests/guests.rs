@@ -222,26 +222,8 @@ fn ten_guests_are_found_again_and_the_eleventh_is_ended_after_its_grace_among_tw
     assert_eq!(node.get("/v1/plan")["actions"], json!([]));
 }
 
-/// A stand-in for a runtime with HTTP on its socket: it notes each request, ignores SIGTERM, and ends on the request
-/// that is the last.
-const STAND_IN: &str = r#"
-import os, signal, socket, sys
-signal.signal(signal.SIGTERM, signal.SIG_IGN)
-path, notes, last = sys.argv[1], sys.argv[2], sys.argv[3]
-listener = socket.socket(socket.AF_UNIX)
-listener.bind(path)
-listener.listen()
-while True:
-    peer, _ = listener.accept()
-    text = peer.recv(4096).decode()
-    if not text:
-        continue
-    with open(notes, "a") as file:
-        file.write(text.split("\r\n")[0] + " " + text.split("\r\n")[-1] + "\n")
-    peer.sendall(b"HTTP/1.1 204 No Content\r\n\r\n")
-    if last in text:
-        os._exit(0)
-"#;
+/// A stand-in for a runtime with HTTP on its socket.
+const STAND_IN: &str = include_str!("support/stand_in.py");
 
 #[test]
 fn orphans_of_built_in_runtimes_are_asked_in_their_own_words() {
