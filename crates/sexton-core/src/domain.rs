@@ -240,6 +240,11 @@ impl Domain {
     /// # Errors
     /// A file could not be read.
     pub fn processes(&self) -> Result<Vec<(Pid, u64)>, DomainError> {
+        self.listed("cgroup.procs")
+    }
+
+    /// Everybody in the file `name` of it and of those below.
+    fn listed(&self, name: &str) -> Result<Vec<(Pid, u64)>, DomainError> {
         let mut found = Vec::new();
         for dir in self.tree()? {
             let ino = match fs::metadata(&dir) {
@@ -247,7 +252,7 @@ impl Domain {
                 Err(error) if is_gone(&error) => continue,
                 Err(source) => return Err(self.error("read", source)),
             };
-            match fs::read_to_string(dir.join("cgroup.procs")) {
+            match fs::read_to_string(dir.join(name)) {
                 Ok(text) => found.extend(text.lines().filter_map(|pid| Some((Pid::new(pid.parse().ok()?)?, ino)))),
                 Err(error) if is_gone(&error) => {}
                 // A threaded cgroup lists its processes in its domain above (`cgroups(7)`).
@@ -308,6 +313,26 @@ impl Domain {
     /// The kernel refused.
     pub fn take_in(&self, pid: Pid) -> Result<(), DomainError> {
         fs::write(self.full.join("cgroup.procs"), pid.to_string()).map_err(|source| self.error("move into", source))
+    }
+
+    /// Moves everybody in it and below to `home`, by number.
+    ///
+    /// # Errors
+    /// A file could not be read, or the kernel refused to move somebody who has not ended.
+    pub fn empty_into(&self, home: &Domain) -> Result<(), DomainError> {
+        // RACE: a number that was listed may be another's by the time it is moved; a cgroup takes nothing but numbers.
+        // A process whose main thread exited elsewhere is listed there, so the other threads are looked for as well:
+        // the number of any thread moves the whole process.
+        for list in ["cgroup.procs", "cgroup.threads"] {
+            for (id, _) in self.listed(list)? {
+                match home.take_in(id) {
+                    Err(DomainError::Io { source, .. })
+                        if source.raw_os_error() == Some(sexton_sys::Errno::ESRCH.0) => {}
+                    moved => moved?,
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Removes it if nothing is in it and nothing below, and tells whether it is gone. That is the cheapest proof that

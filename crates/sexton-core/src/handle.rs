@@ -222,10 +222,12 @@ impl Handle {
         xattr::set(self.pidfd.raw(), TAG, owner.as_bytes()).is_ok()
     }
 
-    /// Takes the owner's tag away.
-    pub fn untag(&self) {
-        // An empty value is the absence of one.
-        let _untagged = xattr::set(self.pidfd.raw(), TAG, b"");
+    /// Takes the tag away, if it is `owner`'s.
+    pub fn untag(&self, owner: &str) {
+        if self.tagged().as_deref() == Some(owner) {
+            // An empty value is the absence of one.
+            let _untagged = xattr::set(self.pidfd.raw(), TAG, b"");
+        }
     }
 
     /// The owner's tag.

@@ -155,6 +155,23 @@ pub fn cgroup_path(pid: Pid) -> Result<String, ReadProcError> {
     parse_cgroup(&text).ok_or_else(|| ReadProcError::Malformed { path: format!("/proc/{pid}/cgroup") })
 }
 
+/// The path of a process's cgroup in the v1 hierarchy of `controller`, likewise.
+///
+/// # Errors
+/// Gone, unreadable, or in no such hierarchy.
+pub fn cgroup_v1_path(pid: Pid, controller: &str) -> Result<String, ReadProcError> {
+    let text = read(pid, "cgroup")?;
+    parse_cgroup_v1(&text, controller).ok_or_else(|| ReadProcError::Malformed { path: format!("/proc/{pid}/cgroup") })
+}
+
+/// The path in the v1 hierarchy of `controller` in the text of `/proc/PID/cgroup`.
+fn parse_cgroup_v1(text: &[u8], controller: &str) -> Option<String> {
+    String::from_utf8_lossy(text).lines().find_map(|line| {
+        let (controllers, path) = line.split_once(':')?.1.split_once(':')?;
+        controllers.split(',').any(|name| name == controller).then(|| path.to_owned())
+    })
+}
+
 /// The cgroup2 path in the text of `/proc/PID/cgroup`.
 pub fn parse_cgroup(text: &[u8]) -> Option<String> {
     let line = text.split(|b| *b == b'\n').find_map(|line| line.strip_prefix(b"0::"))?;
@@ -403,6 +420,9 @@ mod tests {
         let text = b"9:name=systemd:/x\n4:memory:/y\n0::/sexton/vm-1\n";
         assert_eq!(parse_cgroup(text).as_deref(), Some("/sexton/vm-1"));
         assert_eq!(parse_cgroup(b"4:memory:/y\n"), None);
+        assert_eq!(parse_cgroup_v1(text, "memory").as_deref(), Some("/y"));
+        assert_eq!(parse_cgroup_v1(b"5:cpu,cpuacct:/a:b\n", "cpuacct").as_deref(), Some("/a:b"));
+        assert_eq!(parse_cgroup_v1(text, "pids"), None);
     }
 
     #[test]

@@ -12,9 +12,11 @@ mod support;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use serde_json::{Value, json};
 use sexton_core::pin::PinBoard;
+use sexton_plan::id::Pid;
 use sexton_testkit::{SOON, crash_bin_dir, eventually, processes_in, skip};
 use support::{Dead, Node, file_appears, is_settled, is_terminal, script, spec, text};
 
@@ -193,6 +195,7 @@ impl Round<'_> {
         if self.ready.is_some() {
             self.networked();
         }
+        self.adopted();
         self.removed();
         let mut crashed = !self.orders.file.exists();
         self.node.unbind();
@@ -361,6 +364,26 @@ impl Round<'_> {
         let ran = self.create(&body);
         let over = self.stop("networked");
         self.ended(&over, ran, Value::Null, json!(15));
+    }
+
+    /// Runs already, and is taken into custody; cut off, that is undone, and can be asked for anew.
+    fn adopted(&mut self) {
+        let name = self.name("adopted");
+        let mut elsewhere = Command::new("/bin/sleep").arg("1000").spawn().expect("sleep");
+        let pid = Pid::new(i32::try_from(elsewhere.id()).expect("fits")).expect("a PID");
+        let ticks = sexton_core::proc::stat(pid).expect("it lives").start_ticks;
+        let body = json!({ "name": name, "pid": pid, "start_ticks": ticks });
+        eventually("it is in custody", SOON, || {
+            let (answer, again) = self.node.ask("POST", "/v1/adopt", None, Some(&body));
+            // Refused it may be only for what an earlier question has done or is undoing.
+            assert!(answer.status == 201 || again || answer.status == 409, "{}: {}", self.point, answer.text());
+            let entry = self.node.ask("GET", &format!("/v1/instances/{name}"), None, None).0.json();
+            let is_it = entry["state"] == "running" && entry["identity"]["pid"] == json!(pid);
+            if is_it { Ok(()) } else { Err(format!("{}: {} {entry}", self.point, answer.text())) }
+        });
+        let over = self.stop("adopted");
+        self.ended(&over, true, Value::Null, json!(15));
+        let _status = elsewhere.wait().expect("reaped");
     }
 
     /// Taken off the list while everything else goes on.

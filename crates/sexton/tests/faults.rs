@@ -11,7 +11,7 @@ mod unanswering;
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -142,7 +142,7 @@ fn a_disk_that_is_full_when_worker_and_keeper_die_loses_no_exit() {
 #[test]
 fn whatever_a_workload_does_it_ends_when_it_is_stopped() {
     let mut node = Node::new(SEXTON, &[]);
-    let leaderless = leaderless(node.ground.dir());
+    let leaderless = support::leaderless(node.ground.dir());
     let cgroup = "C=$(dirname $(dirname $(dirname $R)))/$(sed -n 's/^0:://p' /proc/self/cgroup)";
     let nested = format!(
         "{cgroup}; mkdir -p $C/a/b $C/t; echo threaded > $C/t/cgroup.type; sleep 1000 & echo $! > $C/a/b/cgroup.procs; \
@@ -188,29 +188,6 @@ fn whatever_a_workload_does_it_ends_when_it_is_stopped() {
         assert!(!dir.exists() && processes_in(&dir).is_empty(), "{name}");
         assert!(over["exit"]["code"].is_u64() || over["exit"]["signal"].is_u64(), "{name}: {over}");
     }
-}
-
-/// A program whose main thread has left while another runs: `Z` in `/proc`, and alive.
-fn leaderless(dir: &Path) -> String {
-    const SOURCE: &str = "
-        #include <pthread.h>
-        #include <stdio.h>
-        #include <stdlib.h>
-        #include <unistd.h>
-        static void *stay(void *main) {
-            pthread_join(*(pthread_t *)main, NULL);
-            fclose(fopen(getenv(\"READY\"), \"w\"));
-            for (;;) pause();
-        }
-        int main(void) {
-            static pthread_t main_thread, other;
-            main_thread = pthread_self();
-            pthread_create(&other, NULL, stay, &main_thread);
-            pthread_exit(NULL);
-        }";
-    let program = dir.join("leaderless");
-    support::compile(SOURCE, &program);
-    program.display().to_string()
 }
 
 #[test]

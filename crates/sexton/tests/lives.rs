@@ -257,7 +257,12 @@ fn a_process_started_elsewhere_is_taken_into_custody_and_only_the_one_that_is_me
         let meant = |ticks| Wanted { pid, proof: Proof::StartTicks(ticks) };
         let other = node.adopt(new("x", spec(&["sleep"])), meant(ticks + 1), me()).await.expect_err("another one");
         assert_eq!(other.kind.status(), 409);
-        let entry = node.adopt(new("x", spec(&["sleep"])), meant(ticks), me()).await.expect("adopted");
+        let both = ["x", "z"].map(|name| node.adopt(new(name, spec(&["sleep"])), meant(ticks), me()));
+        let [first, second] = both;
+        let (first, second) = tokio::join!(first, second);
+        let entry = first.expect("adopted");
+        let second = second.expect_err("asked for at the same time");
+        assert!(second.detail.contains("in custody already"), "{second}");
         assert!(entry.adopted && entry.state == State::Running);
         let path = sexton_core::proc::cgroup_path(pid).expect("cgroup");
         assert_eq!(Some(path), entry.cgroup.as_ref().map(|cgroup| cgroup.path.clone()));

@@ -1,30 +1,52 @@
 //! Taking custody of a process that something else started. Nothing here signals; a refusal changes nothing.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use serde_json::json;
-use sexton_core::domain::Domain;
+use sexton_core::domain::{Domain, DomainError};
 use sexton_core::gate::OwnedPermit;
 use sexton_core::handle::{Handle, OpenHandleError};
 use sexton_core::proc;
 use sexton_ledger::entry::{Cgroup, Entry, Resource, ResourceState};
 use sexton_ledger::{Batch, EventKind};
-use sexton_plan::id::{Incarnation, Pid};
+use sexton_plan::id::Pid;
+use sexton_plan::identity::{Identity, Match};
 use sexton_plan::state::State;
 
+use super::crash::crash_point;
 use super::host::Host;
 use super::life::{Answer, Life, Next, Taken, called, fact, now};
+use super::limits;
 use super::process::Process;
 use super::request::{Caller, Proof, Wanted};
 use super::resources::domain_name;
 use crate::chain::chain;
 use crate::refusal::{Kind, Refusal};
 
-/// Where an adopted process came from, until it is in custody.
+/// Where an adopted process came from, until it is in custody: the path of its cgroup2, and `controller/path` of a v1
+/// cgroup that its limits take it out of.
 const ORIGIN: &str = "cgroup-origin";
 
 /// The tag of a daemon's own processes: no other daemon takes them for anybody's either.
 const DAEMON: &str = "daemon";
+
+/// Who is being taken at this moment: the tag that keeps everybody else off follows the durable intent.
+#[derive(Debug, Default)]
+pub struct Claims(Vec<Weak<Identity>>);
+
+impl Claims {
+    /// Claims a process for as long as the claim is held; `None` while somebody else has it.
+    fn claim(&mut self, identity: &Identity) -> Option<Arc<Identity>> {
+        self.0.retain(|claim| claim.strong_count() > 0);
+        let is_it = |claim: Arc<Identity>| claim.pid == identity.pid && claim.compare(identity) != Match::Different;
+        if self.0.iter().filter_map(Weak::upgrade).any(is_it) {
+            return None;
+        }
+        let claim = Arc::new(identity.clone());
+        self.0.push(Arc::downgrade(&claim));
+        Some(claim)
+    }
+}
 
 /// Tags this worker and its keeper.
 pub fn tag_own(host: &Host, keeper_pid: u32) {
@@ -44,7 +66,7 @@ pub fn take(
     wanted: Wanted,
     host: &Host,
     keeper_pid: u32,
-    life: &Incarnation,
+    claims: &mut Claims,
     permit: OwnedPermit,
 ) -> Result<Taken, Refusal> {
     let refused = |why: String| Refusal::new(Kind::WrongState, format!("process {} {why}", wanted.pid));
@@ -73,6 +95,12 @@ pub fn take(
     if stat.zombie_status().is_some() {
         return Err(refused("has ended".to_owned()));
     }
+    if stat.is_exiting() {
+        // A cgroup takes in what lives of it and lists it nowhere.
+        return Err(refused("cannot be moved: its main thread has exited".to_owned()));
+    }
+    // Before the tag is looked at, so that of two who ask for it the second finds the one or the other.
+    let claim = claims.claim(identity).ok_or_else(|| refused("is in custody already".to_owned()))?;
     let tag = handle.tagged();
     if tag.as_deref() == Some(DAEMON) {
         return Err(refused("is another daemon's own".to_owned()));
@@ -82,11 +110,7 @@ pub fn take(
     }
     // What was read by number was read of this process, if it still has the number.
     match handle.signal(0) {
-        Ok(true) => {
-            // At once, so that of two who ask for it the second finds it taken.
-            handle.tag(life.as_str());
-            Ok(Taken { handle: Arc::new(handle), permit })
-        }
+        Ok(true) => Ok(Taken { handle: Arc::new(handle), claim, permit }),
         Ok(false) => Err(refused("has ended".to_owned())),
         Err(error) => Err(refused(format!("may not be signalled: {error}"))),
     }
@@ -104,22 +128,30 @@ pub(super) fn in_custody(pid: Pid, host: &Host) -> bool {
         })
 }
 
+/// Whether `entry` is an adoption that has not come about.
+pub fn is_begun(entry: &Entry) -> bool {
+    entry.resources.iter().any(|held| held.kind == ORIGIN)
+}
+
 /// The row of an adoption: who it is is known before anything is acquired.
 pub fn intent(blank: Entry, taken: &Taken) -> Entry {
     let origin = proc::cgroup_path(taken.identity().pid).unwrap_or_else(|_| "/".to_owned());
     let mut resources = blank.resources.clone();
-    resources.push(Resource { kind: ORIGIN.to_owned(), key: origin, state: ResourceState::Intent });
+    for key in std::iter::once(origin).chain(limits::origins_v1(&blank.spec.limits, taken.identity().pid)) {
+        resources.push(Resource { kind: ORIGIN.to_owned(), key, state: ResourceState::Intent });
+    }
     Entry { identity: Some(taken.identity().clone()), handle: taken.to_bytes(), adopted: true, resources, ..blank }
 }
 
 impl Life {
     /// Records the intent, acquires, and moves the process into its domain as the last step.
     pub(super) async fn take_custody(&mut self, taken: Taken, caller: &Caller, reply: Answer) -> Next {
-        let Taken { handle, permit } = taken;
+        // The claim lasts until the process is in custody, or back where it came from.
+        let Taken { handle, claim: _claim, permit } = taken;
+        crash_point!("adopt.begun");
         let next = (*self.entry).clone();
         let events = vec![called(&next, "adopt", caller), fact(EventKind::InstanceStarting, &next, json!({}))];
         if let Err(refusal) = self.record(next, events, false).await {
-            handle.untag();
             let _heard = reply.send(Err(refusal));
             return Next::Removed;
         }
@@ -127,26 +159,27 @@ impl Life {
         match self.acquire_for(&handle).await {
             Ok((process, domain)) => self.in_custody(process, domain, reply).await,
             Err(reason) => {
-                handle.untag();
-                self.give_up_adoption().await;
-                let detail = format!("`{}` was not taken into custody: {reason}", self.entry.name);
+                handle.untag(self.entry.incarnation.as_str());
+                let next = self.give_up_adoption().await;
+                let mut detail = format!("`{}` was not taken into custody: {reason}", self.entry.name);
+                if let Some(why) = &self.entry.reason {
+                    detail = format!("{detail}; {why}");
+                }
                 let _heard = reply.send(Err(Refusal::new(Kind::WrongState, detail)));
-                Next::Removed
+                next
             }
         }
     }
 
     /// Undoes an adoption that did not come about, now or before the daemon died: what was moved is moved back, and
-    /// nothing is ever signalled.
+    /// nothing is ever signalled. What cannot be moved back keeps its row, and is tried again with every pass.
     pub(super) async fn give_up_adoption(&mut self) -> Next {
-        if let Some(domain) = self.open_domain().await {
-            self.move_back(&domain);
-            if let Err(error) = domain.remove() {
-                tracing::warn!(error = chain(&error), "cgroup of an adoption not removed");
-            }
-        }
-        for held in self.entry.resources.iter().filter(|held| held.kind == "cgroup-v1") {
-            let _gone = super::limits::release_v1(&self.host.cgroup, &held.key);
+        let domain = self.open_domain().await;
+        if let Err(why) = self.move_back(domain.as_ref()) {
+            let mut owed = Batch::default();
+            let next = self.doubted(&format!("the process could not be moved back: {why}"), &mut owed);
+            self.host.owe(owed).await;
+            return next;
         }
         let events = vec![fact(EventKind::InstanceRemoved, &self.entry, json!({ "reason": "not adopted" }))];
         let removes = vec![self.entry.name.clone()];
@@ -155,19 +188,31 @@ impl Life {
         Next::Removed
     }
 
-    /// Moves whatever is in `domain` back to where the process came from, or to the root.
-    fn move_back(&self, domain: &Domain) {
-        let origin = self.entry.resources.iter().find(|held| held.kind == ORIGIN).map_or("/", |held| held.key.as_str());
-        let Some(subtree) = &self.host.subtree else { return };
-        let Ok(home) = subtree.open_path(origin).or_else(|_| subtree.open_path("/")) else { return };
-        for (pid, _) in domain.processes().unwrap_or_default() {
-            if let Err(error) = home.take_in(pid) {
-                tracing::warn!(error = chain(&error), "process not moved back");
-            }
+    /// Moves whatever is in `domain` back to where the process came from, or to the root where that is gone, and
+    /// removes it.
+    fn move_back(&self, domain: Option<&Domain>) -> Result<(), String> {
+        let keys = |kind| self.entry.resources.iter().filter(move |held| held.kind == kind).map(|held| &*held.key);
+        if let (Some(domain), Some(subtree)) = (domain, &self.host.subtree) {
+            let home = match subtree.open_path(keys(ORIGIN).find(|key| key.starts_with('/')).unwrap_or("/")) {
+                Err(DomainError::Gone(_)) => subtree.open_path("/"),
+                opened => opened,
+            };
+            domain.empty_into(&home.map_err(|error| chain(&error))?).map_err(|error| chain(&error))?;
+            domain.remove().map_err(|error| chain(&error))?;
         }
+        for key in keys("cgroup-v1") {
+            limits::empty_v1(&self.host.cgroup, key, keys(ORIGIN))?;
+            limits::release_v1(&self.host.cgroup, key)?;
+        }
+        Ok(())
     }
 
     async fn acquire_for(&self, handle: &Arc<Handle>) -> Result<(Process, Option<Domain>), String> {
+        if handle.tagged().is_some() {
+            return Err("another daemon has taken it meanwhile".to_owned());
+        }
+        handle.tag(self.entry.incarnation.as_str());
+        crash_point!("adopt.tagged");
         let process = Process::watch(Arc::clone(handle)).map_err(|error| error.to_string())?;
         let domain = self.make_domain()?;
         if domain.is_none() && self.entry.spec.pidns {
@@ -189,10 +234,14 @@ impl Life {
             if !lives() {
                 return Err("it has ended".to_owned());
             }
-            super::limits::take_in_v1(&self.host.cgroup, &self.entry.spec.limits, &domain_name(&self.entry), pid)?;
+            limits::take_in_v1(&self.host.cgroup, &self.entry.spec.limits, &domain_name(&self.entry), pid)?;
             domain.take_in(pid).map_err(|error| chain(&error))?;
-            if !lives() || handle.cgroup_id().is_some_and(|id| id != domain.ino()) {
+            crash_point!("adopt.moved");
+            if !lives() || handle.is_over() == Ok(true) {
                 return Err("it ended while it was being moved into its cgroup".to_owned());
+            }
+            if handle.cgroup_id().is_some_and(|id| id != domain.ino()) {
+                return Err("its main thread is not in its cgroup: it has exited, or somebody moves it".to_owned());
             }
         }
         Ok((process, domain))

@@ -67,6 +67,7 @@ pub struct Driver {
     reconcile_every: Duration,
     worker_restarts: u64,
     keeper_pid: u32,
+    claims: adopt::Claims,
 }
 
 impl Driver {
@@ -92,6 +93,7 @@ impl Driver {
             reconcile_every,
             worker_restarts: 0,
             keeper_pid: 0,
+            claims: adopt::Claims::default(),
         };
         (driver, node)
     }
@@ -286,7 +288,7 @@ impl Driver {
         }
         let admitted = self.admit(&new.name, gate::Kind::ADOPT);
         let blank = first_incarnation(new, &self.host);
-        let take = |permit| adopt::take(wanted, &self.host, self.keeper_pid, &blank.incarnation, permit);
+        let take = |permit| adopt::take(wanted, &self.host, self.keeper_pid, &mut self.claims, permit);
         let taken = match admitted.and_then(take) {
             Ok(taken) => taken,
             Err(refusal) => return refuse(reply, refusal),

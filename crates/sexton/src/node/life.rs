@@ -198,6 +198,8 @@ impl Next {
 #[derive(Debug)]
 pub struct Taken {
     pub(super) handle: Arc<Handle>,
+    /// Keeps every other request of this daemon off it.
+    pub(super) claim: Arc<Identity>,
     /// The admission, until the intent is shown.
     pub(super) permit: OwnedPermit,
 }

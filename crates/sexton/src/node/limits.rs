@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 
 use sexton_core::domain::Domain;
 use sexton_core::pin::Released;
+use sexton_core::proc;
 use sexton_ledger::entry::Limits;
+use sexton_plan::id::Pid;
 
 /// Where v1 hierarchies are mounted on a hybrid host (`cgroups(7)`).
 const V1_ROOT: &str = "/sys/fs/cgroup";
@@ -55,12 +57,49 @@ pub fn apply(subtree: &str, domain: &Domain, name: &str, limits: &Limits) -> Res
 ///
 /// # Errors
 /// The kernel refused.
-pub fn take_in_v1(subtree: &str, limits: &Limits, name: &str, pid: sexton_plan::id::Pid) -> Result<(), String> {
+pub fn take_in_v1(subtree: &str, limits: &Limits, name: &str, pid: Pid) -> Result<(), String> {
     for controller in v1_controllers(limits) {
         let file = v1_dir(subtree, controller, name).join("cgroup.procs");
         fs::write(&file, pid.to_string()).map_err(|error| format!("{}: {error}", file.display()))?;
     }
     Ok(())
+}
+
+/// Where a process is, in the v1 hierarchies that `limits` need: `controller/path` of each.
+pub fn origins_v1(limits: &Limits, pid: Pid) -> Vec<String> {
+    let path = |controller: &str| Some(format!("{controller}{}", proc::cgroup_v1_path(pid, controller).ok()?));
+    v1_controllers(limits).into_iter().filter_map(path).collect()
+}
+
+/// Moves everybody in the v1 cgroup `key` to the one of `origins` in the same hierarchy, or to its root where that is
+/// gone.
+///
+/// # Errors
+/// The kernel refused to tell who is there, or to move somebody who has not ended.
+pub fn empty_v1<'k>(subtree: &str, key: &str, mut origins: impl Iterator<Item = &'k str>) -> Result<(), String> {
+    let Some((controller, name)) = key.split_once('/') else { return Ok(()) };
+    let from = v1_dir(subtree, controller, name);
+    let root = Path::new(V1_ROOT).join(controller);
+    let home = origins.find_map(|origin| origin.split_once('/').filter(|(of, _)| *of == controller));
+    let home = home.map(|(_, path)| root.join(path)).filter(|home| !is_gone(fs::metadata(home))).unwrap_or(root);
+    // As in cgroup2, the number of any thread moves the whole process, and the main one may have exited elsewhere.
+    for list in ["cgroup.procs", "tasks"] {
+        let text = match fs::read_to_string(from.join(list)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            read => read.map_err(|error| format!("{}: {error}", from.display()))?,
+        };
+        for id in text.lines().filter_map(|id| Pid::new(id.parse().ok()?)) {
+            match fs::write(home.join("cgroup.procs"), id.to_string()) {
+                Err(error) if error.raw_os_error() == Some(sexton_sys::Errno::ESRCH.0) => {}
+                moved => moved.map_err(|error| format!("{}: {error}", home.display()))?,
+            }
+        }
+    }
+    Ok(())
+}
+
+fn is_gone<T>(looked: io::Result<T>) -> bool {
+    looked.is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
 }
 
 /// Removes the v1 cgroup `key` (`controller/name`).

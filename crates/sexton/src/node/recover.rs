@@ -13,6 +13,7 @@ use sexton_plan::state::{ExitSource, ExitStatus, LostReason, State};
 use sexton_plan::world::Doubted;
 use sexton_sys::clone::{ChildFailure, MARK_RELEASED};
 
+use super::adopt;
 use super::crash::crash_point;
 use super::host::Host;
 use super::life::{Command, Life, Next, RollBack, fact, now};
@@ -81,10 +82,10 @@ impl Life {
     /// Judges the instance by what was seen of it; tells what comes next, and adds to `owed` what is to be recorded.
     pub fn judged(&mut self, seen: Seen, owed: &mut Batch) -> Next {
         let Seen { process, handle, mark, refused, why } = seen;
-        if self.entry.adopted && self.entry.state == State::Starting {
+        if adopt::is_begun(&self.entry) {
             // Nobody was told that it is in custody.
             if let Some(handle) = &handle {
-                handle.untag();
+                handle.untag(self.entry.incarnation.as_str());
             }
             return Next::GiveUpAdoption;
         }
@@ -142,7 +143,7 @@ impl Life {
     }
 
     /// Neither ours nor gone for certain: says so and keeps hands off.
-    fn doubted(&mut self, why: &str, owed: &mut Batch) -> Next {
+    pub(super) fn doubted(&mut self, why: &str, owed: &mut Batch) -> Next {
         if self.entry.state != State::Unverified || self.entry.reason.as_deref() != Some(why) {
             let mut next = (*self.entry).clone();
             next.state = State::Unverified;
@@ -243,12 +244,14 @@ fn spawn_refusal(failure: ChildFailure) -> String {
 pub fn doubted(entry: &Entry, host: &Host) -> Doubted {
     let seen = look(entry, host);
     let why = seen.why.or_else(|| entry.reason.clone()).unwrap_or_else(|| "its identity is not proven".to_owned());
+    // An adoption that is given up is nothing to take custody of again.
+    let process = if adopt::is_begun(entry) { ProcessSeen::Unproven } else { seen.process };
     Doubted {
         name: entry.name.clone(),
         incarnation: entry.incarnation.clone(),
         identity: entry.identity.clone(),
         claimed: claimed(entry),
-        process: seen.process,
+        process,
         why,
     }
 }

@@ -281,3 +281,29 @@ pub fn compile(source: &str, program: &std::path::Path) {
     compiler.stdin.take().expect("its input").write_all(source.as_bytes()).expect("compiled");
     assert!(compiler.wait().expect("compiled").success());
 }
+
+/// A program whose main thread leaves, once the file `GATE` is there if one is named, while another runs: `Z` in `/proc`,
+/// and alive. It makes the file `READY` afterwards.
+pub fn leaderless(dir: &std::path::Path) -> String {
+    const SOURCE: &str = "
+        #include <pthread.h>
+        #include <stdio.h>
+        #include <stdlib.h>
+        #include <unistd.h>
+        static void *stay(void *main) {
+            pthread_join(*(pthread_t *)main, NULL);
+            fclose(fopen(getenv(\"READY\"), \"w\"));
+            for (;;) pause();
+        }
+        int main(void) {
+            static pthread_t main_thread, other;
+            const char *gate = getenv(\"GATE\");
+            main_thread = pthread_self();
+            pthread_create(&other, NULL, stay, &main_thread);
+            while (gate && access(gate, F_OK)) usleep(1000);
+            pthread_exit(NULL);
+        }";
+    let program = dir.join("leaderless");
+    compile(SOURCE, &program);
+    program.display().to_string()
+}

@@ -1,0 +1,214 @@
+//! Adoptions that do not come about: the process stays, or is put back, where it was, and is nobody's.
+
+#![allow(clippy::indexing_slicing, reason = "a JSON value indexed by a name that is not there is null")]
+
+mod support;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+
+use serde_json::{Value, json};
+use sexton_core::handle::Handle;
+use sexton_core::proc;
+use sexton_plan::id::Pid;
+use sexton_testkit::{Response, SOON, crash_bin_dir, eventually, skip};
+use support::{Node, SEXTON, file_appears, leaderless};
+
+/// A process of somebody else's, with two threads, whose main one leaves when it is told to.
+struct Elsewhere {
+    child: Child,
+    pid: Pid,
+    gate: PathBuf,
+    left: PathBuf,
+}
+
+impl Elsewhere {
+    fn start(dir: &Path) -> Elsewhere {
+        let (gate, left) = (dir.join("gate"), dir.join("left"));
+        let child =
+            Command::new(leaderless(dir)).env("GATE", &gate).env("READY", &left).spawn().expect("it was compiled");
+        let pid = Pid::new(i32::try_from(child.id()).expect("fits")).expect("a PID");
+        let elsewhere = Elsewhere { child, pid, gate, left };
+        eventually("two threads", SOON, || {
+            let threads = elsewhere.threads();
+            if threads.len() == 2 { Ok(()) } else { Err(format!("{threads:?}")) }
+        });
+        elsewhere
+    }
+
+    fn threads(&self) -> Vec<PathBuf> {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.pid)).expect("it lives");
+        tasks.map(|task| task.expect("a thread").path()).collect()
+    }
+
+    fn lose_main_thread(&self) {
+        fs::write(&self.gate, "").expect("gate opened");
+        file_appears(&self.left);
+    }
+
+    /// Where its other thread is, in every hierarchy.
+    fn cgroups(&self) -> String {
+        let other = self.threads().into_iter().find(|task| !task.ends_with(self.pid.to_string())).expect("it stays");
+        fs::read_to_string(other.join("cgroup")).expect("readable")
+    }
+
+    fn adopt(&self, node: &mut Node, name: &str) -> Response {
+        node.ask("POST", "/v1/adopt", None, Some(&self.wanted(name))).0
+    }
+
+    /// Some have their limits in a v1 hierarchy, where it is moved as well.
+    fn wanted(&self, name: &str) -> Value {
+        let ticks = proc::stat(self.pid).expect("it lives").start_ticks;
+        json!({ "name": name, "pid": self.pid, "start_ticks": ticks, "limits": { "pids": 50 } })
+    }
+
+    fn tag(&self) -> Option<String> {
+        Handle::open(self.pid, &proc::here().expect("here")).expect("it lives").tagged()
+    }
+}
+
+impl Drop for Elsewhere {
+    fn drop(&mut self) {
+        let _killed = self.child.kill();
+        let _reaped = self.child.wait();
+    }
+}
+
+/// A cgroup of somebody else's, with `home` in it. Dropped, they are removed.
+struct Cgroups(PathBuf);
+
+impl Cgroups {
+    fn make(node: &Node) -> Cgroups {
+        let cgroups = Cgroups(node.ground.cgroup_at(&format!("{}-elsewhere", node.ground.cgroup())));
+        fs::create_dir_all(cgroups.0.join("home")).expect("made");
+        cgroups
+    }
+}
+
+impl Drop for Cgroups {
+    fn drop(&mut self) {
+        for dir in [self.0.join("threaded"), self.0.join("home"), self.0.clone()] {
+            let _gone = fs::remove_dir(dir);
+        }
+    }
+}
+
+/// Where the cgroup of a line of `/proc/PID/cgroup` is.
+fn directory(node: &Node, line: &str) -> PathBuf {
+    let mut fields = line.splitn(3, ':').skip(1);
+    let (controller, path) = (fields.next().expect("controllers"), fields.next().expect("a path"));
+    if controller.is_empty() {
+        return node.ground.cgroup_at(path);
+    }
+    Path::new("/sys/fs/cgroup").join(controller.trim_start_matches("name=")).join(path.trim_start_matches('/'))
+}
+
+fn move_into(dir: &Path, pid: Pid) {
+    fs::write(dir.join("cgroup.procs"), pid.to_string()).unwrap_or_else(|error| panic!("{}: {error}", dir.display()));
+}
+
+/// A node whose worker dies at `point` of the adoption of `elsewhere` as `x`; `meanwhile` runs while there is none.
+fn cut_off(node: &mut Node, order: &Path, elsewhere: &Elsewhere, point: &str, meanwhile: impl FnOnce(&Node)) {
+    let (keeper, worker) = (node.daemon().keeper().expect("keeper"), node.daemon().worker().expect("worker"));
+    keeper.signal(support::SIGSTOP).expect("stopped");
+    fs::write(order, format!("{point} 1")).expect("ordered");
+    let _hung_up = node.ground.client().post("/v1/adopt", &elsewhere.wanted("x"));
+    assert!(worker.ends_within(SOON), "{point}: nobody came by");
+    meanwhile(node);
+    keeper.signal(support::SIGCONT).expect("continued");
+    node.daemon().wait_ready().expect("another worker");
+}
+
+fn with_crash_points(order: &str) -> Option<(Node, PathBuf)> {
+    let bin = crash_bin_dir()?;
+    let order = std::env::temp_dir().join(format!("sexton-adopt-crash-{order}-{}", std::process::id()));
+    let node = Node::new(bin.join("sexton"), &[("SEXTON_CRASH_FILE", order.to_str().expect("text"))]);
+    Some((node, order))
+}
+
+fn leaves_the_list(node: &mut Node) {
+    eventually("its row is gone", SOON, || {
+        let answer = node.ask("GET", "/v1/instances/x", None, None).0;
+        if answer.status == 404 { Ok(()) } else { Err(answer.text()) }
+    });
+}
+
+#[test]
+fn a_process_without_its_main_thread_is_refused_before_anything_is_done() {
+    let mut node = Node::new(SEXTON, &[]);
+    let elsewhere = Elsewhere::start(node.ground.dir());
+    elsewhere.lose_main_thread();
+    let (home, before) = (elsewhere.cgroups(), node.get("/v1/events"));
+    let refused = elsewhere.adopt(&mut node, "x");
+    assert_eq!(refused.status, 409, "{}", refused.text());
+    assert!(refused.text().contains("its main thread has exited"), "{}", refused.text());
+    assert_eq!((elsewhere.cgroups(), elsewhere.tag()), (home, None));
+    assert_eq!(node.get("/v1/events"), before, "a refused call leaves no event");
+    assert_eq!(node.instances(), [] as [Value; 0]);
+}
+
+#[test]
+fn a_worker_that_dies_before_the_intent_leaves_the_process_free() {
+    let Some((mut node, order)) = with_crash_points("begun") else {
+        skip!("the daemon with crash points is built by `cargo xtask ci`")
+    };
+    let elsewhere = Elsewhere::start(node.ground.dir());
+    cut_off(&mut node, &order, &elsewhere, "adopt.begun", |_| {});
+    assert_eq!(node.ask("GET", "/v1/instances/x", None, None).0.status, 404);
+    elsewhere.adopt(&mut node, "y").expect(201);
+    node.clear();
+}
+
+#[test]
+fn a_process_that_lost_its_main_thread_on_the_way_is_put_back() {
+    let Some((mut node, order)) = with_crash_points("back") else {
+        skip!("the daemon with crash points is built by `cargo xtask ci`")
+    };
+    let elsewhere = Elsewhere::start(node.ground.dir());
+    let home = elsewhere.cgroups();
+    cut_off(&mut node, &order, &elsewhere, "adopt.moved", |node| {
+        // As if the main thread had exited right before the move: it stays where it was, and the other one is moved.
+        let moved = elsewhere.cgroups();
+        let ways = home.lines().zip(moved.lines()).filter(|(from, to)| from != to);
+        let ways: Vec<_> = ways.map(|(from, to)| (directory(node, from), directory(node, to))).collect();
+        assert!(!ways.is_empty(), "it was not moved: {moved}");
+        ways.iter().for_each(|(from, _)| move_into(from, elsewhere.pid));
+        elsewhere.lose_main_thread();
+        ways.iter().for_each(|(_, to)| move_into(to, elsewhere.pid));
+        assert_eq!(elsewhere.cgroups(), moved);
+    });
+    leaves_the_list(&mut node);
+    assert_eq!((elsewhere.cgroups(), elsewhere.tag()), (home, None));
+    let left = fs::read_dir(node.ground.cgroup_dir()).expect("listed").flatten();
+    let left: Vec<_> =
+        left.map(|entry| entry.file_name()).filter(|name| name.to_string_lossy().starts_with("x.")).collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[test]
+fn a_process_that_cannot_be_put_back_is_not_lost_sight_of() {
+    let Some((mut node, order)) = with_crash_points("kept") else {
+        skip!("the daemon with crash points is built by `cargo xtask ci`")
+    };
+    let cgroups = Cgroups::make(&node);
+    let elsewhere = Elsewhere::start(node.ground.dir());
+    let (home, threaded) = (cgroups.0.join("home"), cgroups.0.join("threaded"));
+    move_into(&home, elsewhere.pid);
+    cut_off(&mut node, &order, &elsewhere, "adopt.moved", |_| {
+        // Beside a threaded cgroup one that is not takes nobody in.
+        fs::create_dir(&threaded).expect("made");
+        fs::write(threaded.join("cgroup.type"), "threaded").expect("threaded");
+    });
+    let kept = eventually("the row says so", SOON, || {
+        let entry = node.instance("x");
+        if entry["state"] == "unverified" { Ok(entry) } else { Err(entry.to_string()) }
+    });
+    assert!(kept["reason"].as_str().is_some_and(|why| why.contains("could not be moved back")), "{kept}");
+    let plan = node.get("/v1/plan");
+    assert_eq!((&plan["actions"], &plan["left"][0]["reason"]), (&json!([]), &kept["reason"]), "{plan}");
+    fs::remove_dir(&threaded).expect("removed");
+    node.ask("POST", "/v1/reconcile", None, None).0.expect(200);
+    leaves_the_list(&mut node);
+    assert_eq!(fs::read_to_string(home.join("cgroup.procs")).expect("listed").trim(), elsewhere.pid.to_string());
+}
