@@ -8,6 +8,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use sexton_plan::id::Pid;
+use sexton_sys::pidfd::FileHandle;
 use sexton_sys::xattr;
 
 use crate::pin::Released;
@@ -156,6 +157,30 @@ impl Subtree {
         if domain.ino == ino { Ok(domain) } else { Err(DomainError::Gone(path.to_owned())) }
     }
 
+    /// Whether anything lives in the cgroup `ino`, which was `path` where it was recorded; one that is removed holds
+    /// nothing. By its inode, for another cgroup namespace or mount shows it elsewhere or not at all; by path for callers
+    /// whom the kernel lets open nothing so (`CAP_DAC_READ_SEARCH`).
+    ///
+    /// # Errors
+    /// It could not be read.
+    pub fn is_populated(&self, path: &str, ino: u64) -> Result<bool, DomainError> {
+        let by_inode =
+            fs::File::open(&self.mount).ok().map(|mount| cgroup_handle(ino).open_directory(mount.as_raw_fd()));
+        match by_inode {
+            Some(Ok(dir)) => {
+                let full = PathBuf::from(format!("/proc/self/fd/{}", dir.raw()));
+                return is_populated(&full).map_err(|source| error_at("read", path, source));
+            }
+            Some(Err(error)) if error.errno == sexton_sys::Errno::ESTALE => return Ok(false),
+            Some(Err(_)) | None => {}
+        }
+        match self.reopen(path, ino) {
+            Ok(domain) => domain.is_populated(),
+            Err(DomainError::Gone(_)) => Ok(false),
+            Err(error @ (DomainError::NoCgroup2 | DomainError::Io { .. })) => Err(error),
+        }
+    }
+
     /// Opens the cgroup `path`, whichever it is.
     ///
     /// # Errors
@@ -175,8 +200,32 @@ impl Subtree {
     }
 
     fn error(&self, act: &'static str, source: io::Error) -> DomainError {
-        DomainError::Io { act, path: self.path.clone(), source }
+        error_at(act, &self.path, source)
     }
+}
+
+/// The kernel's handle on the cgroup `ino`: its inode is its 64-bit id (`FILEID_KERNFS` of the kernel).
+fn cgroup_handle(ino: u64) -> FileHandle {
+    const KIND: i32 = 0xfe;
+    FileHandle::of_id(KIND, ino)
+}
+
+/// Whether anything lives in the cgroup at `dir` or below; a removed one is empty.
+fn is_populated(dir: &Path) -> io::Result<bool> {
+    // The kernel gives a whole file at the first read that has room for it, and this one is two short lines.
+    let mut buffer = [0; 128];
+    match fs::File::open(dir.join("cgroup.events")).and_then(|mut file| file.read(&mut buffer)) {
+        Ok(len) => {
+            let text = buffer.get(..len).unwrap_or_default();
+            Ok(text.split(|byte| *byte == b'\n').any(|line| line == b"populated 1"))
+        }
+        Err(error) if is_gone(&error) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+fn error_at(act: &'static str, path: &str, source: io::Error) -> DomainError {
+    DomainError::Io { act, path: path.to_owned(), source }
 }
 
 fn open(full: PathBuf, path: String) -> io::Result<Domain> {
@@ -213,17 +262,7 @@ impl Domain {
     /// # Errors
     /// The file could not be read.
     pub fn is_populated(&self) -> Result<bool, DomainError> {
-        // The kernel gives a whole file at the first read that has room for it, and this one is two short lines.
-        let mut buffer = [0; 128];
-        let read = fs::File::open(self.full.join("cgroup.events")).and_then(|mut file| file.read(&mut buffer));
-        match read {
-            Ok(len) => {
-                let text = buffer.get(..len).unwrap_or_default();
-                Ok(text.split(|byte| *byte == b'\n').any(|line| line == b"populated 1"))
-            }
-            Err(error) if is_gone(&error) => Ok(false),
-            Err(source) => Err(self.error("read", source)),
-        }
+        is_populated(&self.full).map_err(|source| self.error("read", source))
     }
 
     /// `cgroup.events`, to be polled for `POLLPRI`; the kernel's notice may come 20 ms late.
@@ -380,7 +419,7 @@ impl Domain {
     }
 
     fn error(&self, act: &'static str, source: io::Error) -> DomainError {
-        DomainError::Io { act, path: self.path.clone(), source }
+        error_at(act, &self.path, source)
     }
 }
 

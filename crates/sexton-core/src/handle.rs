@@ -29,6 +29,9 @@ pub enum OpenHandleError {
     /// There is a process of that number, and nothing proves that it is, or is not, the recorded one.
     #[error("the process of that number is not proven to be the recorded one")]
     Unproven,
+    /// It was recorded in a PID namespace that need not be visible from here: nothing is known of it.
+    #[error("the process may live in a PID namespace that cannot be seen from here")]
+    OutOfSight,
     /// The kernel refused to say.
     #[error("could not open the process")]
     Sys(#[from] SysError),
@@ -91,7 +94,8 @@ impl Handle {
     /// `cgroup` is the id of the cgroup2 made for it: the second witness where its start tick is the only evidence.
     ///
     /// # Errors
-    /// `Gone` only where that is proven; `Unproven` where a process of that number may be it.
+    /// `Gone` only where that is proven; `Unproven` where a process of that number may be it; `OutOfSight` where no
+    /// process that can be seen from here may be it.
     pub fn reopen(
         recorded: &Identity,
         handle: &[u8],
@@ -104,13 +108,16 @@ impl Handle {
         if let Some(handle) = FileHandle::from_bytes(handle) {
             match handle.open_process() {
                 Ok(pidfd) => return Ok(Handle { pidfd, identity: recorded.clone() }),
-                Err(error) if error.errno == Errno::ESTALE => return Err(OpenHandleError::Gone),
+                // KERNEL(6.14): it says the same of what lives outside the caller's PID namespace.
+                Err(error) if error.errno == Errno::ESTALE && here.sees(recorded.pid_ns) => {
+                    return Err(OpenHandleError::Gone);
+                }
                 // Without the right or the call, the number and its proofs are left.
                 Err(error) => tracing::debug!(%error, "no process by handle"),
             }
         }
         if recorded.pid_ns != here.pid_ns {
-            return Err(OpenHandleError::Unproven);
+            return Err(OpenHandleError::OutOfSight);
         }
         let found = Handle::open(recorded.pid, here)?;
         match recorded.compare(&found.identity) {

@@ -129,7 +129,12 @@ pub fn look_at(pid: Pid, here: &Here) -> Result<Option<Seen>, Unread> {
     let handle = match Handle::open(pid, here) {
         Ok(handle) => handle,
         Err(OpenHandleError::Gone) => return Ok(None),
-        Err(error @ (OpenHandleError::Unproven | OpenHandleError::Sys(_) | OpenHandleError::Proc(_))) => {
+        Err(
+            error @ (OpenHandleError::Unproven
+            | OpenHandleError::OutOfSight
+            | OpenHandleError::Sys(_)
+            | OpenHandleError::Proc(_)),
+        ) => {
             return Err(Unread::of(Some(pid), &error));
         }
     };

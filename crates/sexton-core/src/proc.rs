@@ -93,6 +93,11 @@ pub fn stat(pid: Pid) -> Result<Stat, ReadProcError> {
     parse_stat(&text).ok_or_else(|| ReadProcError::Malformed { path: format!("/proc/{pid}/stat") })
 }
 
+/// The start tick of PID 1, with which this PID namespace began; `None` where it cannot be read.
+pub fn namespace_start_ticks() -> Option<u64> {
+    Some(parse_stat(&fs::read("/proc/1/stat").ok()?)?.start_ticks)
+}
+
 /// Parses the text of `/proc/PID/stat`. The name may hold spaces, parentheses and newlines, so fields are counted
 /// from the last `)`.
 pub fn parse_stat(text: &[u8]) -> Option<Stat> {
@@ -359,6 +364,16 @@ pub struct Here {
     pub boot_id: BootId,
     /// Inode of `/proc/self/ns/pid`.
     pub pid_ns: u64,
+}
+
+impl Here {
+    /// Whether every process of the PID namespace `pid_ns` can be seen from here. A number that was another namespace's
+    /// once is ours only when nobody was left in that one.
+    pub fn sees(&self, pid_ns: u64) -> bool {
+        /// The first PID namespace, which all others lie below (`PROC_PID_INIT_INO` of the kernel).
+        const INITIAL: u64 = 0xEFFF_FFFC;
+        self.pid_ns == pid_ns || self.pid_ns == INITIAL
+    }
 }
 
 /// Reads boot id and PID namespace.

@@ -140,7 +140,7 @@ impl Tree {
         }
         match Handle::open(pid, &self.here) {
             Ok(found) if lives(&found) && belongs(&found) => self.held.push(Arc::new(found)),
-            Ok(_) | Err(OpenHandleError::Gone | OpenHandleError::Unproven) => {}
+            Ok(_) | Err(OpenHandleError::Gone | OpenHandleError::Unproven | OpenHandleError::OutOfSight) => {}
             Err(error @ (OpenHandleError::Sys(_) | OpenHandleError::Proc(_))) => {
                 tracing::warn!(%pid, %error, "a descendant was not opened");
             }

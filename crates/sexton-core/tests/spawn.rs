@@ -140,10 +140,12 @@ fn a_domain_is_killed_whole_and_removed() {
     left(&mut going);
     eventually("three processes", || (domain.processes().expect("listed").len() == 3).then_some(()));
     assert!(domain.is_populated().expect("read"));
+    let lives = |path: &str| ground.subtree.is_populated(path, domain.ino()).expect("read");
+    assert!(lives(domain.path()) && lives("/where/another/namespace/shows/it"));
     assert!(!domain.try_remove(), "somebody lives in it");
     assert!(domain.kill().expect("killed"));
     eventually("gone, with a zombie in it", || domain.try_remove().then_some(()));
-    assert!(!domain.is_populated().expect("read"));
+    assert!(!domain.is_populated().expect("read") && !lives(domain.path()));
     assert_eq!(eventually("exit", || handle.reap().expect("own child")), ExitStatus::Signal(9));
     assert_eq!(domain.remove().expect("no error"), Released::WasGone);
     assert!(matches!(

@@ -18,7 +18,7 @@ impl From<OpenHandleError> for Refused {
     fn from(error: OpenHandleError) -> Refused {
         let code = match &error {
             OpenHandleError::Gone => Code::Gone,
-            OpenHandleError::Unproven => Code::Unproven,
+            OpenHandleError::Unproven | OpenHandleError::OutOfSight => Code::Unproven,
             OpenHandleError::Sys(error) if error.errno.0 == ENOSYS => Code::Unsupported,
             OpenHandleError::Sys(_) | OpenHandleError::Proc(_) => Code::Failed,
         };

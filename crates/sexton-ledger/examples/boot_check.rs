@@ -15,7 +15,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let state_dir = PathBuf::from(std::env::args_os().nth(1).ok_or("which state directory?")?);
     let boot_id: BootId = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().parse()?;
 
-    let check = BootCheck { boot_id: &boot_id, pid_ns: None, node: None, now: jiff::Timestamp::now };
+    let check = BootCheck { boot_id: &boot_id, node: None, now: jiff::Timestamp::now };
     let settled = boot_check(&state_dir, check)?.settled;
 
     let (_ledger, contents) = Ledger::open(&state_dir, OpenOptions::new(boot_id))?;

@@ -1,5 +1,7 @@
 //! Settling what the previous boot left: nothing of it can live, and nobody can know how most of it ended.
 
+use std::fs::{File, TryLockError};
+use std::io;
 use std::path::Path;
 
 use jiff::Timestamp;
@@ -9,11 +11,11 @@ use sexton_plan::id::{BootId, NodeId};
 use sexton_plan::state::{LostReason, Restart, State};
 
 use crate::connect::connect;
-use crate::entry::{Entry, ResourceState};
+use crate::entry::Entry;
 use crate::event::{EventKind, NewEvent};
 use crate::look::{self, Files, OpenError, Sight};
 use crate::rows::{self, Stamp};
-use crate::whereabouts::{BOOT_ID, PID_NS, Whereabouts};
+use crate::whereabouts::{BOOT_ID, Whereabouts};
 
 /// What a check of the boot did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -27,8 +29,6 @@ pub struct Settled {
 pub struct BootCheck<'a> {
     /// This boot, as the caller read it.
     pub boot_id: &'a BootId,
-    /// As [`crate::OpenOptions::pid_ns`]; `None` for a caller that may be in any namespace.
-    pub pid_ns: Option<u64>,
     /// Whose instances are local; the ledger's own node where `None`. To any other node nothing in it is local.
     pub node: Option<&'a NodeId>,
     /// The wall clock.
@@ -37,7 +37,8 @@ pub struct BootCheck<'a> {
 
 /// Settles the instances of the previous boot once, however many processes call this at the same time.
 ///
-/// Without a ledger there is nothing to settle, and none is made. No process is signalled.
+/// Without a ledger there is nothing to settle, and none is made. No process is signalled. Beside a daemon, which holds
+/// the state directory and settles its boot itself, there is nothing to do either, whatever boot the caller names.
 ///
 /// # Errors
 /// [`OpenError`]; then nothing has changed.
@@ -49,7 +50,7 @@ pub fn boot_check(state_dir: &Path, check: BootCheck<'_>) -> Result<Settled, Ope
         Sight::Absent => return Ok(Settled::default()),
         Sight::Sound(look) => {
             let before = Whereabouts::read(&look.conn)?;
-            if change(&before, check.boot_id, check.pid_ns) == Change::None {
+            if !is_another(&before, check.boot_id) {
                 return Ok(Settled::default());
             }
         }
@@ -63,104 +64,75 @@ pub fn boot_check(state_dir: &Path, check: BootCheck<'_>) -> Result<Settled, Ope
         return Ok(Settled::default());
     }
     let stamp = Stamp { boot_id: check.boot_id.clone(), node, now: check.now };
-    let settled = settle(&transaction, &stamp, &before, check.pid_ns)?;
+    // RACE: looked for in the transaction, for which a daemon that begins now must wait: it has shown nothing as alive.
+    if is_held(state_dir).map_err(OpenError::Io)? {
+        return Ok(Settled::default());
+    }
+    let settled = settle(&transaction, &stamp, &before)?;
     transaction.commit()?;
     Ok(settled)
 }
 
-/// What is different since the ledger was last open.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Change {
-    None,
-    Boot,
-    PidNamespace,
-}
-
-fn change(before: &Whereabouts, boot_id: &BootId, pid_ns: Option<u64>) -> Change {
-    if before.boot_id.as_ref() != Some(boot_id) {
-        return Change::Boot;
-    }
-    match (before.pid_ns, pid_ns) {
-        (Some(before), Some(now)) if before != now => Change::PidNamespace,
-        (Some(_) | None, Some(_) | None) => Change::None,
+/// Whether a daemon holds `state_dir`. A daemon that begins waits longer for the lock than it is held here.
+fn is_held(state_dir: &Path) -> io::Result<bool> {
+    match File::open(state_dir)?.try_lock_shared() {
+        Ok(()) => Ok(false),
+        Err(TryLockError::WouldBlock) => Ok(true),
+        Err(TryLockError::Error(error)) => Err(error),
     }
 }
 
-/// Settles, in the open transaction, what cannot live any more, and writes down the boot and namespace of now.
-pub(crate) fn settle(
-    conn: &Connection,
-    stamp: &Stamp,
-    before: &Whereabouts,
-    pid_ns: Option<u64>,
-) -> Result<Settled, OpenError> {
+/// Whether the ledger was last open during another boot, or never.
+fn is_another(before: &Whereabouts, boot_id: &BootId) -> bool {
+    before.boot_id.as_ref() != Some(boot_id)
+}
+
+/// Settles, in the open transaction, what cannot live any more, and writes down the boot of now.
+pub(crate) fn settle(conn: &Connection, stamp: &Stamp, before: &Whereabouts) -> Result<Settled, OpenError> {
     let mut settled = Settled::default();
-    let change = change(before, &stamp.boot_id, pid_ns);
-    let reason = match change {
-        Change::Boot => Some(LostReason::Reboot),
-        Change::PidNamespace => Some(LostReason::ContainerRestart),
-        Change::None => None,
-    };
+    if !is_another(before, &stamp.boot_id) {
+        return Ok(settled);
+    }
     // A ledger that was never open during any boot holds nothing that could have ended with one.
-    if let (Some(reason), Some(boot_before)) = (reason, &before.boot_id) {
+    if let Some(boot_before) = &before.boot_id {
         let mut last = rows::last_seq(conn)?;
         let mut events = Vec::new();
         for mut entry in rows::read_live_entries(conn, &stamp.node)? {
-            settle_entry(&mut entry, reason, (stamp.now)());
+            settle_entry(&mut entry, (stamp.now)());
             rows::put_entry(conn, &entry)?;
             events.push(event_of(&entry));
             settled.settled += 1;
         }
-        if change == Change::Boot {
-            let data = json!({"before": boot_before, "after": stamp.boot_id, "settled": settled.settled});
-            events.insert(0, NewEvent::of_node(EventKind::BootChanged, data));
-        }
+        let data = json!({"before": boot_before, "after": stamp.boot_id, "settled": settled.settled});
+        events.insert(0, NewEvent::of_node(EventKind::BootChanged, data));
         rows::append_events(conn, stamp, &events, &mut last)?;
     }
-    if change == Change::Boot {
-        // Namespaces, links and rules went with the kernel that held them.
-        rows::free_all_slots(conn)?;
-        rows::put_meta(conn, BOOT_ID, Some(stamp.boot_id.as_str()))?;
-    }
-    if pid_ns.is_some() && pid_ns != before.pid_ns {
-        rows::put_meta(conn, PID_NS, pid_ns.map(|ino| ino.to_string()).as_deref())?;
-    }
+    // Namespaces, links and rules went with the kernel that held them.
+    rows::free_all_slots(conn)?;
+    rows::put_meta(conn, BOOT_ID, Some(stamp.boot_id.as_str()))?;
     Ok(settled)
 }
 
 /// Makes `entry` terminal: `exited` where its exit was known already, else `lost`.
-fn settle_entry(entry: &mut Entry, reason: LostReason, now: Timestamp) {
+fn settle_entry(entry: &mut Entry, now: Timestamp) {
     let stop = entry.stop.take();
     if entry.exit.is_some() {
         entry.state = State::Exited;
         entry.reason = stop.as_ref().and_then(|stop| stop.reason.clone());
     } else {
         entry.state = State::Lost;
-        entry.reason = Some(reason.as_str().to_owned());
+        entry.reason = Some(LostReason::Reboot.as_str().to_owned());
     }
     entry.ended_at = Some(now);
     entry.stuck = None;
     entry.handle.clear();
-    release_all(entry, reason);
+    // With the boot went every kernel object.
+    entry.resources.clear();
+    entry.cgroup = None;
+    entry.slot = None;
     entry.restarts.next_at = (stop.is_none() && is_restarted(entry)).then_some(now);
     // The logs and whatever else goes with the name are the daemon's to remove, so it is left the order.
     entry.stop = stop.filter(|stop| stop.remove);
-}
-
-/// With the boot went every kernel object. A container's end takes the processes, but not a cgroup or a pin that the
-/// host keeps: those are the daemon's to give back.
-fn release_all(entry: &mut Entry, reason: LostReason) {
-    match reason {
-        LostReason::Reboot => {
-            entry.resources.clear();
-            entry.cgroup = None;
-            entry.slot = None;
-        }
-        LostReason::ContainerRestart | LostReason::Vanished | LostReason::PidReused => {
-            for resource in &mut entry.resources {
-                resource.state = ResourceState::Releasing;
-            }
-        }
-    }
 }
 
 /// Whether the restart policy makes a new life follow this end. Nobody knows that a lost one failed.

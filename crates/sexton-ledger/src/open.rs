@@ -27,10 +27,6 @@ pub struct OpenOptions {
     pub node: Option<NodeId>,
     /// This boot, as the caller read it.
     pub boot_id: BootId,
-    /// Inode of this PID namespace, for a caller all of whose instances live in it: where the ledger was last opened
-    /// in another one during this boot, they are settled as `lost` (`container_restart`). `None` leaves them to the
-    /// caller's own judgement.
-    pub pid_ns: Option<u64>,
     /// The wall clock.
     pub now: fn() -> Timestamp,
     /// Bytes to lay out for the WAL beforehand, and a quarter of them inside the database file; 0 for none. Then a
@@ -42,7 +38,7 @@ pub struct OpenOptions {
 impl OpenOptions {
     /// Options for `boot_id` with the system's clock, and nothing else.
     pub fn new(boot_id: BootId) -> OpenOptions {
-        OpenOptions { node: None, boot_id, pid_ns: None, now: Timestamp::now, wal_reserve: 0 }
+        OpenOptions { node: None, boot_id, now: Timestamp::now, wal_reserve: 0 }
     }
 }
 
@@ -57,13 +53,11 @@ pub struct Contents {
     pub node: NodeId,
     /// The boot during which the ledger was last open, if it ever was.
     pub boot_id_before: Option<BootId>,
-    /// The PID namespace in which it was last open, if that was told.
-    pub pid_ns_before: Option<u64>,
     /// The newest event's number, 0 where there has never been one.
     pub last_seq: u64,
     /// Whether there was no ledger before: then whatever lives on the host is in no row.
     pub fresh: bool,
-    /// What was settled because the machine or its container was started anew.
+    /// What was settled because the machine was started anew.
     pub settled: Settled,
     /// The daemon's own small facts.
     pub meta: BTreeMap<String, String>,
@@ -131,7 +125,7 @@ fn take_over(
         rename_node(conn, before.node.as_ref(), &node)?;
     }
     let stamp = Stamp { boot_id: options.boot_id.clone(), node: node.clone(), now: options.now };
-    let settled = boot::settle(conn, &stamp, &before, options.pid_ns)?;
+    let settled = boot::settle(conn, &stamp, &before)?;
     let mut meta = rows::read_meta(conn)?;
     meta.retain(|key, _| !key.starts_with(OWN));
     let entries = match seen {
@@ -143,7 +137,6 @@ fn take_over(
         slots: rows::read_slots(conn)?,
         node,
         boot_id_before: before.boot_id,
-        pid_ns_before: before.pid_ns,
         last_seq: rows::last_seq(conn)?,
         fresh,
         settled,

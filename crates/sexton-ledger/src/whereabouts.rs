@@ -9,7 +9,6 @@ use crate::rows::{self, ReadError};
 pub(crate) const OWN: &str = "ledger.";
 pub(crate) const NODE: &str = "ledger.node";
 pub(crate) const BOOT_ID: &str = "ledger.boot_id";
-pub(crate) const PID_NS: &str = "ledger.pid_ns";
 /// Keys that begin so take up room, or try it, and tell nothing.
 pub(crate) const ROOM: &str = "ledger.room.";
 
@@ -17,7 +16,6 @@ pub(crate) const ROOM: &str = "ledger.room.";
 pub(crate) struct Whereabouts {
     pub(crate) node: Option<NodeId>,
     pub(crate) boot_id: Option<BootId>,
-    pub(crate) pid_ns: Option<u64>,
 }
 
 impl Whereabouts {
@@ -26,7 +24,6 @@ impl Whereabouts {
         let strange = |key: &str| ReadError::Damaged(format!("the value of `{key}` cannot be understood"));
         let node = meta.get(NODE).map(|text| text.parse()).transpose().map_err(|_| strange(NODE))?;
         let boot_id = meta.get(BOOT_ID).map(|text| text.parse()).transpose().map_err(|_| strange(BOOT_ID))?;
-        let pid_ns = meta.get(PID_NS).map(|text| text.parse()).transpose().map_err(|_| strange(PID_NS))?;
-        Ok(Whereabouts { node, boot_id, pid_ns })
+        Ok(Whereabouts { node, boot_id })
     }
 }

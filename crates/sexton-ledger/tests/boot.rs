@@ -10,13 +10,13 @@ use std::sync::{Arc, Barrier};
 use jiff::Timestamp;
 use sexton_ledger::entry::{Cgroup, Entry, Exit, Resource, ResourceState, StopOrder};
 use sexton_ledger::slot::SlotState;
-use sexton_ledger::{Batch, BootCheck, EventKind, Ledger, OpenOptions, boot_check, verify};
+use sexton_ledger::{Batch, BootCheck, EventKind, Ledger, boot_check, verify};
 use sexton_plan::id::BootId;
 use sexton_plan::state::{ExitSource, ExitStatus, Restart, State};
 use support::{OWED, TempDir, as_killed_now, boot, entry, node, open, options, slot};
 
-fn check_as(boot_id: &BootId, pid_ns: Option<u64>) -> BootCheck<'_> {
-    BootCheck { boot_id, pid_ns, node: None, now: Timestamp::now }
+fn check_as(boot_id: &BootId) -> BootCheck<'_> {
+    BootCheck { boot_id, node: None, now: Timestamp::now }
 }
 
 fn stop_order(remove: bool) -> StopOrder {
@@ -26,7 +26,7 @@ fn stop_order(remove: bool) -> StopOrder {
 /// A ledger of boot 1 with these rows, whose daemon was killed.
 fn left_with(rows: &[Entry]) -> TempDir {
     let dir = TempDir::new();
-    let (ledger, _) = Ledger::open(dir.path(), OpenOptions { pid_ns: Some(7), ..options(1) }).unwrap();
+    let (ledger, _) = Ledger::open(dir.path(), options(1)).unwrap();
     ledger.commit_now(Batch { puts: rows.iter().cloned().map(Arc::new).collect(), ..Batch::default() }, OWED).unwrap();
     as_killed_now(&dir, true)
 }
@@ -48,15 +48,15 @@ fn holding(mut row: Entry) -> Entry {
 }
 
 #[test]
-fn slots_go_with_the_kernel_that_held_them_and_not_with_a_container() {
-    for (boot_now, pid_ns, left) in [(boot(1), 7, 5), (boot(1), 8, 5), (boot(2), 7, 0)] {
+fn slots_go_with_the_kernel_that_held_them() {
+    for (boot_now, left) in [(boot(1), 5), (boot(2), 0)] {
         let dir = TempDir::new();
-        let (ledger, _) = Ledger::open(dir.path(), OpenOptions { pid_ns: Some(7), ..options(1) }).unwrap();
+        let (ledger, _) = Ledger::open(dir.path(), options(1)).unwrap();
         let slots = (0..).zip(SlotState::ALL).map(|(index, state)| slot(index, *state)).collect();
         ledger.commit_now(Batch { slots, ..Batch::default() }, OWED).unwrap();
         drop(ledger);
-        boot_check(dir.path(), check_as(&boot_now, Some(pid_ns))).unwrap();
-        assert_eq!(verify(dir.path()).unwrap().slots, left, "{boot_now} {pid_ns}");
+        boot_check(dir.path(), check_as(&boot_now)).unwrap();
+        assert_eq!(verify(dir.path()).unwrap().slots, left, "{boot_now}");
     }
 }
 
@@ -64,9 +64,9 @@ fn slots_go_with_the_kernel_that_held_them_and_not_with_a_container() {
 fn every_state_that_cannot_live_on_is_lost_once_and_the_rest_is_left_alone() {
     let rows = one_of_each();
     let dir = left_with(&rows);
-    assert_eq!(boot_check(dir.path(), check_as(&boot(1), None)).unwrap().settled, 0, "the same boot");
-    assert_eq!(boot_check(dir.path(), check_as(&boot(2), None)).unwrap().settled, 5);
-    assert_eq!(boot_check(dir.path(), check_as(&boot(2), None)).unwrap().settled, 0, "a second time");
+    assert_eq!(boot_check(dir.path(), check_as(&boot(1))).unwrap().settled, 0, "the same boot");
+    assert_eq!(boot_check(dir.path(), check_as(&boot(2))).unwrap().settled, 5);
+    assert_eq!(boot_check(dir.path(), check_as(&boot(2))).unwrap().settled, 0, "a second time");
 
     let (ledger, contents) = Ledger::open(dir.path(), options(2)).unwrap();
     assert_eq!((contents.settled.settled, contents.boot_id_before), (0, Some(boot(2))));
@@ -91,36 +91,32 @@ fn every_state_that_cannot_live_on_is_lost_once_and_the_rest_is_left_alone() {
 fn another_node_settles_nothing_and_does_not_use_up_the_boot() {
     let dir = left_with(&[entry("vm", State::Running)]);
     let (now, other) = (boot(2), node("elsewhere"));
-    let check = BootCheck { node: Some(&other), ..check_as(&now, None) };
+    let check = BootCheck { node: Some(&other), ..check_as(&now) };
     assert_eq!(boot_check(dir.path(), check).unwrap().settled, 0);
-    assert_eq!(
-        boot_check(dir.path(), check_as(&now, None)).unwrap().settled,
-        1,
-        "its own node's boot is still to be told"
-    );
+    assert_eq!(boot_check(dir.path(), check_as(&now)).unwrap().settled, 1, "its own node's boot is still to be told");
 }
 
 #[test]
-fn what_it_held_went_with_the_boot_but_stays_to_be_released_after_a_container_restart() {
+fn what_it_held_went_with_the_boot() {
     let dir = left_with(&[holding(entry("vm", State::Running))]);
-    assert_eq!(boot_check(dir.path(), check_as(&boot(1), Some(7))).unwrap().settled, 0);
-    assert_eq!(boot_check(dir.path(), check_as(&boot(1), None)).unwrap().settled, 0, "nobody said where it is");
-    assert_eq!(boot_check(dir.path(), check_as(&boot(1), Some(8))).unwrap().settled, 1);
-    let (ledger, contents) = Ledger::open(dir.path(), OpenOptions { pid_ns: Some(8), ..options(1) }).unwrap();
-    let row = &contents.entries[0];
-    assert_eq!((row.state, row.reason.as_deref()), (State::Lost, Some("container_restart")));
-    assert_eq!(row.resources.len(), 2);
-    assert!(row.resources.iter().all(|resource| resource.state == ResourceState::Releasing) && row.cgroup.is_some());
-    assert_eq!(contents.pid_ns_before, Some(8));
-    let kinds: Vec<_> = ledger.reader().events_after(0, 9).unwrap().into_iter().map(|event| event.kind).collect();
-    assert_eq!(kinds, [EventKind::InstanceLost]);
-    drop(ledger);
-
-    let dir = left_with(&[holding(entry("vm", State::Running))]);
-    assert_eq!(boot_check(dir.path(), check_as(&boot(2), Some(8))).unwrap().settled, 1);
+    assert_eq!(boot_check(dir.path(), check_as(&boot(1))).unwrap().settled, 0, "the same boot");
+    assert_eq!(boot_check(dir.path(), check_as(&boot(2))).unwrap().settled, 1);
     let row = open_at(&dir, 2).remove(0);
-    assert_eq!(row.reason.as_deref(), Some("reboot"), "a reboot says more than another namespace");
+    assert_eq!(row.reason.as_deref(), Some("reboot"));
     assert!(row.resources.is_empty() && row.cgroup.is_none());
+}
+
+#[test]
+fn beside_a_daemon_nothing_is_settled_whatever_boot_the_caller_names() {
+    let dir = left_with(&one_of_each());
+    let daemon = std::fs::File::open(dir.path()).unwrap();
+    daemon.lock().unwrap();
+    let events = || verify(dir.path()).unwrap().events;
+    let before = events();
+    assert_eq!(boot_check(dir.path(), check_as(&boot(2))).unwrap().settled, 0);
+    assert_eq!(events(), before, "nor is the boot used up");
+    daemon.unlock().unwrap();
+    assert_eq!(boot_check(dir.path(), check_as(&boot(2))).unwrap().settled, 5);
 }
 
 fn open_at(dir: &TempDir, n: u8) -> Vec<Entry> {
@@ -133,7 +129,7 @@ fn an_exit_that_was_known_stays_known() {
     row.exit = Some(Exit::new(ExitStatus::Code(3), ExitSource::Wait, Timestamp::now()));
     row.stop = Some(stop_order(false));
     let dir = left_with(&[row.clone()]);
-    assert_eq!(boot_check(dir.path(), check_as(&boot(2), None)).unwrap().settled, 1);
+    assert_eq!(boot_check(dir.path(), check_as(&boot(2))).unwrap().settled, 1);
     let after = open_at(&dir, 2).remove(0);
     assert_eq!((after.state, after.reason.as_deref(), after.exit), (State::Exited, Some("cancelled"), row.exit));
     assert_eq!(after.stop, None, "the stop is carried to its end");
@@ -173,7 +169,7 @@ fn the_daemon_settles_when_it_opens() {
     let dir = left_with(&one_of_each());
     let (ledger, contents) = Ledger::open(dir.path(), options(2)).unwrap();
     assert_eq!((contents.settled.settled, contents.boot_id_before, contents.last_seq), (5, Some(boot(1)), 6));
-    assert_eq!(boot_check(dir.path(), check_as(&boot(2), None)).unwrap().settled, 0, "beside the daemon");
+    assert_eq!(boot_check(dir.path(), check_as(&boot(2))).unwrap().settled, 0, "beside the daemon");
     drop(ledger);
     assert!(verify(dir.path()).unwrap().problems.is_empty());
 }
@@ -185,7 +181,7 @@ fn fifty_threads_settle_each_row_once() {
     let total: u64 = std::thread::scope(|scope| {
         let race = || {
             barrier.wait();
-            boot_check(dir.path(), check_as(&boot(2), None)).unwrap().settled
+            boot_check(dir.path(), check_as(&boot(2))).unwrap().settled
         };
         let threads: Vec<_> = (0..50).map(|_| scope.spawn(race)).collect();
         threads.into_iter().map(|thread| thread.join().unwrap()).sum()
@@ -211,7 +207,7 @@ fn racer() {
     let Some(dir) = std::env::var_os("SEXTON_RACE_DIR") else { return };
     // Ends when the parent closes the pipe: all racers leave together.
     std::io::stdin().read_to_end(&mut Vec::new()).unwrap();
-    let settled = boot_check(dir.as_ref(), check_as(&boot(2), None)).unwrap().settled;
+    let settled = boot_check(dir.as_ref(), check_as(&boot(2))).unwrap().settled;
     println!("settled={settled};");
 }
 

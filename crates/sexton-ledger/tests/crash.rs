@@ -115,7 +115,7 @@ fn of_many_rows() -> TempDir {
 
 fn settle(dir: &std::path::Path) -> u64 {
     let boot_id = boot(2);
-    boot_check(dir, BootCheck { boot_id: &boot_id, pid_ns: None, node: None, now: Timestamp::now }).unwrap().settled
+    boot_check(dir, BootCheck { boot_id: &boot_id, node: None, now: Timestamp::now }).unwrap().settled
 }
 
 #[test]

@@ -14,7 +14,7 @@ use support::{TempDir, boot, closed, killed, meddle, open, options};
 fn every_way(dir: &Path) -> Vec<(&'static str, Result<(), OpenError>)> {
     let elsewhere = TempDir::new();
     let boot_id = boot(2);
-    let boots = BootCheck { boot_id: &boot_id, pid_ns: None, node: None, now: jiff::Timestamp::now };
+    let boots = BootCheck { boot_id: &boot_id, node: None, now: jiff::Timestamp::now };
     let of_export = |result| match result {
         Ok(()) => Ok(()),
         Err(ExportError::Open(error)) => Err(error),
@@ -240,7 +240,7 @@ fn a_missing_or_empty_ledger_is_fresh_and_looking_does_not_make_it() {
         let before = dir.bytes();
         check(dir.path(), &boot(1)).unwrap();
         let boot_id = boot(1);
-        let boots = BootCheck { boot_id: &boot_id, pid_ns: None, node: None, now: jiff::Timestamp::now };
+        let boots = BootCheck { boot_id: &boot_id, node: None, now: jiff::Timestamp::now };
         assert_eq!(boot_check(dir.path(), boots).unwrap().settled, 0);
         assert!(matches!(verify(dir.path()), Err(ExportError::Absent)));
         assert_unchanged(&dir, &before, "absent");

@@ -16,6 +16,36 @@ pub enum ProcessSeen {
     Unproven,
 }
 
+/// What the look found of the domain of a process that it cannot see itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DomainSeen {
+    /// Something lives in the very domain that was made for it.
+    Populated,
+    /// Nothing does, or it is removed.
+    Empty,
+    /// It has none, or it could not be read.
+    Unknown,
+}
+
+/// What is known of another PID namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NamespaceSeen {
+    /// Its first process has ended, and so have all others.
+    Ended,
+    /// Nothing.
+    Unknown,
+}
+
+/// What to make of a recorded process that may live out of sight, in another PID namespace of this boot. Its domain is
+/// seen from everywhere: what lives there is not gone, and cannot be told apart; where nothing does, it has ended, as
+/// with a restarted container. Without a domain only the end of that namespace tells.
+pub const fn out_of_sight(domain: DomainSeen, namespace: NamespaceSeen) -> ProcessSeen {
+    match (domain, namespace) {
+        (DomainSeen::Empty, _) | (DomainSeen::Unknown, NamespaceSeen::Ended) => ProcessSeen::Gone,
+        (DomainSeen::Populated, _) | (DomainSeen::Unknown, NamespaceSeen::Unknown) => ProcessSeen::Unproven,
+    }
+}
+
 /// What a started child left on its mark before `execve`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MarkSeen {
@@ -137,6 +167,20 @@ mod tests {
             if !claimed.state.is_terminal() && !claimed.exit_known && !never_ran {
                 assert_eq!(judge(claimed, ProcessSeen::Unproven, mark), Verdict::LeaveUnverified, "{claimed:?}");
             }
+        }
+    }
+
+    #[test]
+    fn what_is_out_of_sight_is_gone_only_where_its_domain_or_its_namespace_proves_it() {
+        for (domain, namespace, expected) in [
+            (DomainSeen::Empty, NamespaceSeen::Unknown, Verdict::Close),
+            (DomainSeen::Populated, NamespaceSeen::Unknown, Verdict::LeaveUnverified),
+            (DomainSeen::Populated, NamespaceSeen::Ended, Verdict::LeaveUnverified),
+            (DomainSeen::Unknown, NamespaceSeen::Unknown, Verdict::LeaveUnverified),
+            (DomainSeen::Unknown, NamespaceSeen::Ended, Verdict::Close),
+        ] {
+            let seen = out_of_sight(domain, namespace);
+            assert_eq!(judge(claimed(State::Running), seen, MarkSeen::Absent), expected, "{domain:?} {namespace:?}");
         }
     }
 

@@ -130,6 +130,12 @@ impl FileHandle {
         Ok(FileHandle { kind: raw.kind, len: (raw.len as usize).min(FileHandle::ROOM), bytes: raw.bytes })
     }
 
+    /// The handle, of type `kind`, on what is known by nothing but a number.
+    pub fn of_id(kind: i32, id: u64) -> FileHandle {
+        let [a, b, c, d, e, f, g, h] = id.to_ne_bytes();
+        FileHandle { kind, len: 8, bytes: [a, b, c, d, e, f, g, h, 0, 0, 0, 0, 0, 0, 0, 0] }
+    }
+
     /// Its storable form: 4 bytes of type (little endian), then the handle.
     pub fn to_bytes(self, out: &mut [u8; 4 + FileHandle::ROOM]) -> usize {
         let (kind, bytes) = out.split_at_mut(4);

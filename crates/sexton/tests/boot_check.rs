@@ -31,8 +31,7 @@ struct State {
 impl State {
     fn new() -> State {
         let ground = Ground::new(SEXTON).expect("a ground");
-        let boot_id = ground.dir().join("boot_id");
-        fs::write(&boot_id, "0f1d2c3b-4a59-6877-8695-a4b3c2d1e0ff\n").expect("written");
+        let boot_id = another_boot(&ground);
         let daemon = ground.serve().expect("the daemon starts");
         for number in 0..INSTANCES {
             let body = json!({ "name": format!("vm-{number}"), "argv": ["sleep", "1000"] });
@@ -59,11 +58,22 @@ impl State {
     }
 
     fn boot_check(&self, state_dir: &Path) -> Child {
-        let mut command = Command::new("unshare");
-        command.args(["-m", "sh", "-c", IN_ANOTHER_BOOT, "sh"]).arg(&self.boot_id).arg(SEXTON);
-        command.args(["boot-check", "-o", "json", "--config", "/dev/null", "--state-dir"]).arg(state_dir);
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("started")
+        boot_check(&self.boot_id, state_dir)
     }
+}
+
+/// A file that names another boot.
+fn another_boot(ground: &Ground) -> PathBuf {
+    let boot_id = ground.dir().join("boot_id");
+    fs::write(&boot_id, "0f1d2c3b-4a59-6877-8695-a4b3c2d1e0ff\n").expect("written");
+    boot_id
+}
+
+fn boot_check(boot_id: &Path, state_dir: &Path) -> Child {
+    let mut command = Command::new("unshare");
+    command.args(["-m", "sh", "-c", IN_ANOTHER_BOOT, "sh"]).arg(boot_id).arg(SEXTON);
+    command.args(["boot-check", "-o", "json", "--config", "/dev/null", "--state-dir"]).arg(state_dir);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("started")
 }
 
 /// How many instances a copy says that it settled.
@@ -196,4 +206,67 @@ fn what_the_container_before_held_is_given_back_before_anybody_asks() {
     let resumed = ground.client().post("/v1/instances/vm/start", &json!({})).expect("an answer").expect(200);
     assert_eq!((&resumed["state"], &resumed["snapshot"]), (&json!("running"), &json!({ "resume": 1 })), "{resumed}");
     ground.client().ask("DELETE", "/v1/instances/vm?force=true&wait=20s", &[], None).expect("asked").expect(200);
+}
+
+#[test]
+fn beside_a_daemon_nothing_is_settled_whatever_boot_the_caller_names() {
+    let ground = Ground::new(SEXTON).expect("a ground");
+    let boot_id = another_boot(&ground);
+    let daemon = ground.serve().expect("the daemon starts");
+    let vm = json!({ "name": "vm", "argv": ["sleep", "1000"] });
+    daemon.client().post("/v1/instances", &vm).expect("an answer").expect(201);
+    let before = dump(&ground.state_dir());
+    assert_eq!(settled(boot_check(&boot_id, &ground.state_dir())), 0);
+    assert_eq!(dump(&ground.state_dir()), before, "and nothing was written");
+    let shown = daemon.client().get("/v1/instances/vm").expect("an answer").expect(200);
+    assert_eq!(shown["state"], "running", "{shown}");
+    daemon.client().ask("DELETE", "/v1/instances/vm?force=true&wait=20s", &[], None).expect("asked").expect(200);
+}
+
+#[test]
+fn what_lives_in_a_pid_namespace_that_cannot_be_seen_is_not_lost() {
+    let ground = Ground::new(SEXTON).expect("a ground");
+    let daemon = ground.serve().expect("the daemon starts");
+    let vm = json!({ "name": "vm", "argv": ["sleep", "1000"], "restart": "always" });
+    daemon.client().post("/v1/instances", &vm).expect("an answer").expect(201);
+    daemon.terminate(SOON).expect("ended");
+    let before = processes_in(&ground.cgroup_dir());
+    let show = || ground.client().get("/v1/instances/vm").expect("an answer").expect(200);
+
+    let container = contained(&ground);
+    ground.client().post("/v1/reconcile", &json!({})).expect("an answer").expect(200);
+    let doubted = show();
+    let why = "the process may live in a PID namespace that cannot be seen from here";
+    assert_eq!((&doubted["state"], &doubted["reason"]), (&json!("unverified"), &json!(why)), "{doubted}");
+    for (method, path) in [("POST", "/v1/instances/vm/stop"), ("DELETE", "/v1/instances/vm?force=true")] {
+        ground.client().ask(method, path, &[], None).expect("asked").expect(409);
+    }
+    assert_eq!(processes_in(&ground.cgroup_dir()), before);
+    drop(container);
+
+    let daemon = ground.serve().expect("back on the host");
+    assert_eq!(show()["state"], "running", "{}", show());
+    daemon.client().ask("DELETE", "/v1/instances/vm?force=true&wait=20s", &[], None).expect("asked").expect(200);
+    assert!(processes_in(&ground.cgroup_dir()).is_empty());
+}
+
+#[test]
+fn what_ended_meanwhile_is_lost_in_another_pid_namespace_too() {
+    let ground = Ground::new(SEXTON).expect("a ground");
+    let daemon = ground.serve().expect("the daemon starts");
+    let vm = json!({ "name": "vm", "argv": ["sleep", "1000"] });
+    let made = daemon.client().post("/v1/instances", &vm).expect("an answer").expect(201);
+    daemon.terminate(SOON).expect("ended");
+    let _container = contained(&ground);
+    // As the end of the whole namespace would.
+    let kill = ground.cgroup_at(made["cgroup"]["path"].as_str().expect("a path")).join("cgroup.kill");
+    fs::write(kill, "1").expect("killed");
+    eventually("it is lost", SOON, || {
+        ground.client().post("/v1/reconcile", &json!({})).expect("an answer").expect(200);
+        let lost = ground.client().get("/v1/instances/vm").expect("an answer").expect(200);
+        let is_lost =
+            lost["state"] == "lost" && lost["reason"] == "container_restart" && lost["resources"] == json!([]);
+        if is_lost { Ok(()) } else { Err(lost.to_string()) }
+    });
+    ground.client().ask("DELETE", "/v1/instances/vm", &[], None).expect("asked").expect(200);
 }

@@ -6,6 +6,8 @@ mod support;
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::Command;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -180,4 +182,30 @@ fn no_daemon_takes_another_one_into_custody() {
         assert!(refused.text().contains("another daemon's own"), "{}", refused.text());
     }
     assert_eq!(other.instances(), [] as [Value; 0]);
+}
+
+/// Runs a command that has to succeed.
+fn run(program: &str, arguments: &[&str]) {
+    assert!(Command::new(program).args(arguments).status().expect("started").success(), "{program} {arguments:?}");
+}
+
+#[test]
+fn what_enters_the_cgroup_of_a_life_that_is_over_is_ended() {
+    let mut node = Node::new(SEXTON, &[]);
+    let made = node.ask("POST", "/v1/instances", None, Some(&spec("a", &["sleep", "1000"]))).0.expect(201);
+    let cgroup = node.ground.cgroup_at(made["cgroup"]["path"].as_str().expect("a path"));
+    // What is a mount point cannot be removed.
+    let held = cgroup.join("held");
+    fs::create_dir(&held).expect("made");
+    run("mount", &["-t", "tmpfs", "none", held.to_str().expect("text")]);
+    let over = node.ask("POST", "/v1/instances/a/stop?wait=2s", None, Some(&json!({ "force": true }))).0.expect(202);
+    assert_eq!((&over["state"], &over["resources"][0]["state"]), (&json!("exited"), &json!("releasing")), "{over}");
+    let mut late = Command::new("sleep").arg("1000").spawn().expect("started");
+    fs::write(cgroup.join("cgroup.procs"), late.id().to_string()).expect("moved");
+    run("umount", &[held.to_str().expect("text")]);
+    let ended =
+        eventually("it is killed", SOON, || late.try_wait().expect("ours").ok_or_else(|| "it lives".to_owned()));
+    assert_eq!(ended.signal(), Some(9));
+    node.ask("DELETE", "/v1/instances/a?wait=20s", None, None).0.expect(200);
+    assert!(!cgroup.exists());
 }

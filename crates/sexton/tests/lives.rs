@@ -22,6 +22,7 @@ impl Ground {
         let dir = std::env::temp_dir().join(&run);
         let options = Options {
             state_dir: dir.join("state"),
+            is_first: false,
             run_dir: dir.join("run"),
             slots: sexton::node::slots::Pool::new(&run, &sexton::config::Slots::default()),
             cgroup: run,

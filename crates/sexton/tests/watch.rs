@@ -56,6 +56,7 @@ impl Ground {
             on_orphan,
         };
         let options = Options {
+            is_first: false,
             state_dir: dir.join("state"),
             run_dir: dir.join("run"),
             slots: sexton::node::slots::Pool::new(&run, &sexton::config::Slots::default()),

@@ -73,7 +73,7 @@ fn hold(pid: i32) -> Result<Handle, Failure> {
     let here = proc::here().map_err(|error| Failure::new(exit::FAILED, format!("could not read `/proc`: {error}")))?;
     Handle::open(number, &here).map_err(|error| match error {
         OpenHandleError::Gone => refused(pid, "there is no such process"),
-        OpenHandleError::Unproven => refused(pid, "nothing proves which process it is"),
+        OpenHandleError::Unproven | OpenHandleError::OutOfSight => refused(pid, "nothing proves which process it is"),
         OpenHandleError::Sys(error) => refused(pid, &error.to_string()),
         OpenHandleError::Proc(error) => refused(pid, &error.to_string()),
     })

@@ -115,7 +115,7 @@ enum Verb {
     Apply(plan::ApplyArgs),
     /// Run the reconciler now.
     Reconcile,
-    /// Settle the previous boot's instances once, without a daemon.
+    /// Settle the previous boot's instances once, without a daemon. A live daemon has settled its boot: 0 beside one.
     BootCheck,
     /// Show the status of this node.
     Node,

@@ -56,7 +56,8 @@ async fn work(settings: Settings, link: RawFd, prepare: bool) -> Result<u8, Refu
     let told = hear(&keeper).await?;
     divide(&settings.cgroup);
     let new_keeper = told.welcome.restarts == 0;
-    let begun = worker::begin(&options(&settings), keeper, new_keeper).await.map_err(|error| refused(&error))?;
+    let options = options(&settings, told.welcome.keeper_pid == 1);
+    let begun = worker::begin(&options, keeper, new_keeper).await.map_err(|error| refused(&error))?;
     tell_restart(&begun, &told.welcome);
     serve(Arc::new(settings), begun, told).await
 }
@@ -115,8 +116,9 @@ async fn hear(keeper: &Keeper) -> Result<Told, Refused> {
     Ok(Told { welcome, listeners })
 }
 
-fn options(settings: &Settings) -> Options {
+fn options(settings: &Settings, is_first: bool) -> Options {
     Options {
+        is_first,
         state_dir: settings.state_dir.clone(),
         run_dir: settings.run_dir.clone(),
         cgroup: settings.cgroup.clone(),

@@ -76,9 +76,10 @@ pub fn take(
     }
     let handle = Handle::open(wanted.pid, &host.here).map_err(|error| match error {
         OpenHandleError::Gone => refused("does not exist".to_owned()),
-        OpenHandleError::Unproven | OpenHandleError::Sys(_) | OpenHandleError::Proc(_) => {
-            refused(format!("cannot be opened: {}", chain(&error)))
-        }
+        OpenHandleError::Unproven
+        | OpenHandleError::OutOfSight
+        | OpenHandleError::Sys(_)
+        | OpenHandleError::Proc(_) => refused(format!("cannot be opened: {}", chain(&error))),
     })?;
     let identity = handle.identity();
     let same = match wanted.proof {

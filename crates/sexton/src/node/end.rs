@@ -15,7 +15,7 @@ use sexton_plan::kill::KillBy;
 use sexton_plan::ladder::{Happening, Rung, STUCK_AFTER, STUCK_LOOK};
 use sexton_plan::restart;
 use sexton_plan::state::{ExitSource, ExitStatus, LostReason, State};
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::adapter::{Asked, Step};
 use super::asking::{Asking, nothing_to_wait_for, say};
@@ -418,6 +418,7 @@ impl Life {
     /// Tries again to give back what could not be given back; tells whether all is gone now.
     pub(super) async fn release_again(&mut self) -> bool {
         let domain = self.open_domain().await;
+        self.clear(domain.as_ref()).await;
         let left = self.release(domain.as_ref()).await;
         if left.len() == self.entry.resources.len() {
             return false;
@@ -429,6 +430,19 @@ impl Life {
         let all = next.resources.is_empty();
         self.owe(next, events).await;
         all
+    }
+
+    /// Kills what lives in the domain of a life that is over, as nothing has a right to.
+    async fn clear(&self, domain: Option<&Domain>) {
+        let target = Target { process: None, domain, tree: None, here: &self.host.here };
+        if !target.lives() {
+            return;
+        }
+        tracing::warn!(name = %self.entry.name, "something lives in the cgroup of a life that is over, and is killed");
+        target.kill();
+        if timeout(SWEEP_AFTER, target.emptied()).await.is_err() {
+            target.sweep();
+        }
     }
 
     /// Removes the logs of lives that ended longest ago.

@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use super::adapter::Runtimes;
 use super::event_log::EventLog;
 use super::keeper::Keeper;
+use super::namespaces::Namespaces;
 use super::slots::Slots;
 use crate::metrics::{Metric, Metrics};
 use crate::refusal::{Kind, Refusal};
@@ -33,6 +34,8 @@ pub struct Host {
     pub node: NodeId,
     /// This boot and PID namespace.
     pub here: Here,
+    /// Other PID namespaces that have ended.
+    pub namespaces: Namespaces,
     /// Where state lives.
     pub paths: Paths,
     /// The cgroups, where the host has cgroup2.

@@ -14,6 +14,7 @@ pub mod keeper;
 mod life;
 mod limits;
 mod logs;
+mod namespaces;
 mod process;
 pub(crate) mod readiness;
 mod reconcile;

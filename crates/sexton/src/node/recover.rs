@@ -8,7 +8,8 @@ use sexton_core::handle::{Handle, Life as ProcessLife, OpenHandleError};
 use sexton_core::proc;
 use sexton_ledger::entry::Entry;
 use sexton_ledger::{Batch, EventKind};
-use sexton_plan::judge::{Claimed, MarkSeen, ProcessSeen, Verdict, judge};
+use sexton_plan::identity::Identity;
+use sexton_plan::judge::{Claimed, DomainSeen, MarkSeen, NamespaceSeen, ProcessSeen, Verdict, judge, out_of_sight};
 use sexton_plan::state::{ExitSource, ExitStatus, LostReason, State};
 use sexton_plan::world::Doubted;
 use sexton_sys::clone::{ChildFailure, MARK_RELEASED};
@@ -46,8 +47,29 @@ pub fn look(entry: &Entry, host: &Host) -> Seen {
     match Handle::reopen(identity, &entry.handle, witness, &host.here) {
         Ok(handle) => seen(ProcessSeen::Same, Some(handle), None),
         Err(OpenHandleError::Gone) => seen(ProcessSeen::Gone, None, None),
+        Err(error @ OpenHandleError::OutOfSight) => {
+            seen(out_of_sight(look_domain(entry, host), look_namespace(identity, host)), None, Some(chain(&error)))
+        }
         Err(error @ (OpenHandleError::Unproven | OpenHandleError::Sys(_) | OpenHandleError::Proc(_))) => {
             seen(ProcessSeen::Unproven, None, Some(chain(&error)))
+        }
+    }
+}
+
+/// Whether the PID namespace in which a process was recorded is known to have ended.
+fn look_namespace(recorded: &Identity, host: &Host) -> NamespaceSeen {
+    if host.namespaces.has_ended(recorded.pid_ns) { NamespaceSeen::Ended } else { NamespaceSeen::Unknown }
+}
+
+/// What lives in the domain of a process that cannot be seen from here.
+fn look_domain(entry: &Entry, host: &Host) -> DomainSeen {
+    let (Some(subtree), Some(cgroup)) = (&host.subtree, &entry.cgroup) else { return DomainSeen::Unknown };
+    match subtree.is_populated(&cgroup.path, cgroup.ino) {
+        Ok(true) => DomainSeen::Populated,
+        Ok(false) => DomainSeen::Empty,
+        Err(error) => {
+            tracing::warn!(name = %entry.name, error = chain(&error), "domain not read");
+            DomainSeen::Unknown
         }
     }
 }
@@ -223,7 +245,9 @@ impl Life {
         if identity.boot_id != self.host.here.boot_id {
             return LostReason::Reboot;
         }
-        if identity.pid_ns != self.host.here.pid_ns {
+        // The number of a namespace is given out anew; a process of this one is not older than its first.
+        let is_older = identity.start_ticks.zip(proc::namespace_start_ticks()).is_some_and(|(its, first)| its < first);
+        if identity.pid_ns != self.host.here.pid_ns || is_older {
             return LostReason::ContainerRestart;
         }
         let reused =

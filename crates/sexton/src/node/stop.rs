@@ -265,7 +265,7 @@ impl Target<'_> {
 fn member(domain: &Domain, pid: Pid, ino: u64, here: &Here) -> Option<Arc<Handle>> {
     let handle = match Handle::open(pid, here) {
         Ok(handle) => handle,
-        Err(OpenHandleError::Gone | OpenHandleError::Unproven) => return None,
+        Err(OpenHandleError::Gone | OpenHandleError::Unproven | OpenHandleError::OutOfSight) => return None,
         Err(error @ (OpenHandleError::Sys(_) | OpenHandleError::Proc(_))) => {
             tracing::warn!(%pid, %error, "member of a domain not opened");
             return None;

@@ -12,7 +12,7 @@ use sexton_core::domain::{DomainError, Subtree};
 use sexton_core::gate::Gate;
 use sexton_core::pin::PinBoard;
 use sexton_core::proc;
-use sexton_ledger::{Ledger, OpenError, OpenOptions, Reader};
+use sexton_ledger::{Batch, Ledger, OpenError, OpenOptions, Reader};
 use sexton_plan::id::NodeId;
 use sexton_sys::limit;
 use tokio::sync::watch;
@@ -23,6 +23,7 @@ use super::driver::Driver;
 use super::host::{Host, Paths};
 use super::keeper::Keeper;
 use super::logs::LogKeeper;
+use super::namespaces::Namespaces;
 use super::reconcile::Reconciler;
 use super::request::Node;
 use super::slots::{Owner, Pool, Slots};
@@ -41,6 +42,8 @@ const WAL_RESERVE: u64 = 1 << 20;
 pub struct Options {
     /// Ledger and logs.
     pub state_dir: PathBuf,
+    /// Whether the keeper is the first process of its PID namespace.
+    pub is_first: bool,
     /// Socket, pins, marks.
     pub run_dir: PathBuf,
     /// The cgroup subtree, from the cgroup2 root.
@@ -121,12 +124,8 @@ pub async fn begin(options: &Options, keeper: Keeper, new_keeper: bool) -> Resul
     }
     let subtree = find_subtree(&options.cgroup)?;
     super::limits::make_v1(&options.cgroup);
-    let open = OpenOptions {
-        node: options.node.clone(),
-        pid_ns: Some(here.pid_ns),
-        wal_reserve: WAL_RESERVE,
-        ..OpenOptions::new(here.boot_id.clone())
-    };
+    let open =
+        OpenOptions { node: options.node.clone(), wal_reserve: WAL_RESERVE, ..OpenOptions::new(here.boot_id.clone()) };
     let (ledger, contents) = Ledger::open(&paths.state_dir, open)?;
     let (seq, last_seq) = watch::channel(contents.last_seq);
     ledger.subscribe(move |newest| {
@@ -137,6 +136,7 @@ pub async fn begin(options: &Options, keeper: Keeper, new_keeper: bool) -> Resul
     let (slots, asked_of_slots) = Slots::channel();
     let host = Arc::new(Host {
         node: contents.node,
+        namespaces: Namespaces::resume(&contents.meta, contents.boot_id_before.as_ref(), &here),
         here,
         cgroup: options.cgroup.clone(),
         pins: open_pins(&paths),
@@ -154,6 +154,10 @@ pub async fn begin(options: &Options, keeper: Keeper, new_keeper: bool) -> Resul
         gate: Gate::default(),
         slots,
     });
+    let (key, ended) = host.namespaces.meta(&host.here, options.is_first);
+    if contents.meta.get(&key) != ended.as_ref() {
+        host.owe_unwaited(Batch { meta: vec![(key, ended)], ..Batch::default() });
+    }
     let drain = Drain::resume(&contents.meta, options.drain.clone(), new_keeper);
     let pool = Pool { is_closed: drain.0.state().is_draining(), ..options.slots.clone() };
     let owner = Owner::new(Arc::clone(&host), asked_of_slots, pool, contents.slots, &contents.entries);

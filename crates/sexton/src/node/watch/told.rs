@@ -107,7 +107,13 @@ impl Told {
                     pruned.changed = true;
                     false
                 }
-                Ok(_) | Err(OpenHandleError::Unproven | OpenHandleError::Sys(_) | OpenHandleError::Proc(_)) => true,
+                Ok(_)
+                | Err(
+                    OpenHandleError::Unproven
+                    | OpenHandleError::OutOfSight
+                    | OpenHandleError::Sys(_)
+                    | OpenHandleError::Proc(_),
+                ) => true,
             }
         });
         pruned
