@@ -1,5 +1,6 @@
 //! What is watched: whose processes, by which executable files, under which ids. Pure.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -182,18 +183,17 @@ fn checked(id: &[u8]) -> Id {
 fn id_below(tree: &str, arguments: &[Vec<u8>]) -> Id {
     let mut ids = BTreeSet::new();
     for argument in arguments {
-        let Ok(text) = std::str::from_utf8(argument) else {
-            if argument.windows(tree.len()).any(|part| part == tree.as_bytes()) {
-                return Id::Unsure("its command line is no text".to_owned());
-            }
-            continue;
-        };
+        // What is no text elsewhere in an argument is no hindrance.
+        let text = String::from_utf8_lossy(argument);
         for (at, _) in text.match_indices(tree) {
             let (before, path) = text.split_at(at);
             let Some(rest) = path.strip_prefix(tree).and_then(|rest| rest.strip_prefix('/')) else { continue };
             if begins_path(before) {
-                match component(rest) {
-                    Ok(Some(id)) => drop(ids.insert(id)),
+                match component(before, rest) {
+                    Ok(Some(id)) if id.contains(char::REPLACEMENT_CHARACTER) && matches!(text, Cow::Owned(_)) => {
+                        return Id::Unsure("its id is no text".to_owned());
+                    }
+                    Ok(Some(id)) => drop(ids.insert(id.to_owned())),
                     Ok(None) => {}
                     Err(why) => return Id::Unsure(why.to_owned()),
                 }
@@ -209,31 +209,50 @@ fn begins_path(before: &str) -> bool {
     before.ends_with("://") || !before.chars().next_back().is_some_and(inside)
 }
 
-/// The first component of `rest`. A path on a command line ends where its argument does, or, as QEMU and others write
-/// it, before a `,`; a component that could be read in two ways is not guessed at.
-fn component(rest: &str) -> Result<Option<&str>, &'static str> {
+/// The first component of `rest`, which follows `before` and the tree in one argument. A path ends where its argument
+/// does, or, as QEMU and others write it, before a `,`; a component that could be read in two ways is not guessed at.
+fn component<'a>(before: &str, rest: &'a str) -> Result<Option<&'a str>, &'static str> {
     let rest = rest.trim_start_matches('/');
-    let (whole, below) = rest.split_once('/').unwrap_or((rest, ""));
-    let id = match whole.split_once(',') {
+    let (whole, below) = rest.split_once('/').map_or((rest, None), |(whole, below)| (whole, Some(below)));
+    let (id, is_whole) = match whole.split_once(',') {
         // What is behind the comma is another option, not a part of the name.
-        Some((id, option)) if option.is_empty() || option.contains('=') => return plain(id),
+        Some((id, option)) if option.is_empty() || option.contains('=') => (id, false),
         Some(_) => return Err("a path on its command line holds a comma in its id"),
-        None => whole,
+        None => (whole, below.is_some()),
     };
-    let path_end = below.split(',').next().unwrap_or_default();
-    if path_end.split('/').any(|part| part == "..") {
+    let path_end = below.unwrap_or_default().split(',').next().unwrap_or_default();
+    if is_whole && path_end.split('/').any(|part| part == "..") {
         return Err("a path on its command line leads upwards");
     }
-    plain(id)
-}
-
-fn plain(id: &str) -> Result<Option<&str>, &'static str> {
-    let is_odd = |c: char| c.is_whitespace() || c.is_control() || ":;=\"'`&?*$|<>()[]{}\\".contains(c);
     match id {
         "" | "." | ".." => Ok(None),
-        id if id.contains(is_odd) => Err("the id on its command line cannot be told from what is around it"),
+        id if is_doubtful(before, id, is_whole) => {
+            Err("the id on its command line cannot be told from what is around it")
+        }
         id => Ok(Some(id)),
     }
+}
+
+/// Whether what is taken for an id may be more than that: what looks like the end of a path, or like what follows one,
+/// may be one. Between two slashes (`is_whole`), and in an argument that is nothing but a path, most things are a part of
+/// the name, as in `a b` or `vm=1`.
+fn is_doubtful(before: &str, id: &str, is_whole: bool) -> bool {
+    let is_odd = |c: char| c.is_whitespace() || c.is_control() || ":;=\"'`&?*$|<>()[]{}\\".contains(c);
+    let Some(odd) = id.find(is_odd) else { return false };
+    let is_alone = before.is_empty();
+    let is_cut = !is_whole && (!is_alone || id.contains([';', '?', '&', '|', '<', '>']));
+    // `SOURCE:/TARGET`, `PATH /PATH`, `NAME=PATH NAME=/PATH`: the slash begins another path.
+    let begins_another = id.ends_with(|c: char| c.is_whitespace() || ":;=\"'`&|<>".contains(c));
+    // `SOURCE:TARGET` is written for a path alone too, but hardly with a path behind it.
+    let is_pair = id.contains(':') && !(is_alone && is_whole);
+    // Text of several words, as a shell or a kernel is given, whose words end at spaces.
+    let is_text = before.contains(char::is_whitespace) || id.get(odd..).is_some_and(has_assignment);
+    is_cut || begins_another || is_pair || (is_text && id.contains(char::is_whitespace))
+}
+
+/// Whether a space has `NAME=` behind it.
+fn has_assignment(text: &str) -> bool {
+    text.split_once(char::is_whitespace).is_some_and(|(_, behind)| behind.contains('='))
 }
 
 #[cfg(test)]
@@ -253,9 +272,31 @@ mod tests {
             &["fc", "--chroot=/var/lib/guests/vm-1"],
             &["fc", "-fsdev", "local,path=/var/lib/guests/vm-1,security_model=none"],
             &["fc", "file:///var/lib/guests//vm-1/x"],
+            &["qemu", "-append", "path=/var/lib/guests/vm-1/init quiet x='y'"],
         ] {
             assert_eq!(id(arguments), Id::Is("vm-1".to_owned()), "{arguments:?}");
         }
+    }
+
+    #[test]
+    fn an_id_is_any_path_component() {
+        for (argument, expected) in [
+            ("/var/lib/guests/a b/s", "a b"),
+            ("/var/lib/guests/a b", "a b"),
+            ("/var/lib/guests/a:b/s", "a:b"),
+            ("/var/lib/guests/a=b/s", "a=b"),
+            ("/var/lib/guests/it's \"x\"(1)/s", "it's \"x\"(1)"),
+            ("/var/lib/guests/\u{e9}\t*/s", "\u{e9}\t*"),
+            ("file=/var/lib/guests/a b/disk.img,if=virtio", "a b"),
+            ("unix:/var/lib/guests/a=b/q.sock,server=on", "a=b"),
+            ("--api-sock=/var/lib/guests/[a]/s", "[a]"),
+        ] {
+            assert_eq!(id(&["qemu", argument]), Id::Is(expected.to_owned()), "{argument}");
+        }
+        let odd = |bytes: &[u8]| id_below("/var/lib/guests", &[bytes.to_vec()]);
+        assert_eq!(odd(b"\xff=/var/lib/guests/a/\xfe"), Id::Is("a".to_owned()));
+        assert_eq!(odd("/var/lib/guests/\u{fffd}/x".as_bytes()), Id::Is("\u{fffd}".to_owned()));
+        assert!(matches!(odd(b"/var/lib/guests/a\xff/x"), Id::Unsure(_)));
     }
 
     #[test]
@@ -282,6 +323,12 @@ mod tests {
             &["/var/lib/guests/vm,1/x"],
             &["/var/lib/guests/vm-1:rw"],
             &["exec /var/lib/guests/vm 1/x"],
+            &["/var/lib/guests/vm-1:/mnt/x"],
+            &["/var/lib/guests/vm-1 /mnt/x"],
+            &["path=/var/lib/guests/vm-1 init=/sbin/init"],
+            &["fat:rw:/var/lib/guests/vm-1:x/y"],
+            &["/var/lib/guests/vm-1;x"],
+            &["path=/var/lib/guests/vm 1"],
         ] {
             assert!(matches!(id(arguments), Id::Unsure(_)), "{arguments:?}: {:?}", id(arguments));
         }
