@@ -263,7 +263,7 @@ fn what_a_dead_worker_has_written_and_could_not_tell_is_told_once() {
         let (_node, host, _reader) = begin(&quiet).await;
         let intent = |(id, pid): (&str, Pid)| {
             let identity = Handle::open(pid, &here).expect("alive").identity().clone();
-            serde_json::json!({ "watch": "hypeman", "id": id, "identity": identity })
+            serde_json::json!({ "watch": "hypeman", "id": id, "identity": identity, "beside": ".1.sexton" })
         };
         let intents: Vec<_> = ["written", "unwritten"].into_iter().zip(pids).map(intent).collect();
         let meta = vec![("watch.writing".to_owned(), Some(serde_json::json!(intents).to_string()))];

@@ -16,6 +16,7 @@ use super::look::{Looker, who};
 use super::metadata::{self, Found};
 use super::object::{Object, ParseObjectError};
 use super::rule::Watch;
+use super::told::Writing;
 use crate::chain::chain;
 use crate::config::DEFAULT_GRACE;
 use crate::node::adapter::{Asked, Step};
@@ -46,14 +47,14 @@ impl Looker {
         (self.host.runtimes.steps(asked, grace), grace)
     }
 
-    /// Writes the live PID back.
+    /// Writes the live PID back, by way of the new file `beside`.
     ///
     /// # Errors
     /// The facts changed, or the file could not be written; it is then as it was.
     ///
     /// # Blocking
     /// For two syncs.
-    pub fn write_back(&self, action: &Action) -> Result<(), String> {
+    pub fn write_back(&self, action: &Action, beside: &str) -> Result<(), String> {
         let (watch, id, identity) = action.watched().ok_or("it is about nothing that is watched")?;
         let watch = self.watches.iter().find(|known| known.name == watch).ok_or("the watch is gone")?;
         let _held = self.hold(action).ok_or("the facts changed")?;
@@ -61,16 +62,17 @@ impl Looker {
             return Err("the facts changed".to_owned());
         };
         let text = edited(watch, identity, &metadata.text)?;
-        metadata.replace(&text).map_err(|error| format!("could not write the metadata: {error}"))
+        metadata.replace(&text, beside).map_err(|error| format!("could not write the metadata: {error}"))
     }
 
-    /// Clears up behind a worker that died while it wrote `identity` back; whether the metadata names that process.
+    /// Clears up behind a worker that died while it wrote; whether the metadata names the process now.
     ///
     /// # Errors
     /// Nobody can tell.
-    pub fn finish_writing(&self, watch: &str, id: &str, identity: &Identity) -> Result<bool, String> {
-        let Some(watch) = self.watches.iter().find(|known| known.name == watch) else { return Ok(false) };
-        metadata::tidy(&watch.metadata, id, |text| edited(watch, identity, text).ok())?;
+    pub fn finish_writing(&self, writing: &Writing) -> Result<bool, String> {
+        let Writing { watch, id, identity, beside } = writing;
+        let Some(watch) = self.watches.iter().find(|known| known.name == *watch) else { return Ok(false) };
+        metadata::tidy(&watch.metadata, id, beside, |text| edited(watch, identity, text).ok())?;
         Ok(self.claim(watch, id, identity.pid).is_right_for(identity))
     }
 }

@@ -1,6 +1,7 @@
 //! One look at watched processes and their metadata: the kernel and the files become a `World`. Blocking.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::sync::Arc;
 
 use sexton_core::handle::Handle;
@@ -79,8 +80,11 @@ impl Looker {
 
     fn look_at(&self, pid: Pid, adopters: &[Adopter], before: &BTreeSet<Who>, world: &mut World) -> Option<Handle> {
         // One link is read of the many that are nobody's.
+        let is_watched = |file: &Path| self.watches.iter().any(|watch| watch.runtime_of(file).is_some());
         match proc::executable(pid) {
-            Ok(file) if self.watches.iter().any(|watch| watch.runtime_of(&file).is_some()) => {}
+            Ok(file) if is_watched(&file) => {}
+            Err(proc::ReadProcError::Gone(_))
+                if proc::executable_of_others(pid).is_some_and(|file| is_watched(&file)) => {}
             Ok(_) | Err(proc::ReadProcError::Gone(_)) => return None,
             Err(error @ (proc::ReadProcError::Unreadable { .. } | proc::ReadProcError::Malformed { .. })) => {
                 world.left.push(left("process", Some(pid), error.to_string()));

@@ -1,9 +1,12 @@
 //! An owner's metadata file: opened component by component inside its tree, read whole, replaced in one step.
 //!
 //! ```text
-//!   NAME = old, .NAME.sexton = ours ── exchanged ──► NAME = ours, .NAME.sexton = what came out
+//!   NAME = old, .RANDOM.sexton = ours ── exchanged ──► NAME = ours, .RANDOM.sexton = what came out
 //!   what came out is what was read: removed; it is newer: its owner's, and given back
 //! ```
+//!
+//! The name beside is made for one writing, and in the ledger before anything bears it: so whoever clears up behind a
+//! worker that died knows its file from any that somebody else made, whatever that is called.
 
 use std::ffi::{CString, OsStr};
 use std::fs::{File, Permissions};
@@ -122,17 +125,22 @@ fn is_missing(error: &io::Error) -> bool {
     error.raw_os_error() == Some(Errno::ENOENT.0)
 }
 
-/// What is beside `name` while that is replaced.
-fn beside(name: &CString) -> io::Result<CString> {
-    Ok(CString::new([b".", name.as_bytes(), b".sexton"].concat())?)
+/// A name for what is beside a file while that is replaced: nobody else's, and short enough whatever the file is called.
+pub fn name_beside() -> String {
+    format!(".{}.sexton", sexton_ledger::new_incarnation())
 }
 
-/// Clears away what a worker left beside the metadata of `id` that died while it replaced that. `edited`: what it would
-/// have made of a text, which is the text itself where that was right, and nothing where it is no metadata.
+/// Clears away `beside`, which a worker left beside the metadata of `id` that died while it replaced that. `edited`: what
+/// it would have made of a text, which is the text itself where that was right, and nothing where it is no metadata.
 ///
 /// # Errors
 /// Nobody can tell what is there; it stays.
-pub fn tidy(template: &Template, id: &str, edited: impl Fn(&[u8]) -> Option<Vec<u8>>) -> Result<(), String> {
+pub fn tidy(
+    template: &Template,
+    id: &str,
+    beside: &str,
+    edited: impl Fn(&[u8]) -> Option<Vec<u8>>,
+) -> Result<(), String> {
     let (dir, name) = match open_dir(template, id) {
         Ok(found) => found,
         Err(Found::Odd(why)) => return Err(why),
@@ -146,7 +154,7 @@ pub fn tidy(template: &Template, id: &str, edited: impl Fn(&[u8]) -> Option<Vec<
         Err(error) if is_missing(&error) => Ok(None),
         Err(error) => Err(told(error)),
     };
-    let beside = beside(&name).map_err(told)?;
+    let beside = CString::new(beside).map_err(|error| error.to_string())?;
     let (present, out) = (text(&name)?, text(&beside)?);
     let made = |text: &Option<Vec<u8>>| text.as_deref().and_then(&edited);
     let ours_is_in_place = present.is_some() && made(&present) == present;
@@ -204,16 +212,18 @@ fn stamp(about: &std::fs::Metadata) -> Stamp {
 
 impl Metadata {
     /// Replaces the file's text in one step: owner, mode and extended attributes stay, and a crash leaves the old
-    /// text or the new one.
+    /// text or the new one. `beside`: a name of [`name_beside`].
     ///
     /// # Errors
     /// It changed since it was read, or could not be written; it is then as it was.
     ///
     /// # Blocking
     /// For two syncs.
-    pub fn replace(&self, text: &[u8]) -> Result<(), ReplaceError> {
-        let beside = beside(&self.name)?;
-        let put = self.write_beside(&beside, text).and_then(|ours| self.put(&beside, ours));
+    pub fn replace(&self, text: &[u8], beside: &str) -> Result<(), ReplaceError> {
+        let beside = CString::new(beside).map_err(io::Error::from)?;
+        // Whatever bears the name already is somebody else's, and stays.
+        let file = self.make_beside(&beside)?;
+        let put = self.write_beside(file, text).and_then(|ours| self.put(&beside, ours));
         let replaced = match put {
             Ok(Some(ours)) if !self.is_what_was_read(&beside) => {
                 // Left there on an error: it is its owner's.
@@ -282,14 +292,15 @@ impl Metadata {
         matches!(read_file(&self.dir, beside), Ok(Ok((text, found))) if is(&text, found))
     }
 
-    /// Writes `text` to the new file `beside`; tells its inode.
-    fn write_beside(&self, beside: &CString, text: &[u8]) -> Result<u64, ReplaceError> {
+    /// Makes the new file `beside`.
+    fn make_beside(&self, beside: &CString) -> io::Result<File> {
+        File::options().write(true).create_new(true).mode(0o600).open(inside(&self.dir, beside))
+    }
+
+    /// Writes `text` to the new file beside; tells its inode.
+    fn write_beside(&self, mut file: File, text: &[u8]) -> Result<u64, ReplaceError> {
         let old = open_file(&self.dir, &self.name)?;
         let about = old.metadata()?;
-        // What bears this name was left by a worker that died between the two steps.
-        let _gone = file::unlink(self.dir.as_raw_fd(), beside);
-        let how = inside(&self.dir, beside);
-        let mut file = File::options().write(true).create_new(true).mode(0o600).open(how)?;
         file.write_all(text)?;
         // The owner first: changing it takes set-id bits away.
         fchown(&file, Some(about.uid()), Some(about.gid()))?;
@@ -351,7 +362,9 @@ mod tests {
 
     fn names(dir: &Path) -> Vec<String> {
         let names = fs::read_dir(dir).expect("readable").map(|entry| entry.expect("entry").file_name());
-        names.map(|name| name.to_string_lossy().into_owned()).collect()
+        let mut names: Vec<String> = names.map(|name| name.to_string_lossy().into_owned()).collect();
+        names.sort();
+        names
     }
 
     #[test]
@@ -360,14 +373,28 @@ mod tests {
         fs::write(tree.file(), "{\"a\":1}\n").expect("written");
         fs::set_permissions(tree.file(), Permissions::from_mode(0o640)).expect("mode");
         std::os::unix::fs::chown(tree.file(), Some(7), Some(8)).expect("root");
-        // As a worker leaves it that died between the two steps.
-        fs::write(tree.0.join("guests/a/.metadata.json.sexton"), "half").expect("written");
+        // Its owner's own.
+        fs::write(tree.0.join("guests/a/.metadata.json.sexton"), "mine").expect("written");
         let Found::File(metadata) = tree.read() else { panic!("a file") };
-        metadata.replace(b"{}").expect("replaced");
+        assert!(metadata.replace(b"{}", ".metadata.json.sexton").is_err(), "somebody else's");
+        metadata.replace(b"{}", &name_beside()).expect("replaced");
         let about = fs::metadata(tree.file()).expect("there");
         assert_eq!((about.uid(), about.gid(), about.mode() & 0o7777), (7, 8, 0o640));
         assert_eq!(fs::read(tree.file()).expect("readable"), b"{}");
-        assert_eq!(names(&tree.0.join("guests/a")), ["metadata.json"]);
+        assert_eq!(text(tree.0.join("guests/a/.metadata.json.sexton")), "mine");
+        assert_eq!(names(&tree.0.join("guests/a")), [".metadata.json.sexton", "metadata.json"]);
+    }
+
+    #[test]
+    fn a_file_is_replaced_whatever_it_is_called() {
+        let tree = Tree::new("names");
+        let id = "x".repeat(255);
+        let template = Template::parse(&format!("{}/guests/{{id}}", tree.0.display())).expect("a template");
+        fs::write(tree.0.join("guests").join(&id), "{\"a\":1}").expect("written");
+        let Found::File(metadata) = read(&template, &id) else { panic!("a file") };
+        metadata.replace(b"{}", &name_beside()).expect("replaced");
+        assert_eq!(text(tree.0.join("guests").join(&id)), "{}");
+        assert_eq!(names(&tree.0.join("guests")), ["a".to_owned(), id]);
     }
 
     /// A POSIX ACL that lets one more `user` read and write, and nobody of the group.
@@ -395,7 +422,7 @@ mod tests {
             old.set_permissions(Permissions::from_mode(mode)).expect("mode");
             its.iter().for_each(|(name, value)| xattr::set(old.as_raw_fd(), name, value).expect("set"));
             let Found::File(metadata) = tree.read() else { panic!("a file") };
-            metadata.replace(b"{}").expect("replaced");
+            metadata.replace(b"{}", &name_beside()).expect("replaced");
             let new = File::open(tree.file()).expect("opened");
             let about = |file: &File| (attributes::all(file).expect("read"), file.metadata().expect("there").mode());
             assert_eq!(about(&new), about(&old));
@@ -411,9 +438,9 @@ mod tests {
         fs::write(tree.file(), "{\"a\":1}").expect("written");
         let Found::File(metadata) = tree.read() else { panic!("a file") };
         fs::write(tree.file(), "{\"a\":2}").expect("written");
-        assert!(matches!(metadata.replace(b"{}"), Err(ReplaceError::Changed)));
+        assert!(matches!(metadata.replace(b"{}", &name_beside()), Err(ReplaceError::Changed)));
         fs::remove_file(tree.file()).expect("removed");
-        assert!(metadata.replace(b"{}").is_err());
+        assert!(metadata.replace(b"{}", &name_beside()).is_err());
         assert!(names(&tree.0.join("guests/a")).is_empty());
     }
 
@@ -434,7 +461,8 @@ mod tests {
         for newer in [&["{\"a\":2}"][..], &["{\"a\":2}", "{\"a\":3}"], &["in place"], &[]] {
             fs::write(tree.file(), "{\"a\":1}").expect("written");
             let Found::File(metadata) = tree.read() else { panic!("a file") };
-            let ours = metadata.write_beside(&beside, b"{}").expect("written");
+            let file = metadata.make_beside(&beside).expect("made");
+            let ours = metadata.write_beside(file, b"{}").expect("written");
             // Behind the last look.
             match newer.first() {
                 Some(&"in place") => fs::write(tree.file(), "{\"a\":4}").expect("written"),
@@ -451,6 +479,7 @@ mod tests {
                 let expected = newer.last().filter(|text| **text != "in place").unwrap_or(&"{\"a\":4}");
                 assert_eq!(text(tree.file()), *expected);
             }
+            fs::remove_file(tree.0.join("guests/a/.metadata.json.sexton")).expect("removed");
         }
     }
 
@@ -460,8 +489,8 @@ mod tests {
         let Found::Missing = tree.read() else { panic!("nothing") };
         fs::write(tree.file(), "{\"a\":1}").expect("written");
         let Found::File(metadata) = tree.read() else { panic!("a file") };
-        let beside = beside(&metadata.name).expect("a name");
-        let ours = metadata.write_beside(&beside, b"{}").expect("written");
+        let beside = CString::new(name_beside()).expect("a name");
+        let ours = metadata.write_beside(metadata.make_beside(&beside).expect("made"), b"{}").expect("written");
         assert_eq!(metadata.put(&beside, ours).expect("put"), Some(ours));
         assert!(metadata.is_what_was_read(&beside));
         assert_eq!(text(tree.file()), "{}");
@@ -470,7 +499,8 @@ mod tests {
     #[test]
     fn what_a_dead_worker_left_beside_is_cleared_away_unless_it_is_newer() {
         let tree = Tree::new("tidy");
-        let beside = tree.0.join("guests/a/.metadata.json.sexton");
+        let name = name_beside();
+        let beside = tree.0.join("guests/a").join(&name);
         let edited = |text: &[u8]| {
             let text = String::from_utf8(text.to_vec()).ok()?;
             text.ends_with('}').then(|| text.replace("PID", "7").into_bytes())
@@ -492,13 +522,13 @@ mod tests {
             let _none = fs::remove_file(tree.file());
             present.into_iter().for_each(|text| fs::write(tree.file(), text).expect("written"));
             fs::write(&beside, out).expect("written");
-            tidy(&tree.template(), "a", edited).expect("readable");
+            tidy(&tree.template(), "a", &name, edited).expect("readable");
             assert_eq!(fs::read_to_string(tree.file()).ok().as_deref(), then, "{present:?}, beside it {out:?}");
             assert!(!beside.exists(), "{present:?}, beside it {out:?}");
         }
-        assert!(tidy(&tree.template(), "nobody", edited).is_ok(), "there is nothing");
+        assert!(tidy(&tree.template(), "nobody", &name, edited).is_ok(), "there is nothing");
         symlink("a", tree.0.join("guests/b")).expect("linked");
-        assert!(tidy(&tree.template(), "b", edited).is_err(), "below a link");
+        assert!(tidy(&tree.template(), "b", &name, edited).is_err(), "below a link");
     }
 
     #[test]

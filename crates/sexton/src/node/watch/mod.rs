@@ -33,6 +33,7 @@ use tokio::time::{Instant, timeout_at};
 use self::look::{Looker, Who, who};
 use self::rule::Watch;
 use self::told::{Told, Writing};
+use self::trees::Trees;
 use super::host::SharedHost;
 use super::stop::OrphanEnd;
 use crate::refusal::{Kind, Refusal};
@@ -75,6 +76,8 @@ pub struct Watcher {
     /// Orphans without metadata that the last counted pass saw.
     before: BTreeSet<Who>,
     told: Told,
+    /// What the ledger keeps of where metadata was found.
+    trees: Option<String>,
     endings: JoinSet<Ending>,
     ending: BTreeMap<Who, Vec<oneshot::Sender<()>>>,
     /// What could not be done, and why, since the last pass.
@@ -85,8 +88,10 @@ impl Watcher {
     /// The task, and the way to it.
     pub fn new(host: SharedHost, watches: Vec<Watch>, meta: &BTreeMap<String, String>) -> (Watcher, mpsc::Sender<Ask>) {
         let (sender, asks) = mpsc::channel(QUEUE);
+        let trees = Trees::resume(meta, &host.here.boot_id);
         let watcher = Watcher {
-            looker: Arc::new(Looker { host, watches, keeper: None, trees: Arc::default() }),
+            trees: trees.meta().1,
+            looker: Arc::new(Looker { host, watches, keeper: None, trees: Arc::new(trees) }),
             asks,
             before: BTreeSet::new(),
             told: Told::resume(meta),
@@ -184,10 +189,15 @@ impl Watcher {
         });
     }
 
-    /// Looks, without what is being ended.
-    async fn look(&self) -> World {
+    /// Looks, without what is being ended; where metadata was found is durable before anything is done about what has none.
+    async fn look(&mut self) -> World {
         let (looker, before) = (Arc::clone(&self.looker), self.before.clone());
         let mut world = spawn_blocking(move || looker.look(&before)).await.unwrap_or_default();
+        let (key, trees) = self.looker.trees.meta();
+        if trees != self.trees {
+            self.trees.clone_from(&trees);
+            self.looker.host.owe(Batch { meta: vec![(key, trees)], ..Batch::default() }).await;
+        }
         let is_ending = |seen: &Sighting| self.ending.contains_key(&who(&seen.identity));
         let ending = world.sightings.iter().filter(|seen| is_ending(seen)).map(|seen| Left {
             what: format!("{}/{}", seen.watch, seen.id),
@@ -226,14 +236,20 @@ impl Watcher {
             tracing::error!(%error, "a plan broke a rule, and nothing of it is done");
             return;
         }
-        let is_intended = self.intend(planned).await;
+        let mut intended = self.intend(planned).await.map(Vec::into_iter);
         for action in &planned.actions {
             match action {
-                Action::WriteBack { .. } if is_intended.is_ok() => self.write_back(action).await,
-                Action::WriteBack { .. } => {
-                    let why = is_intended.as_ref().err().map(ToString::to_string);
-                    self.failed(action, why.unwrap_or_default());
-                }
+                Action::WriteBack { .. } => match &mut intended {
+                    Ok(writing) => {
+                        if let Some(writing) = writing.next() {
+                            self.write_back(action, writing).await;
+                        }
+                    }
+                    Err(refusal) => {
+                        let why = refusal.to_string();
+                        self.failed(action, why);
+                    }
+                },
                 Action::Terminate { .. } => self.terminate(action).await,
                 // The reconciler's own: it has the rows that these are about.
                 Action::Adopt { .. } | Action::FinishStop { .. } | Action::Close { .. } | Action::Release { .. } => {}
@@ -241,12 +257,13 @@ impl Watcher {
         }
     }
 
-    /// Makes durable what is about to be written back: a file that is right tells nobody whether its event was
-    /// recorded.
-    async fn intend(&mut self, planned: &Plan) -> Result<(), Refusal> {
+    /// Makes durable what is about to be written back, in the order of the plan: a file that is right tells nobody
+    /// whether its event was recorded.
+    async fn intend(&mut self, planned: &Plan) -> Result<Vec<Writing>, Refusal> {
         let writing = planned.actions.iter().filter_map(|action| match action {
             Action::WriteBack { watch, id, identity, .. } => {
-                Some(Writing { watch: watch.clone(), id: id.clone(), identity: identity.clone() })
+                let (watch, id, identity) = (watch.clone(), id.clone(), identity.clone());
+                Some(Writing { watch, id, identity, beside: metadata::name_beside() })
             }
             Action::Terminate { .. }
             | Action::Adopt { .. }
@@ -256,31 +273,34 @@ impl Watcher {
         });
         let writing: Vec<Writing> = writing.collect();
         if writing.is_empty() {
-            return Ok(());
+            return Ok(writing);
         }
         self.told.intend(writing.clone());
         let recorded = self.looker.host.record(Batch { meta: self.told.meta(), ..Batch::default() }).await;
-        recorded
-            .map(drop)
-            .inspect_err(|_| writing.iter().for_each(|writing| self.told.written(&writing.watch, &writing.id)))
+        if let Err(refusal) = recorded {
+            writing.iter().for_each(|writing| self.told.written(writing));
+            return Err(refusal);
+        }
+        Ok(writing)
     }
 
     /// Clears up behind a worker before this one, and tells what that has written back and could not tell. What cannot
     /// be read yet stays for the next pass.
     async fn finish_writing(&mut self) {
         let (mut events, mut is_changed) = (Vec::new(), false);
-        for Writing { watch, id, identity } in self.told.unfinished() {
-            let (looker, wanted) = (Arc::clone(&self.looker), (watch.clone(), id.clone(), identity.clone()));
-            let finished = spawn_blocking(move || looker.finish_writing(&wanted.0, &wanted.1, &wanted.2)).await;
+        for writing in self.told.unfinished() {
+            let (looker, wanted) = (Arc::clone(&self.looker), writing.clone());
+            let finished = spawn_blocking(move || looker.finish_writing(&wanted)).await;
+            let Writing { watch, id, identity, .. } = &writing;
             match finished.unwrap_or_else(|error| Err(error.to_string())) {
-                Ok(true) => events.push(told::fact(EventKind::OrphanAdopted, &watch, &id, &identity)),
+                Ok(true) => events.push(told::fact(EventKind::OrphanAdopted, watch, id, identity)),
                 Ok(false) => {}
                 Err(why) => {
                     tracing::warn!(watch, id, why, "what a dead worker wrote cannot be looked at");
                     continue;
                 }
             }
-            self.told.written(&watch, &id);
+            self.told.written(&writing);
             is_changed = true;
         }
         if is_changed {
@@ -288,18 +308,17 @@ impl Watcher {
         }
     }
 
-    async fn write_back(&mut self, action: &Action) {
-        let Some((watch, id, identity)) = action.watched() else { return };
-        let (looker, wanted) = (Arc::clone(&self.looker), action.clone());
-        let written = spawn_blocking(move || looker.write_back(&wanted)).await;
+    async fn write_back(&mut self, action: &Action, writing: Writing) {
+        let Writing { watch, id, identity, beside } = &writing;
+        let (looker, wanted, beside) = (Arc::clone(&self.looker), action.clone(), beside.clone());
+        let written = spawn_blocking(move || looker.write_back(&wanted, &beside)).await;
+        self.told.written(&writing);
         match written.unwrap_or_else(|error| Err(error.to_string())) {
             Ok(()) => {
                 tracing::info!(watch, id, pid = %identity.pid, "PID written back");
-                self.told.written(watch, id);
                 self.owe(vec![told::fact(EventKind::OrphanAdopted, watch, id, identity)]).await;
             }
             Err(why) => {
-                self.told.written(watch, id);
                 self.failed(action, why);
                 self.owe(Vec::new()).await;
             }

@@ -32,6 +32,8 @@ pub struct Writing {
     pub id: String,
     /// Whose PID.
     pub identity: Identity,
+    /// The name of the new file beside the metadata.
+    pub beside: String,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -80,9 +82,9 @@ impl Told {
         self.writing.extend(writing);
     }
 
-    /// Forgets what was to be written back to one id, whatever came of it.
-    pub fn written(&mut self, watch: &str, id: &str) {
-        self.writing.retain(|writing| (writing.watch.as_str(), writing.id.as_str()) != (watch, id));
+    /// Forgets what was to be written back, whatever came of it.
+    pub fn written(&mut self, writing: &Writing) {
+        self.writing.retain(|known| known != writing);
     }
 
     /// Forgets an orphan that is over, and tells so.
