@@ -146,6 +146,9 @@ pub fn look_at(pid: Pid, here: &Here) -> Result<Option<Seen>, Unread> {
     };
     let seen = match read() {
         Ok(seen) => seen,
+        Err(ReadProcError::Gone(_)) if proc::executable_of_others(pid).is_some() => {
+            return Err(Unread { pid: Some(pid), why: "its main thread has ended, and others live on".to_owned() });
+        }
         Err(ReadProcError::Gone(_)) => return Ok(None),
         Err(error @ (ReadProcError::Unreadable { .. } | ReadProcError::Malformed { .. })) => {
             return Err(Unread::of(Some(pid), &error));

@@ -308,6 +308,17 @@ pub fn executable(pid: Pid) -> Result<PathBuf, ReadProcError> {
     Ok(if about.nlink() == 0 { PathBuf::from(OsStr::from_bytes(place)) } else { file })
 }
 
+/// The file that a process executes of which nothing but that can be read: its main thread has ended, and others live on.
+/// `None` for any other, and for the dead.
+pub fn executable_of_others(pid: Pid) -> Option<PathBuf> {
+    let stat = stat(pid).ok()?;
+    if stat.state != 'Z' || stat.threads <= 1 {
+        return None;
+    }
+    let mut tasks = fs::read_dir(format!("/proc/{pid}/task")).ok()?;
+    tasks.find_map(|task| fs::read_link(task.ok()?.path().join("exe")).ok())
+}
+
 /// Whether what a process executes is the file that is named `file` here; of one that was deleted since, whether the
 /// process has our root.
 ///

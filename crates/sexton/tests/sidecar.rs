@@ -98,6 +98,41 @@ fn what_is_no_metadata_is_told_and_never_changed_and_its_process_lives() {
     assert_eq!(node.owner.read("half"), format!("{{\"HypervisorPID\": {}}}", guests[0]));
 }
 
+/// Becomes a process whose main thread has ended, while another one lives on.
+const HEADLESS: &str = "import ctypes, os, threading, time; \
+                        threading.Thread(target=time.sleep, args=(1000,)).start(); \
+                        ctypes.CDLL(None).syscall(60 if os.uname().machine == \"x86_64\" else 93, 0)";
+
+#[test]
+fn a_process_whose_main_thread_has_ended_is_told_and_neither_ended_nor_written_over() {
+    let Ok(python) = fs::canonicalize("/usr/bin/python3") else { skip!(package "python3") };
+    let mut node = Node::new("1ms");
+    node.owner.program(python.to_str().expect("text"), "qemu-system-headless");
+    node.owner.guest("a", None);
+    node.owner.guest("b", None);
+    let dir = node.owner.dir.display().to_string();
+    let headless = |id: &str| format!("exec {dir}/bin/qemu-system-headless -c '{HEADLESS}' {dir}/guests/{id}/disk");
+    let [lonely, recorded] = ["a", "b"].map(|id| node.owner.orphan(&headless(id)));
+    for pid in [lonely, recorded] {
+        eventually("its main thread ends", SOON, || match sexton_core::proc::stat(pid) {
+            Ok(stat) if stat.state == 'Z' && stat.threads > 1 => Ok(()),
+            other => Err(format!("{other:?}")),
+        });
+    }
+    let text = format!("{{\"HypervisorPID\":{recorded}}}");
+    node.owner.write("b", &text);
+    let other = node.owner.fake("b");
+    for _ in 0..3 {
+        node.reconcile();
+    }
+    for pid in [lonely, recorded] {
+        assert!(node.owner.lives(pid));
+        assert!(node.left(pid).is_some_and(|why| why.contains("its main thread has ended")), "{:?}", node.left(pid));
+    }
+    assert!(node.left(other).is_some_and(|why| why.contains("cannot be read")), "{:?}", node.left(other));
+    assert_eq!(node.owner.read("b"), text);
+}
+
 #[test]
 fn ten_megabytes_of_metadata_are_written_back_byte_for_byte() {
     let mut node = Node::new("1ms");
@@ -198,12 +233,16 @@ fn where_metadata_was_found_another_directory_proves_nothing() {
     // As the mount point of a disk that is not mounted any more.
     fs::rename(&here, &away).expect("moved");
     fs::create_dir(&here).expect("made");
-    for _ in 0..3 {
-        node.reconcile();
-    }
-    for guest in guests {
-        assert!(node.left(guest).is_some_and(|why| why.contains("tree")), "{:?}", node.left(guest));
-        assert!(node.owner.lives(guest));
+    // Whoever looks, the worker that has seen the metadata or the next one.
+    for _ in 0..2 {
+        for _ in 0..3 {
+            node.reconcile();
+        }
+        for guest in guests {
+            assert!(node.left(guest).is_some_and(|why| why.contains("tree")), "{:?}", node.left(guest));
+            assert!(node.owner.lives(guest));
+        }
+        node.daemon.replace_worker().expect("another one");
     }
     // As the disk that is mounted again, on which one guest was removed.
     fs::remove_dir(&here).expect("empty");
