@@ -253,7 +253,7 @@ fn every_body_outside_the_contract_is_refused_by_name_and_changes_nothing() {
 }
 
 /// Bodies of everything but a creation.
-fn other_bodies() -> [(&'static str, Value, Option<&'static str>); 19] {
+fn other_bodies() -> [(&'static str, Value, Option<&'static str>); 20] {
     [
         ("/v1/instances/is/stop", json!({"force": 1}), Some("force")),
         ("/v1/instances/is/stop", json!({"grace": "soon"}), Some("grace")),
@@ -274,6 +274,7 @@ fn other_bodies() -> [(&'static str, Value, Option<&'static str>); 19] {
         ("/v1/nodes/self", json!({"status": "healthy", "forceStop": true}), Some("forceStop")),
         ("/v1/nodes/self", json!({"status": "draining", "timeout": 5}), Some("timeout")),
         ("/v1/apply", json!([]), None),
+        ("/v1/apply", json!([0, [], []]), None),
     ]
 }
 

@@ -18,7 +18,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use owner::Owner;
-use serde_json::json;
+use serde_json::{Value, json};
 use sexton_plan::id::Pid;
 use sexton_testkit::{SOON, crash_bin_dir, eventually, skip};
 use support::SEXTON;
@@ -96,6 +96,31 @@ fn what_is_no_metadata_is_told_and_never_changed_and_its_process_lives() {
     node.owner.write("half", "{\"HypervisorPID\": 1}");
     node.reconcile();
     assert_eq!(node.owner.read("half"), format!("{{\"HypervisorPID\": {}}}", guests[0]));
+}
+
+#[test]
+fn a_plan_is_applied_as_it_was_given_or_not_at_all() {
+    let mut node = Node::new("1ms");
+    node.owner.guest("a", Some("{\"HypervisorPID\":1}"));
+    let pid = node.owner.fake("a");
+    let plan = node.get("/v1/plan");
+    assert_eq!(plan["actions"][0]["identity"]["strength"], "pidfs", "{plan}");
+    let forged = |forge: fn(&mut Value)| {
+        let mut forged = plan.clone();
+        forge(&mut forged["actions"][0]);
+        forged
+    };
+    for plan in [
+        forged(|action| action["identity"]["strength"] = json!("starttime")),
+        forged(|action| drop(action["identity"].as_object_mut().expect("an identity").remove("strength"))),
+        forged(|action| action["identity"]["start_ticks"] = json!(1)),
+        forged(|action| action["reason"] = json!("because")),
+    ] {
+        node.post("/v1/apply", &plan, 409);
+        assert_eq!(node.owner.read("a"), "{\"HypervisorPID\":1}", "{plan}");
+    }
+    node.post("/v1/apply", &plan, 200);
+    assert_eq!(node.owner.read("a"), format!("{{\"HypervisorPID\":{pid}}}"));
 }
 
 /// Becomes a process whose main thread has ended, while another one lives on.
