@@ -1,4 +1,5 @@
-//! Scripts of what was seen, and what is planned for it.
+//! Scripts of what was seen, and what is planned for it. `rows.rs` has the list of what they are to show, and where that
+//! is shown which the planner does not decide.
 //!
 //! ```text
 //! shows CLAIM…
@@ -7,6 +8,7 @@
 //! see WATCH/ID pid=N pidfs=N start=TICKS [child] [held] [before] CLAIM…
 //!     CLAIM: missing | odd | has=N|nothing|text [tick=N|nothing] [rival=N | unread=N]
 //! doubt NAME pid=N same|gone|unproven|unrecorded [state=STATE] [stop] [exit]
+//! doubt NAME pid=N elsewhere domain=populated|empty|unknown [namespace=ended] [state=STATE] [stop] [exit]
 //! unread WHAT pid=N WORDS OF THE REASON
 //! mark|logs|pin|cgroup KEY row|nobody|forgotten [living|unread]
 //! plan
@@ -25,13 +27,13 @@ use sexton_plan::check::check;
 use sexton_plan::claim::{Claim, Field, Recorded};
 use sexton_plan::id::Pid;
 use sexton_plan::identity::Identity;
-use sexton_plan::judge::{Claimed, ProcessSeen};
+use sexton_plan::judge::{Claimed, DomainSeen, NamespaceSeen, ProcessSeen, out_of_sight};
 use sexton_plan::plan::{Action, OnOrphan, Plan, Policies, Policy, plan};
 use sexton_plan::state::State;
 use sexton_plan::world::{Before, Content, Custody, Doubted, Left, Marked, MarkedKind, Owner, Parent, Sighting, World};
 
 /// What scenarios show, each by one at least; a scenario shows nothing else.
-const CLAIMS: [&str; 24] = [
+const CLAIMS: [&str; 25] = [
     // Processes of somebody else.
     "written-back",
     "right-is-not-written",
@@ -54,6 +56,7 @@ const CLAIMS: [&str; 24] = [
     "gone-is-closed",
     "doubt-is-kept",
     "inactive-is-let-alone",
+    "out-of-sight-is-not-gone",
     // What bears our mark.
     "stray-is-released",
     "in-use-is-kept",
@@ -118,6 +121,22 @@ fn sighting(words: &[&str]) -> Sighting {
     }
 }
 
+/// A process that cannot be seen from here.
+fn elsewhere(words: &[&str]) -> ProcessSeen {
+    let domain = match value(words, "domain").expect("a domain") {
+        "populated" => DomainSeen::Populated,
+        "empty" => DomainSeen::Empty,
+        "unknown" => DomainSeen::Unknown,
+        other => panic!("`{other}` is nothing that a domain can be"),
+    };
+    let namespace = match value(words, "namespace") {
+        Some("ended") => NamespaceSeen::Ended,
+        Some(other) => panic!("`{other}` is nothing that is known of a namespace"),
+        None => NamespaceSeen::Unknown,
+    };
+    out_of_sight(domain, namespace)
+}
+
 fn doubted(words: &[&str]) -> Doubted {
     let has = |word: &str| words.contains(&word);
     let seen = sighting(&["w/x", words[2], "missing"]);
@@ -136,6 +155,7 @@ fn doubted(words: &[&str]) -> Doubted {
             "gone" => ProcessSeen::Gone,
             "unproven" => ProcessSeen::Unproven,
             "unrecorded" => ProcessSeen::NotRecorded,
+            "elsewhere" => elsewhere(words),
             other => panic!("`{other}` is nothing that a process can be"),
         },
         why: "could not be read".to_owned(),
