@@ -9,9 +9,9 @@ use std::sync::{Arc, Barrier};
 
 use jiff::Timestamp;
 use sexton_ledger::entry::{Cgroup, Entry, Exit, Resource, ResourceState, StopOrder};
-use sexton_ledger::slot::SlotState;
 use sexton_ledger::{Batch, BootCheck, EventKind, Ledger, boot_check, verify};
 use sexton_plan::id::BootId;
+use sexton_plan::slot::SlotState;
 use sexton_plan::state::{ExitSource, ExitStatus, Restart, State};
 use support::{OWED, TempDir, as_killed_now, boot, entry, node, open, options, slot};
 

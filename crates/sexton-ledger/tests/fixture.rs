@@ -7,10 +7,11 @@ use std::path::Path;
 
 use jiff::Timestamp;
 use sexton_ledger::entry::{Cgroup, Entry, Exit, Place, Resource, ResourceState, StopOrder, StuckProcess};
-use sexton_ledger::slot::{SlotRow, SlotState};
+use sexton_ledger::slot::SlotRow;
 use sexton_ledger::{Batch, EventKind, Ledger, RequestRecord, dump, verify};
 use sexton_plan::id::Pid;
 use sexton_plan::identity::Identity;
+use sexton_plan::slot::SlotState;
 use sexton_plan::state::{ExitSource, ExitStatus, Restart, State};
 use support::{OWED, TempDir, boot, entry, name, options, put, slot};
 

@@ -7,8 +7,9 @@ use crate::id::Incarnation;
 use crate::identity::Identity;
 use crate::judge::ProcessSeen;
 use crate::plan::{Action, OnOrphan, Plan, Policies, order};
+use crate::slot::{Holding, Seen, SlotState};
 use crate::state::State;
-use crate::world::{Before, Content, Custody, Doubted, Owner, Parent, Sighting, World};
+use crate::world::{Before, Content, Custody, Doubted, Network, Owner, Parent, Sighting, SlotSighting, World};
 
 /// The rule that a plan breaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -34,6 +35,15 @@ pub enum Broken {
     /// Something would be removed that is somebody's, or in use.
     #[error("something would be removed that is somebody's, or in use")]
     NotToRelease,
+    /// A network slot would be repaired that no live instance uses, or that is whole, foreign or not read.
+    #[error("a network slot would be repaired that is not to be")]
+    NotToRepair,
+    /// A network slot, or what slots share, would be taken down that somebody uses, or that was not read.
+    #[error("something of the network would be taken down that is in use, or was not read")]
+    NotToTakeDown,
+    /// A network slot would be made where something is, or where none is wanted.
+    #[error("a network slot would be made where something is, or where none is wanted")]
+    NotToMake,
     /// The actions are not in their order.
     #[error("the actions are not in their order")]
     Disorder,
@@ -51,10 +61,40 @@ pub fn check(plan: &Plan, world: &World, policies: &Policies) -> Result<(), Brok
             return Err(Broken::Disorder);
         }
     }
-    plan.actions.iter().try_for_each(|action| check_action(action, world, policies))
+    check_pool(plan, &world.network)?;
+    plan.actions.iter().try_for_each(|action| check_action(action, plan, world, policies))
 }
 
-fn check_action(action: &Action, world: &World, policies: &Policies) -> Result<(), Broken> {
+/// Whether `plan` takes the slot of this number down.
+fn goes(plan: &Plan, slot: &SlotSighting) -> bool {
+    plan.actions.iter().any(|action| matches!(action, Action::ReleaseSlot { index, .. } if *index == slot.index))
+}
+
+/// What the actions about network slots come to together: no more are ready than are to be, none that could serve goes
+/// unless enough are left, and what slots share goes after the last of them.
+fn check_pool(plan: &Plan, network: &Network) -> Result<(), Broken> {
+    let spare = usize::try_from(network.wish.spare).unwrap_or(usize::MAX);
+    let made = plan.actions.iter().filter(|action| matches!(action, Action::MakeSlot { .. })).count();
+    let stays = |slot: &&SlotSighting| slot.claim.is_some() && !goes(plan, slot);
+    let is_ready = |slot: &&SlotSighting| slot.claim.is_some_and(|row| row.state == SlotState::Ready);
+    let ready = network.slots.iter().filter(stays).filter(is_ready).count() + made;
+    if made > 0 && ready > spare {
+        return Err(Broken::NotToMake);
+    }
+    let could_serve = |slot: &SlotSighting| {
+        let fits = slot.claim.is_some_and(|row| row.fits) && slot.index < network.wish.capacity;
+        fits && slot.seen == Seen::Whole
+    };
+    let is_wasted = |slot: &SlotSighting| goes(plan, slot) && could_serve(slot);
+    let takes_table = plan.actions.iter().any(|action| matches!(action, Action::ReleaseTable { .. }));
+    let is_table_used = spare > 0 || made > 0 || network.slots.iter().any(|slot| stays(&slot));
+    if (ready < spare && network.slots.iter().filter(is_ready).any(is_wasted)) || (takes_table && is_table_used) {
+        return Err(Broken::NotToTakeDown);
+    }
+    Ok(())
+}
+
+fn check_action(action: &Action, plan: &Plan, world: &World, policies: &Policies) -> Result<(), Broken> {
     let (watch, id, identity) = match action {
         Action::WriteBack { watch, id, identity, .. } | Action::Terminate { watch, id, identity, .. } => {
             (watch, id, identity)
@@ -71,6 +111,13 @@ fn check_action(action: &Action, world: &World, policies: &Policies) -> Result<(
             let may = same.any(|seen| seen.ino == *ino && seen.owner == Owner::Nobody && seen.content == Content::Dead);
             return if may { Ok(()) } else { Err(Broken::NotToRelease) };
         }
+        Action::RepairSlot { .. } => return check_repair(action, &world.network),
+        Action::ReleaseSlot { .. } => return check_take_down(action, &world.network),
+        Action::MakeSlot { index, .. } => return check_make(*index, plan, &world.network),
+        Action::ReleaseTable { table, .. } => {
+            let is_ours = world.network.table.as_ref() == Some(table);
+            return if is_ours { Ok(()) } else { Err(Broken::NotToTakeDown) };
+        }
     };
     if world.sightings.iter().filter(|seen| is_same(&seen.identity, identity)).count() > 1 {
         return Err(Broken::Twice);
@@ -85,6 +132,47 @@ fn check_action(action: &Action, world: &World, policies: &Policies) -> Result<(
     } else {
         check_end(seen, world, policies)
     }
+}
+
+fn check_repair(action: &Action, network: &Network) -> Result<(), Broken> {
+    let Action::RepairSlot { index, netns, ns_ino, instance, incarnation, .. } = action else { return Ok(()) };
+    let may = |slot: &SlotSighting| {
+        let holds = slot.holder.as_ref().is_some_and(|who| who.name == *instance && who.incarnation == *incarnation);
+        let is_used = slot.claim.is_some_and(|row| (row.state, row.holding) == (SlotState::Held, Holding::Live));
+        holds && is_used && matches!(slot.seen, Seen::Damaged(_) | Seen::Bare)
+    };
+    if one_slot(network, *index, netns, *ns_ino).is_some_and(may) { Ok(()) } else { Err(Broken::NotToRepair) }
+}
+
+fn check_take_down(action: &Action, network: &Network) -> Result<(), Broken> {
+    let Action::ReleaseSlot { index, netns, ns_ino, .. } = action else { return Ok(()) };
+    let may = |slot: &SlotSighting| !matches!(slot.seen, Seen::Unread(_)) && is_nobodys(slot);
+    if one_slot(network, *index, netns, *ns_ino).is_some_and(may) { Ok(()) } else { Err(Broken::NotToTakeDown) }
+}
+
+fn check_make(index: u32, plan: &Plan, network: &Network) -> Result<(), Broken> {
+    let is_free = |slot: &SlotSighting| {
+        let is_empty = slot.claim.is_none() || goes(plan, slot);
+        is_empty && !matches!(slot.seen, Seen::Foreign(_) | Seen::Unread(_))
+    };
+    let is_all_free = network.slots.iter().filter(|slot| slot.index == index).all(is_free);
+    if is_all_free && index < network.wish.capacity { Ok(()) } else { Err(Broken::NotToMake) }
+}
+
+/// The one slot of this number, if it is the very one that was made then.
+fn one_slot<'a>(network: &'a Network, index: u32, netns: &str, ns_ino: Option<u64>) -> Option<&'a SlotSighting> {
+    let mut same = network.slots.iter().filter(|slot| slot.index == index);
+    let one = same.next().filter(|slot| slot.netns == netns && slot.ns_ino == ns_ino)?;
+    if same.next().is_none() { Some(one) } else { None }
+}
+
+/// Whether a recorded slot is in nobody's hands: no life has it, and none gives it back.
+fn is_nobodys(slot: &SlotSighting) -> bool {
+    slot.claim.is_some_and(|row| match row.state {
+        SlotState::Making | SlotState::Ready => true,
+        SlotState::Held => row.holding == Holding::Nobody,
+        SlotState::Releasing | SlotState::Quarantined => matches!(row.holding, Holding::Nobody | Holding::Untold),
+    })
 }
 
 /// The one instance of this life, if what was seen of it proves what is to be done.

@@ -19,6 +19,8 @@ pub mod judge;
 pub mod kill;
 pub mod ladder;
 pub mod plan;
+pub mod pool;
 pub mod restart;
+pub mod slot;
 pub mod state;
 pub mod world;

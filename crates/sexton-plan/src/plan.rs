@@ -1,6 +1,6 @@
-//! What to do about watched processes: the one place that decides it.
+//! What to do about what one look found: the one place that decides it.
 
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -12,7 +12,9 @@ use crate::claim::{Claim, Recorded};
 use crate::id::{BootId, Incarnation, Name, Pid};
 use crate::identity::{Identity, Strength};
 use crate::judge::{self, MarkSeen};
-use crate::world::{Before, Content, Doubted, Left, Marked, MarkedKind, Owner, Sighting, World};
+use crate::pool::{self, Moves};
+use crate::slot::{self, Seen};
+use crate::world::{Before, Content, Doubted, Left, Marked, MarkedKind, Network, Owner, Sighting, SlotSighting, World};
 
 /// What one watch allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,6 +116,46 @@ pub enum Action {
         /// The proof.
         reason: String,
     },
+    /// Put back what is missing of a network slot that a live instance uses.
+    RepairSlot {
+        /// The slot's number.
+        index: u32,
+        /// Its entry below `/run/netns`.
+        netns: String,
+        /// Inode of its namespace.
+        ns_ino: Option<u64>,
+        /// The instance.
+        instance: Name,
+        /// Its life.
+        incarnation: Incarnation,
+        /// The proof.
+        reason: String,
+    },
+    /// Take down a network slot that nobody uses, or what is left of it.
+    ReleaseSlot {
+        /// The slot's number.
+        index: u32,
+        /// Its entry below `/run/netns`.
+        netns: String,
+        /// Inode of its namespace, once it was made.
+        ns_ino: Option<u64>,
+        /// The proof.
+        reason: String,
+    },
+    /// Make a network slot, to be ready for whoever starts.
+    MakeSlot {
+        /// The slot's number.
+        index: u32,
+        /// The proof.
+        reason: String,
+    },
+    /// Take down what network slots share.
+    ReleaseTable {
+        /// The nft table.
+        table: String,
+        /// The proof.
+        reason: String,
+    },
 }
 
 impl Action {
@@ -124,6 +166,22 @@ impl Action {
                 Some((watch, id, identity))
             }
             Action::Adopt { .. } | Action::FinishStop { .. } | Action::Close { .. } | Action::Release { .. } => None,
+            Action::RepairSlot { .. }
+            | Action::ReleaseSlot { .. }
+            | Action::MakeSlot { .. }
+            | Action::ReleaseTable { .. } => None,
+        }
+    }
+
+    /// Whether it is about network slots.
+    pub fn is_of_network(&self) -> bool {
+        match self {
+            Action::RepairSlot { .. }
+            | Action::ReleaseSlot { .. }
+            | Action::MakeSlot { .. }
+            | Action::ReleaseTable { .. } => true,
+            Action::WriteBack { .. } | Action::Terminate { .. } | Action::Adopt { .. } => false,
+            Action::FinishStop { .. } | Action::Close { .. } | Action::Release { .. } => false,
         }
     }
 }
@@ -134,7 +192,8 @@ impl Action {
 pub struct Plan {
     /// The pass whose findings it builds on.
     pub generation: u64,
-    /// What would change something: instances by name, what is watched by watch, id and PID, releases by kind and key.
+    /// What would change something: instances by name, what is watched by watch, id and PID, releases by kind and key,
+    /// network slots by number: repairs, then what goes, then what is made.
     pub actions: Vec<Action>,
     /// What is let alone, and why.
     #[serde(default)]
@@ -187,7 +246,55 @@ pub fn plan(world: &World, policies: &Policies, generation: u64) -> Plan {
             Verdict::Rest => {}
         }
     }
+    plan_network(&world.network, &mut actions, &mut left);
     Plan { generation, actions, left }.in_order()
+}
+
+/// Plans for the network slots: each by itself, and then the pool that comes of it.
+fn plan_network(network: &Network, actions: &mut Vec<Action>, left: &mut Vec<Left>) {
+    let (mut staying, mut passed_by) = (BTreeMap::new(), BTreeSet::new());
+    for slot in &network.slots {
+        let verdict = slot::judge(slot.claim, &slot.seen);
+        match slot.claim.filter(|_| !matches!(verdict, slot::Verdict::Release(_))) {
+            Some(claim) => drop(staying.insert(slot.index, (claim.state, slot))),
+            None if matches!(slot.seen, Seen::Foreign(_)) => drop(passed_by.insert(slot.index)),
+            None => {}
+        }
+        match verdict {
+            slot::Verdict::Repair(reason) => actions.extend(repair(slot, reason)),
+            slot::Verdict::Release(reason) => actions.push(release(slot, reason)),
+            slot::Verdict::Leave(reason) => {
+                left.push(Left { what: format!("network slot `{}`", slot.netns), pid: None, reason });
+            }
+            slot::Verdict::Rest => {}
+        }
+    }
+    let rows = staying.iter().map(|(index, (state, _))| (*index, *state));
+    // What could not be read may serve: the pool is planned once all is known.
+    let is_known = !network.slots.iter().any(|slot| matches!(slot.seen, Seen::Unread(_)));
+    let moves = if is_known { pool::moves(rows, &passed_by, network.wish) } else { Moves::default() };
+    let surplus = moves.release.iter().filter_map(|index| staying.remove(index));
+    actions.extend(surplus.map(|(_, slot)| release(slot, "it is unused, and lower numbers suffice".to_string())));
+    let reason = format!("unused slots to be ready: {}", network.wish.spare);
+    actions.extend(moves.make.iter().map(|index| Action::MakeSlot { index: *index, reason: reason.clone() }));
+    if let Some(table) = &network.table
+        && staying.is_empty()
+        && moves.make.is_empty()
+        && network.wish.spare == 0
+    {
+        let reason = "no slot uses it, and none is to be ready".to_string();
+        actions.push(Action::ReleaseTable { table: table.clone(), reason });
+    }
+}
+
+fn repair(slot: &SlotSighting, reason: String) -> Option<Action> {
+    let SlotSighting { index, netns, ns_ino, holder, .. } = slot.clone();
+    let holder = holder?;
+    Some(Action::RepairSlot { index, netns, ns_ino, instance: holder.name, incarnation: holder.incarnation, reason })
+}
+
+fn release(slot: &SlotSighting, reason: String) -> Action {
+    Action::ReleaseSlot { index: slot.index, netns: slot.netns.clone(), ns_ino: slot.ns_ino, reason }
 }
 
 /// The order in which actions are carried out and shown.
@@ -200,6 +307,10 @@ pub(crate) fn order(action: &Action) -> (u8, &str, &str, Option<Pid>, Option<u64
             (1, watch, id, Some(identity.pid), identity.pidfs_ino)
         }
         Action::Release { kind, key, ino, .. } => (2 + *kind as u8, key, "", None, *ino),
+        Action::RepairSlot { index, .. } => (6, "", "", None, Some(u64::from(*index))),
+        Action::ReleaseSlot { index, .. } => (7, "", "", None, Some(u64::from(*index))),
+        Action::MakeSlot { index, .. } => (8, "", "", None, Some(u64::from(*index))),
+        Action::ReleaseTable { table, .. } => (9, table, "", None, None),
     }
 }
 

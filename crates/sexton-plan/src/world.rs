@@ -1,4 +1,4 @@
-//! What one look at watched processes found.
+//! What one look at this host found.
 
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -10,6 +10,8 @@ use crate::claim::Claim;
 use crate::id::{Incarnation, Name, Pid};
 use crate::identity::Identity;
 use crate::judge::{Claimed, ProcessSeen};
+use crate::pool::Wish;
+use crate::slot::{Holder, Seen, SlotClaim};
 
 /// Clock ticks in a second of `/proc` (`USER_HZ`), the same on every architecture that Linux runs on today.
 const TICKS_PER_SECOND: u64 = 100;
@@ -25,6 +27,8 @@ pub struct World {
     pub doubted: Vec<Doubted>,
     /// What bears the mark of this node, whoever claims it.
     pub marked: Vec<Marked>,
+    /// Network slots.
+    pub network: Network,
     /// What is let alone whatever is planned: what could not be read, and what other parts of the look found.
     pub left: Vec<Left>,
 }
@@ -116,6 +120,34 @@ pub enum Content {
     Living,
     /// It could not be read.
     Unread,
+}
+
+/// The network slots of this node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Network {
+    /// Recorded slots, and numbers that were passed by, each number once.
+    pub slots: Vec<SlotSighting>,
+    /// What is wanted of the unused ones.
+    pub wish: Wish,
+    /// The nft table that slots share, where it may be on the host.
+    pub table: Option<String>,
+}
+
+/// A network slot, or a number that was passed by because something foreign was there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SlotSighting {
+    /// Its number.
+    pub index: u32,
+    /// Its entry below `/run/netns`.
+    pub netns: String,
+    /// Inode of its namespace, once it was made.
+    pub ns_ino: Option<u64>,
+    /// What its row says, where it has one.
+    pub claim: Option<SlotClaim>,
+    /// Whose it is.
+    pub holder: Option<Holder>,
+    /// What was found of it.
+    pub seen: Seen,
 }
 
 /// Whose child a process is.

@@ -15,8 +15,12 @@ use sexton_plan::id::Pid;
 use sexton_plan::identity::Identity;
 use sexton_plan::judge::{Claimed, ProcessSeen};
 use sexton_plan::plan::{Action, OnOrphan, Plan, Policies, Policy, plan};
+use sexton_plan::pool::Wish;
+use sexton_plan::slot::{Holder, Holding, Part, Seen, SlotClaim, SlotState};
 use sexton_plan::state::State;
-use sexton_plan::world::{Before, Content, Custody, Doubted, Marked, MarkedKind, Owner, Parent, Sighting, World};
+use sexton_plan::world::{
+    Before, Content, Custody, Doubted, Left, Marked, MarkedKind, Network, Owner, Parent, Sighting, SlotSighting, World,
+};
 
 fn field() -> impl Strategy<Value = Field> {
     prop_oneof![Just(Field::Absent), (2..8u64).prop_map(Field::Number), Just(Field::Other)]
@@ -80,12 +84,13 @@ fn world() -> impl Strategy<Value = World> {
         }
         (now, sightings)
     });
-    (seen, vec(doubted(), 0..4), vec(marked(), 0..6)).prop_map(|((now, sightings), mut doubted, mut marked)| {
+    let own = (vec(doubted(), 0..4), vec(marked(), 0..6), network());
+    (seen, own).prop_map(|((now, sightings), (mut doubted, mut marked, network))| {
         // A life and a name are one each.
         let (mut lives, mut names) = (BTreeSet::new(), BTreeSet::new());
         doubted.retain(|seen| lives.insert(seen.name.clone()));
         marked.retain(|seen| names.insert((seen.kind, seen.key.clone())));
-        World { now: Duration::from_secs(now), sightings, doubted, marked, left: Vec::new() }
+        World { now: Duration::from_secs(now), sightings, doubted, marked, network, left: Vec::new() }
     })
 }
 
@@ -124,11 +129,76 @@ fn marked() -> impl Strategy<Value = Marked> {
     })
 }
 
+fn slot() -> impl Strategy<Value = SlotSighting> {
+    let seen = prop_oneof![
+        3 => Just(Seen::Whole),
+        2 => Just(Seen::Damaged(vec![Part::Link, Part::Rule])),
+        1 => Just(Seen::Bare),
+        1 => Just(Seen::Absent),
+        1 => Just(Seen::Foreign("a bridge".to_owned())),
+        1 => weighted(0.3).prop_map(|is| if is { Seen::Unread("odd".to_owned()) } else { Seen::Whole }),
+    ];
+    let holding = prop_oneof![
+        2 => Just(Holding::Live),
+        1 => Just(Holding::Leaving),
+        1 => Just(Holding::Untold),
+        1 => Just(Holding::Nobody)
+    ];
+    let claim = (proptest::sample::select(SlotState::ALL), holding, weighted(0.8));
+    let claim = claim.prop_map(|(state, holding, fits)| SlotClaim { state, holding, fits });
+    (0..8u32, proptest::option::weighted(0.8, claim), seen).prop_map(|(index, claim, seen)| {
+        let incarnation = "01ARZ3NDEKTSV4RRFFQ69G5FAV".parse().expect("a ULID");
+        let name = format!("vm-{index}").parse().expect("a name");
+        let is_held = claim.is_some_and(|row| row.holding != Holding::Nobody);
+        SlotSighting {
+            index,
+            netns: format!("sexton-{index}"),
+            ns_ino: claim.map(|_| u64::from(index)),
+            claim,
+            holder: is_held.then_some(Holder { name, incarnation }),
+            seen,
+        }
+    })
+}
+
+fn network() -> impl Strategy<Value = Network> {
+    let wish = (0..4u32, 0..8u32).prop_map(|(spare, capacity)| Wish { spare, waiting: 0, capacity });
+    (vec(slot(), 0..6), wish, any::<bool>()).prop_map(|(mut slots, wish, has_table)| {
+        let mut numbers = BTreeSet::new();
+        slots.retain(|slot| numbers.insert(slot.index));
+        Network { slots, wish, table: has_table.then(|| "sexton".to_owned()) }
+    })
+}
+
 fn policies() -> Policies {
     let policy = |grace, on_orphan| Policy { grace: Duration::from_secs(grace), on_orphan };
     [("v", policy(0, OnOrphan::Terminate)), ("w", policy(100, OnOrphan::Terminate)), ("x", policy(0, OnOrphan::Report))]
         .map(|(watch, policy)| (watch.to_owned(), policy))
         .into()
+}
+
+/// What carrying it out does to the network.
+fn carry_out_network(action: &Action, network: &mut Network) {
+    let slots = &mut network.slots;
+    match action {
+        Action::RepairSlot { index, .. } => {
+            slots.iter_mut().filter(|slot| slot.index == *index).for_each(|slot| slot.seen = Seen::Whole);
+        }
+        Action::ReleaseSlot { index, .. } => {
+            slots.iter_mut().filter(|slot| slot.index == *index).for_each(|slot| slot.claim = None);
+            slots.retain(|slot| slot.claim.is_some() || matches!(slot.seen, Seen::Foreign(_) | Seen::Unread(_)));
+        }
+        Action::MakeSlot { index, .. } => {
+            let claim = SlotClaim { state: SlotState::Ready, holding: Holding::Nobody, fits: true };
+            let netns = format!("sexton-{index}");
+            slots.retain(|slot| slot.index != *index);
+            let (claim, seen) = (Some(claim), Seen::Whole);
+            slots.push(SlotSighting { index: *index, netns, ns_ino: Some(9), claim, holder: None, seen });
+        }
+        Action::ReleaseTable { .. } => network.table = None,
+        Action::WriteBack { .. } | Action::Terminate { .. } | Action::Adopt { .. } => {}
+        Action::FinishStop { .. } | Action::Close { .. } | Action::Release { .. } => {}
+    }
 }
 
 /// What carrying it out does to the world.
@@ -149,12 +219,16 @@ fn carry_out(plan: &Plan, world: &mut World) {
                     }
                 }
             }
+            Action::RepairSlot { .. }
+            | Action::ReleaseSlot { .. }
+            | Action::MakeSlot { .. }
+            | Action::ReleaseTable { .. } => carry_out_network(action, &mut world.network),
         }
     }
 }
 
 /// Every judgement there is, without numbers.
-const JUDGEMENTS: [&str; 25] = [
+const JUDGEMENTS: [&str; 41] = [
     "adopt",
     "close",
     "finish_stop",
@@ -171,6 +245,22 @@ const JUDGEMENTS: [&str; 25] = [
     "leave: odd",
     "leave: several processes carry its id",
     "leave: the ledger is new, and this may be all that is left of an older one",
+    "it is in use, and all but its namespace is missing",
+    "it is in use, and its link, rule is missing",
+    "it is unused, and gone from the host",
+    "it is unused, and its link, rule is missing",
+    "it is unused, and lower numbers suffice",
+    "it is unused, and of another configuration",
+    "it is unused, and something foreign is there: a bridge",
+    "leave a slot: a bridge",
+    "leave a slot: it could not be read: odd",
+    "leave a slot: its namespace is gone: its instance has left it",
+    "leave a slot: somebody holds its network namespace",
+    "make_slot",
+    "no row claims it",
+    "nobody knows how far its making came",
+    "nobody's any more, and not taken down yet",
+    "release_table",
     "release a cgroup",
     "release a mark",
     "release a pin",
@@ -184,19 +274,26 @@ const JUDGEMENTS: [&str; 25] = [
 
 /// What `planned` says, and of what `world` holds says nothing.
 fn judgements(planned: &Plan, world: &World) -> BTreeSet<String> {
-    let told = |action: &Action| match action {
-        Action::WriteBack { .. } => "write_back",
-        Action::Terminate { .. } => "terminate",
-        Action::Adopt { .. } => "adopt",
-        Action::FinishStop { .. } => "finish_stop",
-        Action::Close { .. } => "close",
-        Action::Release { kind: MarkedKind::Mark, .. } => "release a mark",
-        Action::Release { kind: MarkedKind::Logs, .. } => "release logs",
-        Action::Release { kind: MarkedKind::Pin, .. } => "release a pin",
-        Action::Release { kind: MarkedKind::Cgroup, .. } => "release a cgroup",
-    };
+    fn told(action: &Action) -> &str {
+        match action {
+            Action::WriteBack { .. } => "write_back",
+            Action::Terminate { .. } => "terminate",
+            Action::Adopt { .. } => "adopt",
+            Action::FinishStop { .. } => "finish_stop",
+            Action::Close { .. } => "close",
+            Action::Release { kind: MarkedKind::Mark, .. } => "release a mark",
+            Action::Release { kind: MarkedKind::Logs, .. } => "release logs",
+            Action::Release { kind: MarkedKind::Pin, .. } => "release a pin",
+            Action::Release { kind: MarkedKind::Cgroup, .. } => "release a cgroup",
+            Action::RepairSlot { reason, .. } | Action::ReleaseSlot { reason, .. } => reason,
+            Action::MakeSlot { .. } => "make_slot",
+            Action::ReleaseTable { .. } => "release_table",
+        }
+    }
     let mut found: BTreeSet<String> = planned.actions.iter().map(|action| told(action).to_owned()).collect();
-    for left in &planned.left {
+    let is_slot = |left: &&Left| left.what.starts_with("network slot");
+    found.extend(planned.left.iter().filter(is_slot).map(|left| format!("leave a slot: {}", left.reason)));
+    for left in planned.left.iter().filter(|left| !is_slot(left)) {
         let reason = left.reason.replace(|c: char| c.is_ascii_digit(), "").replace("process ,", "a process,");
         let reason = reason.rsplit_once('`').map_or(reason.clone(), |(_, why)| format!("a file{why}"));
         found.insert(format!("leave: {reason}"));
@@ -230,11 +327,12 @@ proptest! {
     fn the_same_world_gives_the_same_plan_in_whatever_order_it_was_seen(world in world()) {
         let there = plan(&world, &policies(), 1);
         prop_assert_eq!(&there, &plan(&world, &policies(), 1));
-        let World { now, mut sightings, mut doubted, mut marked, left } = world;
+        let World { now, mut sightings, mut doubted, mut marked, mut network, left } = world;
+        network.slots.reverse();
         sightings.reverse();
         doubted.reverse();
         marked.reverse();
-        let backwards = World { now, sightings, doubted, marked, left };
+        let backwards = World { now, sightings, doubted, marked, network, left };
         prop_assert_eq!(there, plan(&backwards, &policies(), 1));
     }
 
@@ -291,6 +389,40 @@ proptest! {
             };
             let forged = Plan { generation: 1, actions: vec![forged], left: Vec::new() };
             prop_assert!(check(&forged, &world, &policies()).is_err(), "{:?}", seen);
+        }
+    }
+
+    #[test]
+    fn an_action_about_a_slot_that_the_planner_did_not_plan_is_refused(network in network()) {
+        let world = World { network, ..World::default() };
+        let planned = plan(&world, &policies(), 1);
+        for slot in &world.network.slots {
+            let SlotSighting { index, netns, ns_ino, holder, .. } = slot.clone();
+            let reason = String::new();
+            let is_planned = |is_it: fn(&Action, u32) -> bool| planned.actions.iter().any(|action| is_it(action, index));
+            let repaired = is_planned(|action, it| matches!(action, Action::RepairSlot { index, .. } if *index == it));
+            if let (Some(Holder { name: instance, incarnation }), false) = (holder, repaired) {
+                let netns = netns.clone();
+                let forged = Action::RepairSlot { index, netns, ns_ino, instance, incarnation, reason: String::new() };
+                let forged = Plan { generation: 1, actions: vec![forged], left: Vec::new() };
+                prop_assert!(check(&forged, &world, &policies()).is_err(), "{:?}", slot);
+            }
+            let released = is_planned(|action, it| matches!(action, Action::ReleaseSlot { index, .. } if *index == it));
+            // One of several unused ones may go as well as another.
+            let is_unused = slot.claim.is_some_and(|claim| claim.state == SlotState::Ready);
+            let is_held_in_vain = slot.claim.is_some_and(|claim| claim.state == SlotState::Quarantined);
+            if !released && !is_unused && !is_held_in_vain {
+                let forged = Action::ReleaseSlot { index, netns, ns_ino, reason };
+                let forged = Plan { generation: 1, actions: vec![forged], left: Vec::new() };
+                prop_assert!(check(&forged, &world, &policies()).is_err(), "{:?}", slot);
+            }
+            let is_made = |action: &Action| matches!(action, Action::MakeSlot { index: made, .. } if *made == index);
+            let is_taken = slot.claim.is_some() || matches!(slot.seen, Seen::Foreign(_) | Seen::Unread(_));
+            if is_taken && !planned.actions.iter().any(is_made) {
+                let forged = Action::MakeSlot { index, reason: String::new() };
+                let forged = Plan { generation: 1, actions: vec![forged], left: Vec::new() };
+                prop_assert!(check(&forged, &world, &policies()).is_err(), "{}", index);
+            }
         }
     }
 }

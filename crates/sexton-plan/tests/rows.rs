@@ -22,7 +22,7 @@ const WATCH: &str = "sexton/tests/watch.rs";
 const BOOT: &str = "sexton-ledger/tests/boot.rs";
 const BOOT_CHECK: &str = "sexton/tests/boot_check.rs";
 
-const ROWS: [Row; 15] = [
+const ROWS: [Row; 16] = [
     // Processes that outlived their owner's daemon.
     Row {
         asked: "one plan over processes, cgroups and records, at the start and by interval",
@@ -120,6 +120,15 @@ const ROWS: [Row; 15] = [
         asked: "spec and snapshot are kept to resume from",
         shows: &[],
         tests: &[(BOOT_CHECK, "what_the_container_before_held_is_given_back_before_anybody_asks")],
+    },
+    // Network slots.
+    Row {
+        asked: "what is missing of a slot is restored, or an unused one replaced, at the next reconcile; shown before",
+        shows: &["slot-in-use-is-repaired", "unused-slot-is-replaced", "foreign-is-passed-by", "pool-at-rest"],
+        tests: &[
+            ("sexton/tests/slots.rs", "what_goes_missing_is_put_back_by_the_next_pass"),
+            ("sexton/tests/slots_plan.rs", "a_damaged_slot_is_planned_for_and_put_right_when_the_plan_is_applied"),
+        ],
     },
 ];
 

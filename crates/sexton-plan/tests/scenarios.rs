@@ -11,8 +11,13 @@
 //! doubt NAME pid=N elsewhere domain=populated|empty|unknown [namespace=ended] [state=STATE] [stop] [exit]
 //! unread WHAT pid=N WORDS OF THE REASON
 //! mark|logs|pin|cgroup KEY row|nobody|forgotten [living|unread]
+//! pool N [of=CAPACITY] [table]
+//! slot INDEX passed-by | making|ready|held|releasing|quarantined [live|leaving|untold|nobody] [outdated]
+//!     [whole|bare|absent|foreign=WHAT|unread=WHY|missing=PART,…]
 //! plan
 //! > adopt|finish-stop|close NAME | > release KIND KEY |
+//! > repair-slot INDEX WORDS OF THE REASON | > release-slot INDEX WORDS OF THE REASON | > make-slot INDEX |
+//! > release-table |
 //! > write-back WATCH/ID pid=N | > terminate WATCH/ID pid=N | > leave WATCH/ID pid=N WORDS OF THE REASON
 //! ```
 
@@ -29,11 +34,15 @@ use sexton_plan::id::Pid;
 use sexton_plan::identity::Identity;
 use sexton_plan::judge::{Claimed, DomainSeen, NamespaceSeen, ProcessSeen, out_of_sight};
 use sexton_plan::plan::{Action, OnOrphan, Plan, Policies, Policy, plan};
+use sexton_plan::pool::Wish;
+use sexton_plan::slot::{Holder, Holding, Part, Seen, SlotClaim, SlotState};
 use sexton_plan::state::State;
-use sexton_plan::world::{Before, Content, Custody, Doubted, Left, Marked, MarkedKind, Owner, Parent, Sighting, World};
+use sexton_plan::world::{
+    Before, Content, Custody, Doubted, Left, Marked, MarkedKind, Owner, Parent, Sighting, SlotSighting, World,
+};
 
 /// What scenarios show, each by one at least; a scenario shows nothing else.
-const CLAIMS: [&str; 25] = [
+const CLAIMS: [&str; 35] = [
     // Processes of somebody else.
     "written-back",
     "right-is-not-written",
@@ -62,6 +71,17 @@ const CLAIMS: [&str; 25] = [
     "in-use-is-kept",
     "new-ledger-keeps-logs",
     "unclaimed-process-is-told",
+    // Network slots.
+    "slot-in-use-is-repaired",
+    "slot-of-a-life-that-is-over-is-let-alone",
+    "unused-slot-is-replaced",
+    "pool-at-rest",
+    "foreign-is-passed-by",
+    "foreign-beside-an-unused-slot",
+    "quarantined-until-free",
+    "unread-slot-is-let-alone",
+    "abandoned-slot-goes",
+    "last-slot-takes-the-table",
 ];
 
 fn value<'a>(words: &[&'a str], key: &str) -> Option<&'a str> {
@@ -183,6 +203,45 @@ fn marked(words: &[&str]) -> Marked {
     Marked { kind, key: words[1].to_owned(), ino: None, owner, content }
 }
 
+fn slot_seen(words: &[&str]) -> Seen {
+    let part = |word: &str| match word {
+        "namespace" => Part::Namespace,
+        "link" => Part::Link,
+        "address" => Part::Address,
+        "rule" => Part::Rule,
+        other => panic!("`{other}` is no part of a slot"),
+    };
+    match (value(words, "foreign"), value(words, "unread"), value(words, "missing")) {
+        (Some(what), _, _) => Seen::Foreign(what.to_owned()),
+        (None, Some(why), _) => Seen::Unread(why.to_owned()),
+        (None, None, Some(parts)) => Seen::Damaged(parts.split(',').map(part).collect()),
+        (None, None, None) if words.contains(&"bare") => Seen::Bare,
+        (None, None, None) if words.contains(&"absent") => Seen::Absent,
+        (None, None, None) => Seen::Whole,
+    }
+}
+
+fn slot(words: &[&str]) -> SlotSighting {
+    let index = words[1].parse().expect("a number");
+    let state = SlotState::ALL.iter().find(|state| state.as_str() == words[2]);
+    let holding = match words.get(3) {
+        Some(&"live") => Holding::Live,
+        Some(&"leaving") => Holding::Leaving,
+        Some(&"untold") => Holding::Untold,
+        Some(_) | None => Holding::Nobody,
+    };
+    let fits = !words.contains(&"outdated");
+    let incarnation = "01ARZ3NDEKTSV4RRFFQ69G5FAV".parse().expect("a ULID");
+    SlotSighting {
+        index,
+        netns: format!("sexton-{index}"),
+        ns_ino: state.map(|_| 4_026_532_000 + u64::from(index)),
+        claim: state.map(|state| SlotClaim { state: *state, holding, fits }),
+        holder: (holding != Holding::Nobody).then(|| Holder { name: "vm".parse().expect("a name"), incarnation }),
+        seen: slot_seen(words),
+    }
+}
+
 fn told(plan: &Plan) -> Vec<String> {
     let acted = plan.actions.iter().map(|action| match action {
         Action::WriteBack { watch, id, identity, .. } => format!("write-back {watch}/{id} pid={}", identity.pid),
@@ -191,6 +250,10 @@ fn told(plan: &Plan) -> Vec<String> {
         Action::FinishStop { instance, .. } => format!("finish-stop {instance}"),
         Action::Close { instance, .. } => format!("close {instance}"),
         Action::Release { kind, key, .. } => format!("release {kind:?} {key}").to_lowercase(),
+        Action::RepairSlot { index, reason, .. } => format!("repair-slot {index} {reason}"),
+        Action::ReleaseSlot { index, reason, .. } => format!("release-slot {index} {reason}"),
+        Action::MakeSlot { index, .. } => format!("make-slot {index}"),
+        Action::ReleaseTable { .. } => "release-table".to_owned(),
     });
     let left = plan.left.iter().map(|left| {
         let pid = left.pid.map(|pid| format!(" pid={pid}")).unwrap_or_default();
@@ -221,6 +284,12 @@ fn run(file: &Path) -> BTreeSet<String> {
             }),
             "doubt" => world.doubted.push(doubted(&words)),
             "mark" | "logs" | "pin" | "cgroup" => world.marked.push(marked(&words)),
+            "pool" => {
+                let capacity = number(&words, "of").unwrap_or(16).try_into().expect("fits");
+                world.network.wish = Wish { spare: words[1].parse().expect("a number"), waiting: 0, capacity };
+                world.network.table = words.contains(&"table").then(|| "sexton".to_owned());
+            }
+            "slot" => world.network.slots.push(slot(&words)),
             "see" => world.sightings.push(sighting(&words[1..])),
             "plan" => planned = Some(plan(&world, &policies, 1)),
             ">" => expected.push(words[1..].join(" ")),

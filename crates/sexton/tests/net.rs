@@ -14,7 +14,8 @@ use std::time::{Duration, Instant};
 
 use network::{alone, run, snapshot, tried};
 use sexton::config::Slots;
-use sexton::net::{Made, Net, NetError, Released, Scheme, Seen, Slot, What, open_netns};
+use sexton::net::{Made, Net, NetError, Released, Scheme, Slot, open_netns};
+use sexton_plan::slot::{Part, Seen};
 use sexton_testkit::eventually;
 
 /// How long what must not arrive is waited for.
@@ -198,16 +199,16 @@ fn each_damage_is_seen_and_put_right() {
         let slot = &slots[0];
         let tenant = Tenant::of(slot);
         let holder = fs::File::open(tenant.namespace()).expect("opened");
-        let damages: [(&dyn Fn(), &[What]); 9] = [
-            (&|| drop(nft("flush ruleset")), &[What::Rule]),
-            (&|| drop(nft("flush table inet sexton")), &[What::Rule]),
-            (&|| drop(nft("flush chain inet sexton forward")), &[What::Rule]),
-            (&|| drop(nft("flush set inet sexton slots")), &[What::Rule]),
-            (&|| drop(ip("link del sexton-0")), &[What::Link, What::Address]),
-            (&|| drop(ip("link set sexton-0 down")), &[What::Link]),
-            (&|| drop(ip("addr flush dev sexton-0")), &[What::Address]),
-            (&|| drop(ip("netns del sexton-0")), &[What::Namespace]),
-            (&|| assert!(tried("umount", "/run/netns/sexton-0").0), &[What::Namespace]),
+        let damages: [(&dyn Fn(), &[Part]); 9] = [
+            (&|| drop(nft("flush ruleset")), &[Part::Rule]),
+            (&|| drop(nft("flush table inet sexton")), &[Part::Rule]),
+            (&|| drop(nft("flush chain inet sexton forward")), &[Part::Rule]),
+            (&|| drop(nft("flush set inet sexton slots")), &[Part::Rule]),
+            (&|| drop(ip("link del sexton-0")), &[Part::Link, Part::Address]),
+            (&|| drop(ip("link set sexton-0 down")), &[Part::Link]),
+            (&|| drop(ip("addr flush dev sexton-0")), &[Part::Address]),
+            (&|| drop(ip("netns del sexton-0")), &[Part::Namespace]),
+            (&|| assert!(tried("umount", "/run/netns/sexton-0").0), &[Part::Namespace]),
         ];
         for (place, (damage, missing)) in damages.into_iter().enumerate() {
             damage();
@@ -237,7 +238,7 @@ fn a_lost_namespace_is_put_back_for_its_own_process_alone() {
         let stranger = fs::File::open(second.namespace()).expect("opened");
         assert!(matches!(net.repair(&slots[0], None), Err(NetError::Failed(_))));
         assert!(matches!(net.repair(&slots[0], Some(stranger.as_fd())), Err(NetError::Failed(_))));
-        assert_eq!(seen(&mut net, &slots[0]), Seen::Damaged(vec![What::Namespace]));
+        assert_eq!(seen(&mut net, &slots[0]), Seen::Damaged(vec![Part::Namespace]));
         let holder = fs::File::open(first.namespace()).expect("opened");
         net.repair(&slots[0], Some(holder.as_fd())).expect("repaired");
         assert_eq!(seen(&mut net, &slots[0]), Seen::Whole);

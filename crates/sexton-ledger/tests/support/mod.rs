@@ -10,9 +10,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use sexton_ledger::entry::{Entry, Limits, Restarts, Spec};
-use sexton_ledger::slot::{Holder, SlotRow, SlotState};
+use sexton_ledger::slot::SlotRow;
 use sexton_ledger::{Batch, Contents, EventKind, Ledger, NewEvent, OpenOptions, new_incarnation};
 use sexton_plan::id::{BootId, Name, NodeId};
+use sexton_plan::slot::{Holder, SlotState};
 use sexton_plan::state::{Restart, State};
 
 /// A directory that goes away with the test.

@@ -153,7 +153,7 @@ fn page_of(schema: &str) -> Value {
 
 fn schemas() -> Value {
     let mut all = Map::new();
-    for part in [scalars(), requests(), instance(), rest()] {
+    for part in [scalars(), requests(), instance(), plan(), rest()] {
         if let Value::Object(part) = part {
             all.extend(part);
         }
@@ -305,6 +305,43 @@ fn instance() -> Value {
     })
 }
 
+fn plan() -> Value {
+    let integer = || json!({ "type": "integer" });
+    let string = || json!({ "type": "string" });
+    json!({
+        "Plan": object(json!({
+            "generation": integer(), "actions": { "type": "array", "items": reference("Action") },
+            "left": { "type": "array", "items": reference("LetAlone") },
+        })),
+        "Action": json!({ "oneOf": [
+            object(json!({
+                "action": words(&["write_back", "terminate"]), "watch": string(), "id": string(),
+                "identity": reference("Identity"), "file": string(), "reason": string(),
+            })),
+            object(json!({
+                "action": words(&["adopt", "finish_stop", "close"]), "instance": reference("Name"),
+                "incarnation": string(), "identity": optional(reference("Identity")), "reason": string(),
+            })),
+            object(json!({
+                "action": words(&["release"]), "kind": words(&["mark", "logs", "pin", "cgroup"]), "key": string(),
+                "ino": { "type": ["integer", "null"] }, "reason": string(),
+            })),
+            object(json!({
+                "action": words(&["repair_slot"]), "index": integer(), "netns": string(),
+                "ns_ino": { "type": ["integer", "null"] }, "instance": reference("Name"), "incarnation": string(),
+                "reason": string(),
+            })),
+            object(json!({
+                "action": words(&["release_slot"]), "index": integer(), "netns": string(),
+                "ns_ino": { "type": ["integer", "null"] }, "reason": string(),
+            })),
+            object(json!({ "action": words(&["make_slot"]), "index": integer(), "reason": string() })),
+            object(json!({ "action": words(&["release_table"]), "table": string(), "reason": string() })),
+        ] }),
+        "LetAlone": object(json!({ "what": string(), "pid": { "type": ["integer", "null"] }, "reason": string() })),
+    })
+}
+
 fn rest() -> Value {
     let integer = || json!({ "type": "integer" });
     let string = || json!({ "type": "string" });
@@ -332,25 +369,6 @@ fn rest() -> Value {
             "instance": optional(reference("Name")), "node": reference("Name"),
         })),
         "SlotList": page_of("Slot"),
-        "Plan": object(json!({
-            "generation": integer(), "actions": { "type": "array", "items": reference("Action") },
-            "left": { "type": "array", "items": reference("LetAlone") },
-        })),
-        "Action": json!({ "oneOf": [
-            object(json!({
-                "action": words(&["write_back", "terminate"]), "watch": string(), "id": string(),
-                "identity": reference("Identity"), "file": string(), "reason": string(),
-            })),
-            object(json!({
-                "action": words(&["adopt", "finish_stop", "close"]), "instance": reference("Name"),
-                "incarnation": string(), "identity": optional(reference("Identity")), "reason": string(),
-            })),
-            object(json!({
-                "action": words(&["release"]), "kind": words(&["mark", "logs", "pin", "cgroup"]), "key": string(),
-                "ino": { "type": ["integer", "null"] }, "reason": string(),
-            })),
-        ] }),
-        "LetAlone": object(json!({ "what": string(), "pid": { "type": ["integer", "null"] }, "reason": string() })),
         "Generation": object(json!({ "generation": integer() })),
         "Self": object(json!({
             "worker_pid": integer(), "keeper_pid": integer(), "fds": integer(), "threads": integer(),

@@ -14,6 +14,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant};
 
+use sexton_plan::slot::{Part, Seen};
 use sexton_sys::net::{self, Family};
 use sexton_sys::{Errno, SysError};
 
@@ -22,7 +23,7 @@ use super::nft::{self, Table};
 use super::route::{self, Link, Place};
 use super::scheme::{Scheme, Slot};
 use super::socket::{Netlink, Refused};
-use super::{Made, NetError, Released, Seen, What};
+use super::{Made, NetError, Released};
 
 /// BOUND: how long a namespace that nobody holds may take to leave the kernel's list; measured in tens of milliseconds,
 /// more while hundreds leave.
@@ -145,7 +146,7 @@ impl Kernel {
                 Ok(()) => return Ok((namespace, ino)),
                 // The namespace before is still there: held, or nobody's and about to leave.
                 Err(refused) if refused.errno == Errno::EEXIST => {
-                    if self.is_held(slot)? || Instant::now() > deadline {
+                    if is_held(&mut self.route, slot)? || Instant::now() > deadline {
                         return Err(busy(slot));
                     }
                     std::thread::sleep(PAUSE);
@@ -218,7 +219,7 @@ impl Kernel {
     /// Waits until the slot's namespace and pair have ended; cuts a namespace off that somebody holds.
     fn see_off(&mut self, slot: &Slot, began: Instant) -> Result<(), NetError> {
         loop {
-            let is_held = self.is_held(slot)?;
+            let is_held = is_held(&mut self.route, slot)?;
             let link = self.link(slot)?.filter(|link| link.is_of(slot));
             let is_late = began.elapsed() > if is_held { SETTLING } else { CLEARING };
             match link {
@@ -233,10 +234,6 @@ impl Kernel {
     fn delete_link(&mut self, link: &Link) -> Result<(), NetError> {
         route::delete_link(&mut self.route, link.index)
             .map_err(|refused| refused.during(&format!("remove link `{}`", link.name)))
-    }
-
-    fn is_held(&mut self, slot: &Slot) -> Result<bool, NetError> {
-        route::is_held(&mut self.route, slot.nsid).map_err(|refused| refused.during("ask who holds a namespace"))
     }
 
     fn roll_back(&mut self, slot: &Slot) {
@@ -267,7 +264,8 @@ impl Kernel {
                 .map_err(|refused| refused.during("look at the slots' elements"))?,
             forwards: self.scheme.uplink().is_some(),
         };
-        slots.iter().map(|slot| Ok(look.judge(slot, &entry::look(&mut self.route, slot)?))).collect()
+        let see = |slot| look.see(slot, &mut self.route).unwrap_or_else(|error| Seen::Unread(error.to_string()));
+        Ok(slots.iter().map(see).collect())
     }
 
     /// Puts back what is missing of `slot`. The calling thread changes namespaces.
@@ -387,6 +385,10 @@ fn stranger(slot: &Slot, link: Option<&Link>, entry: &Entry) -> Option<String> {
     }
 }
 
+fn is_held(netlink: &mut Netlink, slot: &Slot) -> Result<bool, NetError> {
+    route::is_held(netlink, slot.nsid).map_err(|refused| refused.during("ask who holds a namespace"))
+}
+
 fn busy(slot: &Slot) -> NetError {
     NetError::Busy(format!("somebody holds the namespace of slot {}", slot.index))
 }
@@ -410,27 +412,32 @@ struct Look {
 }
 
 impl Look {
-    fn judge(&self, slot: &Slot, entry: &Entry) -> Seen {
+    fn see(&self, slot: &Slot, netlink: &mut Netlink) -> Result<Seen, NetError> {
+        let entry = entry::look(netlink, slot)?;
         let link = self.links.get(&slot.link);
-        if let Some(stranger) = stranger(slot, link, entry) {
-            return Seen::Foreign(stranger);
+        if let Some(stranger) = stranger(slot, link, &entry) {
+            return Ok(Seen::Foreign(stranger));
         }
         let has_element = self.elements.contains(&nft::key(slot));
         if link.is_none() && matches!(entry, Entry::Missing) && !has_element {
-            return self.ground.stranger(slot, None).map_or(Seen::Absent, Seen::Foreign);
+            return Ok(match self.ground.stranger(slot, None) {
+                Some(stranger) => Seen::Foreign(stranger),
+                None if is_held(netlink, slot)? => Seen::Bare,
+                None => Seen::Absent,
+            });
         }
         let is_connected =
             |link: &&Link| link.is_up && link.peer_nsid == Some(slot.nsid) && link.forwards == self.forwards;
         let is_gateway =
             |place: &Place| place.address == slot.gateway && Some(place.link) == link.map(|link| link.index);
         let parts = [
-            (What::Namespace, matches!(entry, Entry::Ours(_))),
-            (What::Link, link.filter(is_connected).is_some()),
-            (What::Address, self.ground.addresses.iter().any(is_gateway)),
-            (What::Rule, has_element && self.table == Table::Whole),
+            (Part::Namespace, matches!(entry, Entry::Ours(_))),
+            (Part::Link, link.filter(is_connected).is_some()),
+            (Part::Address, self.ground.addresses.iter().any(is_gateway)),
+            (Part::Rule, has_element && self.table == Table::Whole),
         ];
-        let missing: Vec<What> = parts.into_iter().filter(|(_, is_there)| !is_there).map(|(what, _)| what).collect();
-        if missing.is_empty() { Seen::Whole } else { Seen::Damaged(missing) }
+        let missing: Vec<Part> = parts.into_iter().filter(|(_, is_there)| !is_there).map(|(what, _)| what).collect();
+        Ok(if missing.is_empty() { Seen::Whole } else { Seen::Damaged(missing) })
     }
 }
 

@@ -11,12 +11,12 @@ mod route;
 mod scheme;
 mod socket;
 
-use std::fmt;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
 use entry::Entry;
 use kernel::Kernel;
+use sexton_plan::slot::Seen;
 use sexton_sys::net::Family;
 use socket::Netlink;
 
@@ -43,43 +43,6 @@ pub enum Released {
     Now,
     /// It was gone before.
     WasGone,
-}
-
-/// What was found of a slot.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Seen {
-    /// All of it.
-    Whole,
-    /// Nothing at all of its link, its entry and its rules.
-    Absent,
-    /// Some of it.
-    Damaged(Vec<What>),
-    /// Something that is not ours bears its name or address; says what.
-    Foreign(String),
-}
-
-/// A part of a slot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum What {
-    /// Its entry below `/run/netns`.
-    Namespace,
-    /// Its veth pair, or the pair is down or leads elsewhere.
-    Link,
-    /// The host's address on it.
-    Address,
-    /// Its element, or the rules of the table.
-    Rule,
-}
-
-impl fmt::Display for What {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            What::Namespace => "namespace",
-            What::Link => "link",
-            What::Address => "address",
-            What::Rule => "rule",
-        })
-    }
 }
 
 /// Why a slot could not be made, given back or seen.

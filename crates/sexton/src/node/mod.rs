@@ -15,6 +15,7 @@ mod life;
 mod limits;
 mod logs;
 mod namespaces;
+pub(crate) mod planning;
 mod process;
 pub(crate) mod readiness;
 mod reconcile;

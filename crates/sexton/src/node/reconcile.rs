@@ -8,9 +8,8 @@ use std::time::Duration;
 use serde_json::json;
 use sexton_ledger::entry::Entry;
 use sexton_ledger::{Batch, EventKind, NewEvent};
-use sexton_plan::check::check;
 use sexton_plan::id::{Name, Pid};
-use sexton_plan::plan::{Action, Plan, Policies, plan};
+use sexton_plan::plan::{Action, Plan, Policies};
 use sexton_plan::state::State;
 use sexton_plan::world::{Left, World};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -19,10 +18,11 @@ use tokio::time::{Instant, timeout};
 
 use super::host::{Host, SharedHost};
 use super::life::{Command, LifeHandle};
+use super::planning::{changed, holds, sound};
 use super::recover::doubted;
 use super::request::Caller;
 use super::strays::{self, Orphan, Strays};
-use super::watch::{Ask, PassKind, changed};
+use super::watch::{Ask, PassKind};
 use crate::metrics::Metric;
 use crate::refusal::Refusal;
 
@@ -148,7 +148,7 @@ impl Reconciler {
             }
         }
         let (world, orphans) = own_world(&self.host, &strays, &entries);
-        for action in &sound(&world).actions {
+        for action in &sound(&world, &Policies::new()).actions {
             self.release(action).await;
         }
         self.tell_orphans(&orphans).await;
@@ -207,30 +207,39 @@ impl Reconciler {
     /// What the next pass would do, and what is let alone. Changes nothing.
     pub async fn plan(&self, lives: &Lives, reply: Reply<Plan>) {
         let own = self.plan_own(lives).await;
-        let (watcher, generation) = (self.watcher.clone(), self.generation);
+        let (watcher, slots, entries) = (self.watcher.clone(), self.host.slots.clone(), entries(lives));
+        let generation = self.generation;
         tokio::spawn(async move {
             let (told, news) = oneshot::channel();
             let _sent = watcher.send(Ask::Plan(told)).await;
-            let Ok(watched) = news.await else { return };
-            let _heard = reply.send(Plan { generation, ..own.joined(watched) });
+            let (Ok(watched), network) = tokio::join!(news, slots.plan(entries)) else { return };
+            let _heard = reply.send(Plan { generation, ..own.joined(watched).joined(network) });
         });
     }
 
-    /// Does exactly what `wanted` says, or nothing: what is watched first, for that can be refused, then what is our own.
+    /// Does exactly what `wanted` says, or nothing: what tasks of their own do first, for they can refuse it, then what
+    /// is done here.
     pub async fn apply(&self, wanted: Plan, caller: Caller, lives: &Lives, reply: Reply<Result<(), Refusal>>) {
-        let (watched, own): (Vec<_>, Vec<_>) =
+        let (watched, rest): (Vec<_>, Vec<_>) =
             wanted.actions.into_iter().partition(|action| action.watched().is_some());
-        let present = self.plan_own(lives).await;
-        if let Some(moved) = own.iter().find(|action| !present.actions.contains(action)) {
-            let _heard = reply.send(Err(changed(moved)));
+        let (network, own): (Vec<_>, Vec<_>) = rest.into_iter().partition(Action::is_of_network);
+        if let Err(refusal) = holds(&self.plan_own(lives).await, &own) {
+            let _heard = reply.send(Err(refusal));
             return;
         }
-        let (watcher, rests) = (self.watcher.clone(), self.rests.0.clone());
+        let (watcher, slots, entries) = (self.watcher.clone(), self.host.slots.clone(), entries(lives));
+        let rests = self.rests.0.clone();
         tokio::spawn(async move {
-            let (told, news) = oneshot::channel();
-            let watched = Plan { actions: watched, ..Plan::default() };
-            let _sent = watcher.send(Ask::Apply(watched, told)).await;
-            match news.await.unwrap_or_else(|_| Err(Refusal::ending())) {
+            let apply = async {
+                if !network.is_empty() {
+                    holds(&slots.plan(entries.clone()).await, &network)?;
+                }
+                let (told, news) = oneshot::channel();
+                let _sent = watcher.send(Ask::Apply(watched, told)).await;
+                news.await.unwrap_or_else(|_| Err(Refusal::ending()))?;
+                if network.is_empty() { Ok(()) } else { slots.apply(entries, network).await }
+            };
+            match apply.await {
                 // Without a driver there is nobody to answer for.
                 Ok(()) => drop(rests.send(Rest { own, caller, reply })),
                 Err(refusal) => drop(reply.send(Err(refusal))),
@@ -241,7 +250,7 @@ impl Reconciler {
     /// What is planned about our own instances, and about what bears our mark.
     async fn plan_own(&self, lives: &Lives) -> Plan {
         let strays = Strays::look(&self.host).await;
-        sound(&own_world(&self.host, &strays, &entries(lives)).0)
+        sound(&own_world(&self.host, &strays, &entries(lives)).0, &Policies::new())
     }
 
     /// The part of an accepted plan that is about our own, as far as it still is planned.
@@ -306,18 +315,6 @@ impl Reconciler {
 
 fn entries(lives: &Lives) -> Vec<Arc<Entry>> {
     lives.values().filter_map(|life| life.entry.borrow().clone()).collect()
-}
-
-/// What is planned for a world of our own; nothing, where that breaks a rule.
-fn sound(world: &World) -> Plan {
-    let planned = plan(world, &Policies::new(), 0);
-    match check(&planned, world, &Policies::new()) {
-        Ok(()) => planned,
-        Err(error) => {
-            tracing::error!(%error, "a plan broke a rule, and nothing of it is done");
-            Plan { left: planned.left, ..Plan::default() }
-        }
-    }
 }
 
 /// What one look found of our own: instances in doubt, what bears our mark, and who lives in our cgroups unclaimed.

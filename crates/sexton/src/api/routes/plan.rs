@@ -6,7 +6,7 @@ use sexton_plan::plan::{Action, Plan};
 use crate::api::answer::{Answer, json};
 use crate::api::call::{Call, detached};
 use crate::api::json::Fields;
-use crate::node::watch::changed;
+use crate::node::planning::changed;
 use crate::refusal::{Kind, Refusal};
 
 pub(in crate::api) async fn show(call: Call) -> Result<Answer, Refusal> {

@@ -3,7 +3,8 @@
 use std::os::fd::OwnedFd;
 
 use sexton_ledger::entry::{Entry, Resource, ResourceState};
-use sexton_ledger::slot::{Holder, SlotRow};
+use sexton_ledger::slot::SlotRow;
+use sexton_plan::slot::Holder;
 
 use super::KIND;
 use crate::node::life::Life;

@@ -14,8 +14,7 @@ mod crew;
 mod life;
 mod news;
 mod owner;
-mod pool;
-mod repair;
+mod review;
 mod turn;
 
 use std::io;
@@ -23,11 +22,14 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use sexton_ledger::entry::{Entry, Place};
-use sexton_ledger::slot::{Holder, SlotRow};
+use sexton_ledger::slot::SlotRow;
 use sexton_plan::id::{Incarnation, Name};
+use sexton_plan::plan::{Action, Plan};
+use sexton_plan::slot::Holder;
 use tokio::sync::{mpsc, oneshot, watch};
 
 pub use owner::{Owner, Pool};
+use review::{Purpose, Review};
 
 use crate::refusal::Refusal;
 
@@ -46,7 +48,7 @@ pub(super) enum Ask {
     Unclaim { index: u32, incarnation: Incarnation },
     Enter { index: u32, reply: Reply<io::Result<OwnedFd>> },
     Release { netns: String, incarnation: Incarnation, reply: Reply<Result<(), String>> },
-    Pass { entries: Vec<Arc<Entry>>, reply: Reply<()> },
+    Review(Review),
     Close { reply: Reply<Result<(), String>> },
     List { reply: Reply<Vec<Shown>> },
 }
@@ -148,10 +150,27 @@ impl Slots {
         self.ask(|reply| Ask::Release { netns, incarnation, reply }).await.unwrap_or_else(ending)
     }
 
-    /// Puts right what is missing, tries again what could not be taken down, and fills the pool; `entries` are the
-    /// instances as they are now.
+    /// Looks at all slots, and does what is planned about them; `entries` are the instances as they are now.
     pub async fn pass(&self, entries: Vec<Arc<Entry>>) {
-        self.ask(|reply| Ask::Pass { entries, reply }).await.unwrap_or_default();
+        self.review(entries, Purpose::Pass).await.unwrap_or_default();
+    }
+
+    /// What the next pass would do about slots, and what is let alone. Changes nothing.
+    pub async fn plan(&self, entries: Vec<Arc<Entry>>) -> Plan {
+        self.review(entries, Purpose::Plan).await.unwrap_or_default()
+    }
+
+    /// Does exactly `actions`, or nothing.
+    ///
+    /// # Errors
+    /// One of them is not planned any more, or was tried and refused.
+    pub async fn apply(&self, entries: Vec<Arc<Entry>>, actions: Vec<Action>) -> Result<(), Refusal> {
+        let done = self.review(entries, |reply| Purpose::Apply(actions, reply)).await;
+        done.unwrap_or_else(|| Err(Refusal::ending()))
+    }
+
+    async fn review<T>(&self, entries: Vec<Arc<Entry>>, purpose: impl FnOnce(Reply<T>) -> Purpose) -> Option<T> {
+        self.ask(|reply| Ask::Review(Review { entries, purpose: purpose(reply) })).await
     }
 
     /// Empties the pool, and takes down what slots share; no more of them are kept ready.

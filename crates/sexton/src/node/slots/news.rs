@@ -1,28 +1,21 @@
-//! What the owner of the slots is asked for, and what comes back from its thread.
+//! What comes back from the thread that works on the network.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
 
-use sexton_ledger::entry::Entry;
+use sexton_plan::slot::Seen;
 
-use super::Reply;
-use crate::net::{Made, NetError, Released, Seen};
+use super::review::Review;
+use crate::net::{Made, NetError, Released};
 use crate::refusal::Refusal;
 
-/// The pass that is asked for.
-#[derive(Debug, Default)]
-pub(super) struct Pass {
-    /// The instances, until they were looked at.
-    pub(super) entries: Option<Vec<Arc<Entry>>>,
-    /// Who waits for its end.
-    pub(super) replies: Vec<Reply<()>>,
-}
-
 /// Why a slot was not made.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub(super) enum NotMade {
     /// Its row could not be recorded, so nothing was tried.
+    #[error("{}", .0.detail)]
     Unrecorded(Refusal),
     /// The network refused.
+    #[error(transparent)]
     Net(NetError),
 }
 
@@ -31,15 +24,10 @@ pub(super) enum NotMade {
 pub(super) enum News {
     /// Slots were taken down and made.
     Turned { released: Vec<(u32, Result<Released, NetError>)>, made: Vec<(u32, Result<Made, NotMade>)> },
-    /// Slots were looked at, and repaired.
-    Looked(Outlook),
+    /// Slots were looked at, for these reviews.
+    Looked(Vec<Review>, BTreeMap<u32, Seen>),
+    /// Slots in use were repaired.
+    Repaired(Vec<(u32, Result<(), NetError>)>),
     /// What slots share was taken down.
     Dismantled(Result<Released, NetError>),
-}
-
-/// What a look found, and what became of what was missing.
-#[derive(Debug)]
-pub(super) struct Outlook {
-    pub(super) seen: Vec<(u32, Seen)>,
-    pub(super) repaired: Vec<(u32, Result<(), NetError>)>,
 }

@@ -4,14 +4,16 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use sexton_ledger::entry::{Entry, Place};
-use sexton_ledger::slot::{Holder, SlotRow, SlotState};
+use sexton_ledger::slot::SlotRow;
 use sexton_plan::id::Incarnation;
+use sexton_plan::pool::{self, Moves, Wish};
+use sexton_plan::slot::{Holder, Holding, SlotState};
 use tokio::sync::mpsc;
 
 use super::crew::Crew;
-use super::news::{News, Pass};
-use super::pool::{self, Moves, Verdict, Wish};
-use super::{Ask, Claimed, Closing, KIND, Queue, Reply, Shown, SlotLeft};
+use super::news::News;
+use super::review::{Lives, Review, Waits, claim, lives};
+use super::{Ask, Claimed, Closing, Queue, Reply, Shown, SlotLeft};
 use crate::config;
 use crate::net::{self, Scheme, Slot};
 use crate::node::host::SharedHost;
@@ -71,7 +73,14 @@ pub struct Owner {
     pub(super) trouble: Option<Refusal>,
     /// Whether what slots share may be on the host.
     pub(super) has_table: bool,
-    pub(super) pass: Pass,
+    /// Who waits for a look.
+    pub(super) reviews: Vec<Review>,
+    /// Whether the thread has looked just now: who waits for a look and who waits for slots take turns.
+    pub(super) has_looked: bool,
+    /// Who waits for what a look has come to.
+    pub(super) waits: Vec<Waits>,
+    /// What could not be done since somebody began to wait for that.
+    pub(super) failed: BTreeMap<u32, String>,
     pub(super) news: mpsc::UnboundedSender<News>,
     waiting: VecDeque<Waiting>,
     closers: Vec<Reply<Result<(), String>>>,
@@ -94,15 +103,19 @@ impl Owner {
             is_busy: false,
             trouble: None,
             has_table: false,
-            pass: Pass::default(),
+            reviews: Vec::new(),
+            has_looked: false,
+            waits: Vec::new(),
+            failed: BTreeMap::new(),
             news,
             waiting: VecDeque::new(),
             closers: Vec::new(),
             queue,
             heard,
         };
+        let lives = lives(entries.iter());
         for row in rows {
-            owner.recover(row, entries);
+            owner.recover(row, &lives);
         }
         owner
     }
@@ -114,24 +127,18 @@ impl Owner {
         self
     }
 
-    fn recover(&mut self, row: SlotRow, entries: &[Entry]) {
+    fn recover(&mut self, row: SlotRow, lives: &Lives<'_>) {
         let now = self.pool.scheme.slot(row.index);
-        let Some(slot) = serde_json::from_value::<Slot>(row.place.clone()).ok().or_else(|| now.clone()) else {
+        let Some(slot) = serde_json::from_value::<Slot>(row.place.clone()).ok().or(now) else {
             tracing::error!(index = row.index, "a slot's row cannot be understood, and its number is out of range");
             return;
         };
-        let claims = |entry: &Entry, holder: &Holder| {
-            let holds = |held: &sexton_ledger::entry::Resource| held.kind == KIND && held.key == slot.netns;
-            entry.incarnation == holder.incarnation && entry.resources.iter().any(holds)
-        };
-        let is_claimed = row.holder.as_ref().is_some_and(|holder| entries.iter().any(|entry| claims(entry, holder)));
-        // A spare one of another configuration serves nobody.
-        let is_outdated = row.state == SlotState::Ready && now.as_ref() != Some(&slot);
-        let index = row.index;
-        if pool::judge(&row, is_claimed) == Verdict::Release || is_outdated {
-            self.leaving.insert(index);
+        let kept = Kept { row, slot };
+        // All lives there are were read beside the rows: a holder that is not among them is none.
+        if claim(&kept, &self.pool.scheme, lives, Holding::Nobody).abandoned().is_some() {
+            self.leaving.insert(kept.row.index);
         }
-        self.kept.insert(index, Kept { row, slot });
+        self.kept.insert(kept.row.index, kept);
     }
 
     /// Owns the slots until the daemon ends.
@@ -162,7 +169,7 @@ impl Owner {
                 let _heard = reply.send(opened);
             }
             Ask::Release { netns, incarnation, reply } => self.release(&netns, &incarnation, reply),
-            Ask::Pass { entries, reply } => self.begin_pass(entries, reply),
+            Ask::Review(review) => self.reviews.push(review),
             Ask::Close { reply } => {
                 self.pool.is_closed = true;
                 self.trouble = None;
@@ -181,22 +188,15 @@ impl Owner {
         if self.is_busy {
             return;
         }
-        self.leaving.retain(|index| self.kept.contains_key(index));
-        let Moves { make, release } = self.moves();
-        self.leaving.extend(release);
-        let make = if self.trouble.is_none() { make } else { Vec::new() };
-        if !make.is_empty() || !self.leaving.is_empty() {
-            self.begin_turn(make);
-        } else if let Some(entries) = self.pass.entries.take() {
-            self.begin_look(entries);
-        } else if self.has_table && self.trouble.is_none() && self.kept.is_empty() && self.wish().spare == 0 {
-            self.begin_dismantle();
-        } else {
+        let looks_first = !std::mem::take(&mut self.has_looked);
+        let is_at_work =
+            (looks_first && self.begin_look()) || self.begin_turn() || self.begin_look() || self.begin_dismantle();
+        if !is_at_work {
             self.at_rest();
         }
     }
 
-    fn wish(&self) -> Wish {
+    pub(super) fn wish(&self) -> Wish {
         Wish {
             spare: if self.pool.is_closed { 0 } else { self.pool.spare },
             waiting: u32::try_from(self.waiting.len()).unwrap_or(u32::MAX),
@@ -204,17 +204,15 @@ impl Owner {
         }
     }
 
-    fn moves(&self) -> Moves {
+    pub(super) fn moves(&self) -> Moves {
         let skipped = self.skipped.keys().copied().collect();
         pool::moves(self.rows(), &skipped, self.wish())
     }
 
-    /// The rows, but for those that are about to leave.
-    fn rows(&self) -> impl Iterator<Item = &SlotRow> {
-        self.kept.values().map(|kept| &kept.row).filter(|row| {
-            // What is to be taken down occupies its number, and is no spare one.
-            row.state != SlotState::Ready || !self.leaving.contains(&row.index)
-        })
+    /// The rows, but for unused slots that are about to leave.
+    fn rows(&self) -> impl Iterator<Item = (u32, SlotState)> {
+        let rows = self.kept.values().map(|kept| (kept.row.index, kept.row.state));
+        rows.filter(|(index, state)| *state != SlotState::Ready || !self.leaving.contains(index))
     }
 
     /// Gives ready slots to those who wait, in the order in which they came.
@@ -256,7 +254,7 @@ impl Owner {
     }
 
     /// What could not be taken down is tried again.
-    pub(super) fn try_again(&mut self) {
+    fn try_again(&mut self) {
         let is_left = |kept: &&Kept| matches!(kept.row.state, SlotState::Quarantined | SlotState::Releasing);
         self.leaving.extend(self.kept.values().filter(is_left).map(|kept| kept.row.index));
     }
@@ -267,9 +265,7 @@ impl Owner {
             let full = || Refusal::new(Kind::NoSlot, "every network slot is in use");
             let _heard = reply.send(Err(self.trouble.clone().unwrap_or_else(full)));
         }
-        for reply in std::mem::take(&mut self.pass.replies) {
-            let _heard = reply.send(());
-        }
+        self.tell_reviewed();
         let is_down = self.pool.is_closed && self.kept.is_empty() && !self.has_table;
         let left = if self.pool.is_closed { self.left() } else { Vec::new() };
         self.queue.closing.send_replace(Closing { is_down, left: left.clone() });
@@ -310,14 +306,6 @@ impl Owner {
         all.extend(free.filter_map(|index| self.pool.scheme.slot(*index)).map(skipped));
         all.sort_by_key(|shown| shown.place.index);
         all
-    }
-
-    /// The instances as a pass is to see them.
-    fn begin_pass(&mut self, entries: Vec<Arc<Entry>>, reply: Reply<()>) {
-        self.trouble = None;
-        self.try_again();
-        self.pass.entries = Some(entries);
-        self.pass.replies.push(reply);
     }
 }
 

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use sexton_ledger::Batch;
-use sexton_ledger::slot::{SlotRow, SlotState};
+use sexton_ledger::slot::SlotRow;
+use sexton_plan::pool::Moves;
+use sexton_plan::slot::SlotState;
 
 use super::crew::Crew;
 use super::news::{News, NotMade};
@@ -14,8 +16,16 @@ use crate::node::host::Host;
 use crate::refusal::{Kind, Refusal};
 
 impl Owner {
-    /// Takes down what is leaving, and makes the slots of these numbers, in one go.
-    pub(super) fn begin_turn(&mut self, make: Vec<u32>) {
+    /// Takes down what is leaving, and makes what is missing of the pool, in one go; whether the thread is at work now.
+    pub(super) fn begin_turn(&mut self) -> bool {
+        self.leaving.retain(|index| self.kept.contains_key(index));
+        let Moves { mut make, release } = self.moves();
+        self.leaving.extend(release);
+        // What is about to leave is made anew once it is gone.
+        make.retain(|index| self.trouble.is_none() && !self.kept.contains_key(index));
+        if make.is_empty() && self.leaving.is_empty() {
+            return false;
+        }
         let (mut down, mut up) = (Vec::new(), Vec::new());
         let (mut going, mut coming) = (Batch { volatile: true, ..Batch::default() }, Batch::default());
         coming.volatile = true;
@@ -35,27 +45,37 @@ impl Owner {
             self.has_table = true;
             coming.meta.push((TABLE.to_owned(), Some("made".to_owned())));
         }
-        self.is_busy = true;
-        let (host, crew, news) = (Arc::clone(&self.host), Arc::clone(&self.crew), self.news.clone());
+        let (host, crew) = (Arc::clone(&self.host), Arc::clone(&self.crew));
         let turn = Turn { going, coming, down, up };
+        self.begin(async move { turn.carry_out(&host, &crew).await });
+        true
+    }
+
+    /// Takes down what slots share, if there is no slot any more and none is to be; whether the thread is at work now.
+    pub(super) fn begin_dismantle(&mut self) -> bool {
+        let is_unused = self.kept.is_empty() && self.wish().spare == 0;
+        if !self.has_table || !is_unused || self.trouble.is_some() {
+            return false;
+        }
+        let done = self.crew.send(|net| net.dismantle());
+        self.begin(async move { News::Dismantled(done.await.and_then(|result| result)) });
+        true
+    }
+
+    /// Begins `work` on the thread, which tells when it is done.
+    pub(super) fn begin(&mut self, work: impl Future<Output = News> + Send + 'static) {
+        self.is_busy = true;
+        let news = self.news.clone();
         tokio::spawn(async move {
             // Without an owner the daemon is ending.
-            let _heard = news.send(turn.carry_out(&host, &crew).await);
+            let _heard = news.send(work.await);
         });
     }
 
-    /// Takes down what slots share; there is no slot any more.
-    pub(super) fn begin_dismantle(&mut self) {
-        self.is_busy = true;
-        let (done, news) = (self.crew.send(|net| net.dismantle()), self.news.clone());
-        tokio::spawn(async move {
-            let _heard = news.send(News::Dismantled(done.await.and_then(|result| result)));
-        });
-    }
-
-    /// Takes in what a turn has come to.
+    /// Takes in what the thread has done.
     pub(super) fn heed(&mut self, news: News) {
         self.is_busy = false;
+        self.has_looked = matches!(news, News::Looked(..));
         match news {
             News::Turned { released, made } => {
                 let mut batch = Batch { volatile: true, ..Batch::default() };
@@ -70,7 +90,15 @@ impl Owner {
                     crash_point!("slot.ready");
                 }
             }
-            News::Looked(outlook) => self.looked(outlook),
+            News::Looked(reviews, seen) => self.looked(reviews, &seen),
+            News::Repaired(repaired) => {
+                for (index, result) in repaired {
+                    if let Err(error) = result {
+                        tracing::warn!(index, %error, "a slot in use was not repaired");
+                        self.failed.insert(index, error.to_string());
+                    }
+                }
+            }
             News::Dismantled(Ok(Released::Now | Released::WasGone)) => {
                 self.has_table = false;
                 let meta = vec![(TABLE.to_owned(), None)];
@@ -104,6 +132,7 @@ impl Owner {
             }
             batch.slots.push(kept.row.clone());
             tracing::warn!(index, ?told, "a slot was not taken down");
+            self.failed.extend(told.as_ref().err().map(|error| (index, error.to_string())));
         }
         for reply in self.releasers.remove(&index).unwrap_or_default() {
             let _heard = reply.send(told.clone().map_err(|error| error.to_string()));
@@ -123,6 +152,7 @@ impl Owner {
             Err(error) => error,
         };
         tracing::warn!(index, ?error, "a slot was not made");
+        self.failed.insert(index, error.to_string());
         match error {
             NotMade::Unrecorded(refusal) => {
                 self.kept.remove(&index);

@@ -21,10 +21,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sexton_ledger::{Batch, EventKind, NewEvent};
-use sexton_plan::check::check;
 use sexton_plan::claim::Claim;
 use sexton_plan::id::Pid;
-use sexton_plan::plan::{Action, Plan, plan};
+use sexton_plan::plan::{Action, Plan};
 use sexton_plan::world::{Left, Sighting, World};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinSet, spawn_blocking};
@@ -35,6 +34,7 @@ use self::rule::Watch;
 use self::told::{Told, Writing};
 use self::trees::Trees;
 use super::host::SharedHost;
+use super::planning::{exactly, sound};
 use super::stop::OrphanEnd;
 use crate::refusal::{Kind, Refusal};
 
@@ -53,7 +53,7 @@ pub enum Ask {
     /// What the next pass would do.
     Plan(oneshot::Sender<Plan>),
     /// Exactly these actions.
-    Apply(Plan, oneshot::Sender<Result<(), Refusal>>),
+    Apply(Vec<Action>, oneshot::Sender<Result<(), Refusal>>),
 }
 
 /// Whether a pass counts as one of the two that must see an orphan.
@@ -126,7 +126,7 @@ impl Watcher {
             }
             Ask::Plan(reply) => {
                 let world = self.look().await;
-                let mut planned = plan(&world, &self.looker.policies(), 0);
+                let mut planned = sound(&world, &self.looker.policies());
                 planned.left.extend(self.failed.values().cloned());
                 let _heard = reply.send(planned);
             }
@@ -139,9 +139,9 @@ impl Watcher {
         self.finish_writing().await;
         let world = self.look().await;
         self.tell(&world).await;
-        let planned = plan(&world, &self.looker.policies(), 0);
+        let planned = sound(&world, &self.looker.policies());
         self.failed.clear();
-        self.carry_out(&planned, &world).await;
+        self.carry_out(&planned.actions).await;
         self.before = match kind {
             PassKind::First => BTreeSet::new(),
             PassKind::Counted => orphans(&world).map(|seen| who(&seen.identity)).collect(),
@@ -154,21 +154,20 @@ impl Watcher {
     }
 
     /// Carries out exactly `wanted`, or nothing.
-    async fn apply(&mut self, wanted: Plan, reply: oneshot::Sender<Result<(), Refusal>>) {
+    async fn apply(&mut self, wanted: Vec<Action>, reply: oneshot::Sender<Result<(), Refusal>>) {
         let world = self.look().await;
-        let present = plan(&world, &self.looker.policies(), 0);
-        let moved = wanted.actions.iter().find(|action| !present.actions.contains(action));
-        if let Some(action) = moved {
-            let _heard = reply.send(Err(changed(action)));
-            return;
-        }
-        let actions = present.actions.into_iter().filter(|action| wanted.actions.contains(action)).collect();
-        let exactly = Plan { actions, ..Plan::default() };
+        let actions = match exactly(&wanted, &world, &self.looker.policies()) {
+            Ok(actions) => actions,
+            Err(refusal) => {
+                let _heard = reply.send(Err(refusal));
+                return;
+            }
+        };
         self.tell(&world).await;
         self.failed.clear();
-        self.carry_out(&exactly, &world).await;
+        self.carry_out(&actions).await;
         let mut ends = Vec::new();
-        for action in &exactly.actions {
+        for action in &actions {
             let waiting = action.watched().and_then(|(_, _, identity)| self.ending.get_mut(&who(identity)));
             if let Some(waiting) = waiting {
                 let (told, news) = oneshot::channel();
@@ -231,13 +230,9 @@ impl Watcher {
         self.looker.host.owe(Batch { events, meta: self.told.meta(), ..Batch::default() }).await;
     }
 
-    async fn carry_out(&mut self, planned: &Plan, world: &World) {
-        if let Err(error) = check(planned, world, &self.looker.policies()) {
-            tracing::error!(%error, "a plan broke a rule, and nothing of it is done");
-            return;
-        }
-        let mut intended = self.intend(planned).await.map(Vec::into_iter);
-        for action in &planned.actions {
+    async fn carry_out(&mut self, actions: &[Action]) {
+        let mut intended = self.intend(actions).await.map(Vec::into_iter);
+        for action in actions {
             match action {
                 Action::WriteBack { .. } => match &mut intended {
                     Ok(writing) => {
@@ -251,25 +246,23 @@ impl Watcher {
                     }
                 },
                 Action::Terminate { .. } => self.terminate(action).await,
-                // The reconciler's own: it has the rows that these are about.
+                // Others have the rows that these are about.
                 Action::Adopt { .. } | Action::FinishStop { .. } | Action::Close { .. } | Action::Release { .. } => {}
+                Action::RepairSlot { .. } | Action::ReleaseSlot { .. } | Action::MakeSlot { .. } => {}
+                Action::ReleaseTable { .. } => {}
             }
         }
     }
 
     /// Makes durable what is about to be written back, in the order of the plan: a file that is right tells nobody
     /// whether its event was recorded.
-    async fn intend(&mut self, planned: &Plan) -> Result<Vec<Writing>, Refusal> {
-        let writing = planned.actions.iter().filter_map(|action| match action {
-            Action::WriteBack { watch, id, identity, .. } => {
-                let (watch, id, identity) = (watch.clone(), id.clone(), identity.clone());
-                Some(Writing { watch, id, identity, beside: metadata::name_beside() })
-            }
-            Action::Terminate { .. }
-            | Action::Adopt { .. }
-            | Action::FinishStop { .. }
-            | Action::Close { .. }
-            | Action::Release { .. } => None,
+    async fn intend(&mut self, actions: &[Action]) -> Result<Vec<Writing>, Refusal> {
+        let writes = |action: &&Action| matches!(action, Action::WriteBack { .. });
+        let writing = actions.iter().filter(writes).filter_map(Action::watched).map(|(watch, id, identity)| Writing {
+            watch: watch.to_owned(),
+            id: id.to_owned(),
+            identity: identity.clone(),
+            beside: metadata::name_beside(),
         });
         let writing: Vec<Writing> = writing.collect();
         if writing.is_empty() {
@@ -377,20 +370,6 @@ impl Watcher {
         let left = Left { what: format!("{watch}/{id}"), pid: Some(identity.pid), reason };
         self.failed.insert(who(identity), left);
     }
-}
-
-/// The refusal of a plan that holds `action`, which is not planned any more.
-pub fn changed(action: &Action) -> Refusal {
-    let about = match action {
-        Action::WriteBack { watch, id, identity, .. } | Action::Terminate { watch, id, identity, .. } => {
-            format!("`{watch}/{id}`, process {}", identity.pid)
-        }
-        Action::Adopt { instance, .. } | Action::FinishStop { instance, .. } | Action::Close { instance, .. } => {
-            format!("instance `{instance}`")
-        }
-        Action::Release { key, .. } => format!("`{}`", key.escape_default()),
-    };
-    Refusal::new(Kind::WrongState, format!("the facts changed: the plan for {about} is not the present one"))
 }
 
 /// Processes without parent, owner and metadata.
