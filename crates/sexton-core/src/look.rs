@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use sexton_plan::id::Pid;
 
 use crate::handle::{Handle, Life, OpenHandleError};
-use crate::proc::{self, Here, ReadProcError};
+use crate::proc::{self, Here, ReadProcError, User};
 
 /// Processes above the keeper that are asked whether they are ours.
 const MOST_ANCESTORS: usize = 64;
@@ -111,6 +111,10 @@ pub struct Seen {
     pub handle: Handle,
     /// Its parent's number.
     pub parent: i32,
+    /// On whose behalf it runs.
+    pub user: User,
+    /// Whether it was given a root of its own, as [`proc::is_jailed`] has it; not looked for where it is root's.
+    pub is_jailed: bool,
     /// The file that it executes.
     pub executable: PathBuf,
     /// Whether that is the file of this name here: a process may have a root or mounts of its own.
@@ -142,7 +146,9 @@ pub fn look_at(pid: Pid, here: &Here) -> Result<Option<Seen>, Unread> {
         let parent = proc::stat(pid)?.ppid;
         let (executable, arguments) = (proc::executable(pid)?, proc::arguments(pid)?);
         let is_here = proc::executes(pid, &executable)?;
-        Ok(Seen { handle, parent, executable, is_here, arguments, environment: proc::environment(pid)? })
+        let (user, environment) = (proc::user(pid)?, proc::environment(pid)?);
+        let is_jailed = user.uid != 0 && proc::is_jailed(pid)?;
+        Ok(Seen { handle, parent, user, is_jailed, executable, is_here, arguments, environment })
     };
     let seen = match read() {
         Ok(seen) => seen,

@@ -339,6 +339,48 @@ pub fn executes(pid: Pid, file: &Path) -> Result<bool, ReadProcError> {
     }
 }
 
+/// On whose behalf a process runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct User {
+    /// Its real user id, which only root can choose. The owner of its directory in `/proc` is another where the process
+    /// is not dumpable, which is its own to choose.
+    pub uid: u32,
+    /// Its real group id.
+    pub gid: u32,
+}
+
+/// Reads on whose behalf a process runs (`/proc/PID/status`).
+///
+/// # Errors
+/// Gone, unreadable, or not as the manual has it.
+pub fn user(pid: Pid) -> Result<User, ReadProcError> {
+    parse_user(&read(pid, "status")?).ok_or_else(|| ReadProcError::Malformed { path: format!("/proc/{pid}/status") })
+}
+
+fn parse_user(status: &[u8]) -> Option<User> {
+    let real = |key: &[u8]| {
+        // The name comes first and is escaped, so no line of it can pass for another.
+        let line = status.split(|b| *b == b'\n').find_map(|line| line.strip_prefix(key))?;
+        std::str::from_utf8(line).ok()?.split_ascii_whitespace().next()?.parse().ok()
+    };
+    Some(User { uid: real(b"Uid:")?, gid: real(b"Gid:")? })
+}
+
+/// Whether somebody with the right to has given a process a root of its own: it has one, and not by way of a user
+/// namespace, in which everybody is root.
+///
+/// # Errors
+/// Gone, or unreadable.
+pub fn is_jailed(pid: Pid) -> Result<bool, ReadProcError> {
+    let differs = |link: &str, ours: &str| {
+        let path = format!("/proc/{pid}/{link}");
+        let theirs = fs::metadata(&path).map_err(|source| gone_or_unreadable(pid, path, source))?;
+        let ours = fs::metadata(ours).map_err(|source| ReadProcError::Unreadable { path: ours.to_owned(), source })?;
+        Ok((theirs.dev(), theirs.ino()) != (ours.dev(), ours.ino()))
+    };
+    Ok(differs("root", "/")? && !differs("ns/user", "/proc/self/ns/user")?)
+}
+
 /// The arguments; the process writes them itself.
 ///
 /// # Errors
@@ -409,6 +451,15 @@ mod tests {
         }
         text.push_str(" 256\n");
         text
+    }
+
+    #[test]
+    fn a_process_runs_for_its_real_user_whatever_it_is_called() {
+        let status = b"Name:\tUid:\\nUid:\t9\nUmask:\t0022\nUid:\t1000\t0\t0\t0\nGid:\t1001\t0\t0\t0\n";
+        assert_eq!(parse_user(status), Some(User { uid: 1000, gid: 1001 }));
+        let me = Pid::new(i32::try_from(std::process::id()).expect("fits")).expect("not init");
+        assert_eq!(user(me).expect("readable").uid, fs::metadata("/proc/self").expect("there").uid());
+        assert!(!is_jailed(me).expect("readable"));
     }
 
     #[test]

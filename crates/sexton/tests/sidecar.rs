@@ -12,7 +12,7 @@ mod unanswering;
 mod watching;
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{chown, symlink};
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -121,6 +121,55 @@ fn a_plan_is_applied_as_it_was_given_or_not_at_all() {
     }
     node.post("/v1/apply", &plan, 200);
     assert_eq!(node.owner.read("a"), format!("{{\"HypervisorPID\":{pid}}}"));
+}
+
+#[test]
+fn a_users_process_passes_for_no_guest_that_is_not_the_users() {
+    let mut node = Node::new("1ms");
+    let dir = node.owner.dir.display().to_string();
+    let stale = "{\"HypervisorPID\":1}";
+    for (id, text) in [("alone", Some(stale)), ("beside", Some(stale)), ("missing", None), ("own", Some(stale))] {
+        node.owner.guest(id, text);
+    }
+    chown(node.owner.guest_dir("own"), Some(1000), None).expect("root");
+    let of_user = |id: &str| {
+        format!(
+            "exec setpriv --reuid=1000 --regid=1000 --clear-groups {dir}/bin/qemu-system-fake -f {dir}/guests/{id}/disk"
+        )
+    };
+    let strangers = ["alone", "beside", "missing"].map(|id| node.owner.orphan(&of_user(id)));
+    let own = node.owner.orphan(&of_user("own"));
+    let survivor = node.owner.fake("beside");
+    for pid in strangers.into_iter().chain([own]) {
+        owner::executes(pid, "qemu-system-fake");
+    }
+    for _ in 0..3 {
+        node.reconcile();
+    }
+    for pid in strangers {
+        assert!(node.owner.lives(pid), "it is nobody's orphan");
+        assert!(node.left(pid).is_some_and(|why| why.contains("user 1000's")), "{:?}", node.left(pid));
+    }
+    assert_eq!(node.owner.read("alone"), stale);
+    assert_eq!(node.owner.read("beside"), format!("{{\"HypervisorPID\":{survivor}}}"));
+    assert_eq!(node.owner.read("own"), format!("{{\"HypervisorPID\":{own}}}"));
+}
+
+#[test]
+fn a_guest_in_a_jail_of_its_own_user_is_written_back() {
+    let mut node = Node::new("1ms");
+    node.owner.guest("jailed", Some("{\"HypervisorPID\":1}"));
+    let dir = node.owner.dir.display().to_string();
+    // As Firecracker's jailer does: another root, another user, and no namespace of users.
+    let jail = format!(
+        "exec unshare -m --propagation private sh -c 'mkdir {dir}/jail && mount -t tmpfs jail {dir}/jail && \
+         for part in /usr /bin /lib /lib64 {dir}; do mkdir -p {dir}/jail$part && mount --bind $part {dir}/jail$part; done; \
+         exec chroot --userspec=1000:1000 {dir}/jail {dir}/bin/qemu-system-fake -f {dir}/guests/jailed/disk'"
+    );
+    let pid = node.owner.orphan(&jail);
+    owner::executes(pid, "qemu-system-fake");
+    node.reconcile();
+    assert_eq!(node.owner.read("jailed"), format!("{{\"HypervisorPID\":{pid}}}"), "{:?}", node.left(pid));
 }
 
 /// Becomes a process whose main thread has ended, while another one lives on.

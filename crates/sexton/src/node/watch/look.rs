@@ -15,7 +15,7 @@ use sexton_plan::world::{Before, Custody, Left, Parent, Sighting, World};
 
 use super::metadata::{self, Found};
 use super::object::Object;
-use super::rule::{Id, Watch};
+use super::rule::{Id, Watch, is_credible};
 use super::trees::Trees;
 use crate::node::adopt;
 use crate::node::host::SharedHost;
@@ -103,6 +103,10 @@ impl Looker {
         for (watch, id) in &ids {
             match id {
                 Id::Absent => {}
+                Id::Is(id) if !is_credible(&seen, &metadata::places(&watch.metadata, id)) => {
+                    let why = format!("it is user {}'s, who may write nothing of that guest", seen.user.uid);
+                    world.left.push(left(&format!("{}/{id}", watch.name), Some(pid), why));
+                }
                 Id::Is(id) => {
                     let mut sighting = self.sighting(watch, id.clone(), &seen, adopters, before);
                     if let Some(other) = doubtful {

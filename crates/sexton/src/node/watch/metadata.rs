@@ -20,7 +20,7 @@ use sexton_sys::file::{self, flags};
 use sexton_sys::{Errno, SysError};
 
 use super::attributes::{self, KeepError};
-use super::rule::Template;
+use super::rule::{Place, Template};
 use crate::node::crash::crash_point;
 
 /// BOUND: metadata of more bytes than this is left alone.
@@ -96,6 +96,13 @@ pub fn read(template: &Template, id: &str) -> Found {
         Err(error) if is_missing(&error) => Found::Missing,
         Err(error) => odd(format!("cannot be read: {error}")),
     }
+}
+
+/// What decides who may say something of `id`: its metadata, its own directory and the tree, as far as they are there.
+pub fn places(template: &Template, id: &str) -> Vec<Place> {
+    let paths = [template.file(id), format!("{}/{id}", template.tree), template.tree.clone()];
+    let about = paths.iter().filter_map(|path| std::fs::symlink_metadata(path).ok());
+    about.map(|about| Place { uid: about.uid(), gid: about.gid(), mode: about.mode() }).collect()
 }
 
 /// The directory that the metadata of `id` is in, and its name there.

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use sexton_core::look::Seen;
+use sexton_core::proc::User;
 use sexton_plan::plan::OnOrphan;
 
 /// One watch: somebody else's processes and metadata.
@@ -146,6 +147,33 @@ impl Watch {
             Some(IdFrom::Flag(flag)) => one(behind_flag(flag, &seen.arguments).into_iter()),
         }
     }
+}
+
+/// Who may write something of a guest: its owner, and whoever its mode lets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Its owner.
+    pub uid: u32,
+    /// Its group.
+    pub gid: u32,
+    /// Its mode.
+    pub mode: u32,
+}
+
+impl Place {
+    /// Whether `user` may write it, as far as owner and mode tell. Where others may add files but not replace them (the
+    /// sticky bit), nobody else may.
+    fn is_open_to(self, user: User) -> bool {
+        let lets = |bit: u32| self.mode & bit != 0 && self.mode & 0o1000 == 0;
+        self.uid == user.uid || (self.gid == user.gid && lets(0o020)) || lets(0o002)
+    }
+}
+
+/// Whether a process that carries a guest's id is taken for it. Anybody may execute a runtime's file with any command
+/// line and leave it to PID 1, and would so pass for the guest, or stand in its way. So it must be root's, or of somebody
+/// who can write the guest's `places`, and so what the metadata says, all the same, or in a jail that only root can make.
+pub fn is_credible(seen: &Seen, places: &[Place]) -> bool {
+    seen.user.uid == 0 || seen.is_jailed || places.iter().any(|place| place.is_open_to(seen.user))
 }
 
 /// The values given to `flag`: the next argument, or what is behind its `=`.
@@ -347,6 +375,22 @@ mod tests {
             (Executables::Files(vec!["/opt/x/shim".into()]), "/opt/y/shim", false),
         ] {
             assert_eq!(executables.hold(Path::new(file)), known, "{file}");
+        }
+    }
+
+    #[test]
+    fn who_can_write_a_place_can_write_what_it_says() {
+        let user = User { uid: 1000, gid: 1001 };
+        for (uid, gid, mode, open) in [
+            (0, 0, 0o755, false),
+            (1000, 0, 0o700, true),
+            (0, 1001, 0o750, false),
+            (0, 1001, 0o770, true),
+            (0, 0, 0o777, true),
+            (0, 1001, 0o1777, false),
+            (1000, 0, 0o1777, true),
+        ] {
+            assert_eq!(Place { uid, gid, mode }.is_open_to(user), open, "{uid} {gid} {mode:o}");
         }
     }
 
