@@ -356,9 +356,14 @@ fn who_may_belong_to_a_watch_that_cannot_tell_is_nobodys_orphan() {
     let other = Watch { name: "other".to_owned(), metadata: tree, on_orphan: OnOrphan::Report, ..watch.clone() };
     ground.options.watches.push(other);
     // A guest of the other's, by an id that cannot be told from what is around it, with a disk below the first's tree.
-    let guest = format!("exec {dir}/bin/qemu-system-fake -f {dir}/guests/base/disk '{dir}/other/a b/disk'");
-    let guest = ground.orphan(&guest);
-    owner::executes(guest, "qemu-system-fake");
+    let of_other =
+        |id: &str| format!("exec {dir}/bin/qemu-system-fake -f {dir}/guests/base/disk {dir}/other/{id}/disk");
+    let [guest, known] = ["a,b", "known"].map(|id| ground.orphan(&of_other(id)));
+    fs::create_dir_all(ground.dir.join("other/known")).expect("made");
+    fs::write(ground.dir.join("other/known/metadata.json"), format!("{{\"HypervisorPID\":{known}}}")).expect("written");
+    for pid in [guest, known] {
+        owner::executes(pid, "qemu-system-fake");
+    }
     run(async {
         let (node, _host, reader) = begin(&ground.options).await;
         for _ in 0..3 {
@@ -368,8 +373,9 @@ fn who_may_belong_to_a_watch_that_cannot_tell_is_nobodys_orphan() {
         let about: Vec<&str> =
             plan.left.iter().filter(|left| left.pid == Some(guest)).map(|left| &*left.what).collect();
         assert_eq!((plan.actions.as_slice(), about.len()), ([].as_slice(), 2), "{plan:?}");
-        assert!(ground.lives(guest));
+        assert!(ground.lives(guest) && ground.lives(known));
         assert_eq!(told(&reader, EventKind::OrphanTerminated), []);
+        assert_eq!(told(&reader, EventKind::OrphanSeen), [], "the other has its metadata, or may have it");
     });
 }
 

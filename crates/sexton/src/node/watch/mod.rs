@@ -372,7 +372,9 @@ impl Watcher {
     }
 }
 
-/// Processes without parent, owner and metadata.
+/// Processes without parent, owner and metadata. What belongs to several watches may have its metadata with another.
 fn orphans(world: &World) -> impl Iterator<Item = &Sighting> {
-    world.sightings.iter().filter(|seen| seen.claim == Claim::Missing && seen.is_alone())
+    let of_process = |pid| world.sightings.iter().filter(move |seen| seen.identity.pid == pid).count();
+    let missing = world.sightings.iter().filter(|seen| seen.claim == Claim::Missing && seen.is_alone());
+    missing.filter(move |seen| of_process(seen.identity.pid) == 1)
 }
