@@ -286,6 +286,19 @@ pub enum Report {
     Failed(ChildFailure),
 }
 
+/// Whether processes can be made at all: `clone3` is there, and no filter refuses it, as that of some container
+/// runtimes does.
+///
+/// # Errors
+/// `ENOSYS`, or what the filter answers.
+pub fn try_clone3() -> Result<(), SysError> {
+    // SAFETY: the kernel refuses arguments of no bytes before it reads any.
+    match unsafe { syscall(nr::CLONE3, [0; 6]) } {
+        Ok(_) | Err(Errno::EINVAL) => Ok(()),
+        Err(errno) => Err(SysError::of("clone3", errno)),
+    }
+}
+
 impl WaitingChild {
     /// Makes the child: born in its cgroup, with a pidfd, waiting.
     ///

@@ -15,7 +15,7 @@ use sexton_core::{features, proc};
 use sexton_ledger::entry::Entry;
 use sexton_plan::id::Pid;
 use sexton_plan::state::State;
-use sexton_sys::{file, limit, pidfd};
+use sexton_sys::{clone, file, limit, pidfd};
 
 use crate::chain::chain;
 use crate::config::Settings;
@@ -79,7 +79,7 @@ fn fail(name: &str, detail: impl Into<String>, hint: &str) -> Check {
 
 /// Looks at kernel and host, with or without a daemon.
 pub fn examine(settings: &Settings) -> Vec<Check> {
-    let mut checks = vec![kernel(), identity(), exit_status()];
+    let mut checks = vec![kernel(), processes(), identity(), exit_status()];
     checks.extend(cgroups(&settings.cgroup));
     checks.push(directory("state directory", &settings.state_dir));
     checks.push(directory("run directory", &settings.run_dir));
@@ -96,6 +96,17 @@ fn kernel() -> Check {
     match fs::read_to_string("/proc/sys/kernel/osrelease") {
         Ok(release) => ok("kernel", format!("Linux {}", release.trim())),
         Err(error) => fail("kernel", format!("/proc cannot be read: {error}"), "mount procfs at /proc"),
+    }
+}
+
+fn processes() -> Check {
+    match clone::try_clone3() {
+        Ok(()) => ok("processes", "clone3 makes them"),
+        Err(error) => fail(
+            "processes",
+            format!("cannot be made: {error}"),
+            "Linux 5.7 or later, and a seccomp filter that lets clone3 pass",
+        ),
     }
 }
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 use sexton_core::domain::{DomainError, Subtree};
 use sexton_core::proc;
 use sexton_ledger::OpenError;
-use sexton_sys::SysError;
+use sexton_sys::{SysError, clone};
 
 use super::listeners::check_tcp;
 use super::{Refused, exit};
@@ -33,6 +33,8 @@ pub fn run(settings: &Settings) -> Result<File, Refused> {
 }
 
 fn check(settings: &Settings, made: &mut Made) -> Result<File, Refused> {
+    clone::try_clone3()
+        .map_err(|error| Refused::new(exit::UNAVAILABLE, format!("processes cannot be made: {error}")))?;
     made.directory(&settings.state_dir)?;
     let lock = lock(&settings.state_dir)?;
     check_ledger(&settings.state_dir)?;
