@@ -298,6 +298,27 @@ fn a_run_whose_worker_dies_meanwhile_makes_one_instance() {
     assert_eq!(lives.filter(|event| event["kind"] == "instance.starting").count(), 1);
 }
 
+#[test]
+fn a_daemon_that_hangs_keeps_nobody_longer_than_was_asked() {
+    let Ok(ground) = Ground::new(PROGRAM) else { skip!("no cgroup2") };
+    let mut daemon = ground.serve().expect("serves");
+    assert_eq!(output(&mut ground.command(&["run", "a", "--", "sleep", "1000"])).0, Some(0));
+    let worker = daemon.worker().expect("there");
+    worker.signal(SIGSTOP).expect("stopped");
+    let asked = [["wait", "a", "--timeout", "100ms"], ["stop", "a", "--wait", "100ms"]];
+    let asked: Vec<Child> = asked.iter().map(|args| ground.command(args).spawn().expect("starts")).collect();
+    for mut child in asked {
+        let code = eventually("it gives up", std::time::Duration::from_secs(20), || match child.try_wait() {
+            Ok(Some(status)) => Ok(status.code()),
+            Ok(None) => Err("it waits".to_owned()),
+            Err(error) => Err(error.to_string()),
+        });
+        assert_eq!(code, Some(6));
+    }
+    worker.kill9().expect("killed");
+    daemon.wait_ready().expect("another one");
+}
+
 /// Waits until a child has a socket open.
 fn connected(child: &Child) {
     eventually("it is connected", SOON, || {

@@ -11,7 +11,7 @@ use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::net::UnixStream;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use super::failure::{Failure, exit};
 use super::member::Member as _;
@@ -39,6 +39,8 @@ pub struct Ask {
     path: String,
     body: Option<Value>,
     headers: Vec<(&'static str, String)>,
+    /// When a daemon that has not answered by then is taken for one that never will.
+    due: Option<Instant>,
 }
 
 /// One answer, whole.
@@ -105,7 +107,15 @@ impl Ask {
     }
 
     fn new(method: Method, path: String) -> Ask {
-        Ask { method, path, body: None, headers: Vec::new() }
+        Ask { method, path, body: None, headers: Vec::new(), due: None }
+    }
+
+    /// Gives a daemon that is there and does not answer until `due` and a while: whoever said how long to wait is not
+    /// kept longer by one that hangs.
+    #[must_use]
+    pub fn due(mut self, due: Option<Instant>) -> Ask {
+        self.due = due.map(|due| due + PATIENCE);
+        self
     }
 
     /// Adds a header, whose value the caller made.
@@ -181,9 +191,15 @@ impl Client {
     /// # Errors
     /// [`AskError`].
     pub async fn send(&self, ask: &Ask) -> Result<Answer, AskError> {
-        let response = self.open(ask).await?;
-        let status = response.status().as_u16();
-        self.whole(status, response.into_body()).await
+        let answer = async {
+            let response = self.open(ask).await?;
+            let status = response.status().as_u16();
+            self.whole(status, response.into_body()).await
+        };
+        match ask.due {
+            Some(due) => timeout_at(due, answer).await.unwrap_or_else(|_| Err(self.lost("it hangs"))),
+            None => answer.await,
+        }
     }
 
     /// The rest of an answer.
@@ -215,6 +231,7 @@ impl Client {
                 Err(AskError::Unreachable { .. }) => {}
             }
             let until = *until.get_or_insert_with(|| Instant::now() + PATIENCE);
+            let until = ask.due.map_or(until, |due| due.min(until));
             if Instant::now() + PAUSE > until {
                 return result;
             }

@@ -89,7 +89,7 @@ pub async fn until(
     loop {
         let wait = duration::format(hold(deadline).min(give_up.hold()));
         let path = format!("{}?until={}&wait={wait}", path(name), until.as_str());
-        let answer = client.send_again(&Ask::get(path), known).await?;
+        let answer = client.send_again(&Ask::get(path).due(deadline), known).await?;
         known = Known::Yes;
         let holds = answer.status == 200;
         let body = answer.into_body()?;
