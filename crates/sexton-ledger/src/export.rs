@@ -11,6 +11,7 @@ use rusqlite::Connection;
 use rusqlite::backup::{Backup, StepResult};
 use serde::Serialize;
 use serde_json::json;
+use sexton_plan::id::BootId;
 
 use crate::look::{self, Look, OpenError, Sight};
 use crate::migrate;
@@ -46,8 +47,8 @@ impl From<rusqlite::Error> for ExportError {
     }
 }
 
-fn look(state_dir: &Path) -> Result<Look, ExportError> {
-    match look::look(state_dir, None)? {
+fn look(state_dir: &Path, boot_id: Option<&BootId>) -> Result<Look, ExportError> {
+    match look::look(state_dir, boot_id)? {
         Sight::Sound(look) => Ok(*look),
         Sight::Absent => Err(ExportError::Absent),
     }
@@ -60,7 +61,7 @@ fn look(state_dir: &Path) -> Result<Look, ExportError> {
 /// # Errors
 /// [`ExportError`]; damage in the event log ends the dump where it is.
 pub fn dump(state_dir: &Path, output: &mut dyn Write) -> Result<(), ExportError> {
-    let look = look(state_dir)?;
+    let look = look(state_dir, None)?;
     let conn = &look.conn;
     // One snapshot, whatever is written meanwhile.
     conn.execute_batch("BEGIN")?;
@@ -134,12 +135,13 @@ impl Report {
     }
 }
 
-/// Checks every row, the numbers of the events, and SQLite's own structures. Changes nothing.
+/// Checks every row, the numbers of the events, and SQLite's own structures; with `boot_id`, that what was written
+/// during this boot is all there, as for a start. Changes nothing.
 ///
 /// # Errors
 /// [`ExportError`] where the ledger cannot even be opened; what is wrong inside is in the [`Report`].
-pub fn verify(state_dir: &Path) -> Result<Report, ExportError> {
-    let look = match look(state_dir) {
+pub fn verify(state_dir: &Path, boot_id: Option<&BootId>) -> Result<Report, ExportError> {
+    let look = match look(state_dir, boot_id) {
         Ok(look) => look,
         Err(ExportError::Open(OpenError::Damaged(why))) => {
             return Ok(Report { problems: vec![why], ..Report::default() });
@@ -194,7 +196,7 @@ fn inspect(conn: &Connection, report: &mut Report) -> Result<(), ReadError> {
 /// # Errors
 /// [`ExportError`]; then there is no file `to`, or the one that was there before.
 pub fn backup(state_dir: &Path, to: &Path) -> Result<(), ExportError> {
-    let look = look(state_dir)?;
+    let look = look(state_dir, None)?;
     match fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(to) {
         Ok(_) => {}
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Err(ExportError::Exists),

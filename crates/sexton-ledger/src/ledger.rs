@@ -12,6 +12,7 @@ use ulid::{Generator, Ulid};
 use crate::batch::{Batch, CommitError, Committed, Urgency};
 use crate::look::{Files, OpenError};
 use crate::open::{self, Contents, OpenOptions};
+use crate::place::Place;
 use crate::read::Reader;
 use crate::whereabouts::OWN;
 use crate::writer::{Job, Reserve, Shared, Writer};
@@ -35,9 +36,10 @@ impl Ledger {
         let opened = open::open(state_dir, &options)?;
         let shared = Arc::new(Shared::new(opened.contents.last_seq));
         let reader = Reader::open(state_dir, Arc::clone(&shared))?;
-        let wal = Files::in_dir(state_dir).wal;
-        let reserve = Reserve { wal, bytes: options.wal_reserve, is_laid_out: options.wal_reserve == 0 };
-        let writer = Writer::new(opened.conn, opened.stamp, Arc::clone(&shared), reserve);
+        let files = Files::in_dir(state_dir);
+        let place = Place::of(&files).map_err(OpenError::Io)?;
+        let reserve = Reserve { wal: files.wal, bytes: options.wal_reserve, is_laid_out: options.wal_reserve == 0 };
+        let writer = Writer::new((opened.conn, opened.stamp), Arc::clone(&shared), place, reserve);
         let thread = thread::Builder::new()
             .name("ledger".to_owned())
             .spawn(move || writer.run())

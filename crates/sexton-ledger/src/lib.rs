@@ -22,6 +22,7 @@ mod ledger;
 mod look;
 mod migrate;
 mod open;
+mod place;
 mod read;
 mod recent;
 mod rows;

@@ -23,6 +23,7 @@ use std::time::{Duration, Instant};
 use rusqlite::{Connection, ErrorCode};
 
 use crate::batch::{Batch, CommitError, Committed, Urgency};
+use crate::place::Place;
 use crate::recent::Recent;
 use crate::rows::{self, Stamp};
 use crate::wal;
@@ -173,6 +174,7 @@ pub(crate) struct Writer {
     conn: Connection,
     stamp: Stamp,
     shared: Arc<Shared>,
+    place: Place,
     reserve: Reserve,
     owed: VecDeque<Job>,
     tried_at: Option<Instant>,
@@ -186,11 +188,13 @@ pub(crate) struct Writer {
 
 impl Writer {
     /// A writer that lays out `reserve` while nothing comes.
-    pub(crate) fn new(conn: Connection, stamp: Stamp, shared: Arc<Shared>, reserve: Reserve) -> Writer {
+    pub(crate) fn new(opened: (Connection, Stamp), shared: Arc<Shared>, place: Place, reserve: Reserve) -> Writer {
+        let (conn, stamp) = opened;
         Writer {
             conn,
             stamp,
             shared,
+            place,
             reserve,
             owed: VecDeque::new(),
             tried_at: None,
@@ -367,6 +371,7 @@ impl Writer {
 
     /// Writes `jobs` in one transaction, making room in the WAL where the disk is full.
     fn commit(&mut self, jobs: &[Job]) -> Result<Vec<Committed>, Failure> {
+        self.place.check().map_err(Failure::Nothing)?;
         if self.is_log_doubtful {
             // What stands behind the end of the WAL must not look like a commit that was lost: see `crate::wal`.
             self.checkpoint("TRUNCATE").map_err(|error| Failure::Nothing(error.to_string()))?;

@@ -56,7 +56,7 @@ fn slots_go_with_the_kernel_that_held_them() {
         ledger.commit_now(Batch { slots, ..Batch::default() }, OWED).unwrap();
         drop(ledger);
         boot_check(dir.path(), check_as(&boot_now)).unwrap();
-        assert_eq!(verify(dir.path()).unwrap().slots, left, "{boot_now}");
+        assert_eq!(verify(dir.path(), None).unwrap().slots, left, "{boot_now}");
     }
 }
 
@@ -111,7 +111,7 @@ fn beside_a_daemon_nothing_is_settled_whatever_boot_the_caller_names() {
     let dir = left_with(&one_of_each());
     let daemon = std::fs::File::open(dir.path()).unwrap();
     daemon.lock().unwrap();
-    let events = || verify(dir.path()).unwrap().events;
+    let events = || verify(dir.path(), None).unwrap().events;
     let before = events();
     assert_eq!(boot_check(dir.path(), check_as(&boot(2))).unwrap().settled, 0);
     assert_eq!(events(), before, "nor is the boot used up");
@@ -171,7 +171,7 @@ fn the_daemon_settles_when_it_opens() {
     assert_eq!((contents.settled.settled, contents.boot_id_before, contents.last_seq), (5, Some(boot(1)), 6));
     assert_eq!(boot_check(dir.path(), check_as(&boot(2))).unwrap().settled, 0, "beside the daemon");
     drop(ledger);
-    assert!(verify(dir.path()).unwrap().problems.is_empty());
+    assert!(verify(dir.path(), None).unwrap().problems.is_empty());
 }
 
 #[test]
@@ -187,7 +187,7 @@ fn fifty_threads_settle_each_row_once() {
         threads.into_iter().map(|thread| thread.join().unwrap()).sum()
     });
     assert_eq!(total, 5);
-    assert_eq!(verify(dir.path()).unwrap().events, 6);
+    assert_eq!(verify(dir.path(), None).unwrap().events, 6);
 }
 
 /// Starts this test program anew to run [`racer`] alone.
@@ -225,7 +225,7 @@ fn fifty_processes_settle_each_row_once() {
         total += settled.parse::<u64>().unwrap();
     }
     assert_eq!(total, 5);
-    assert_eq!(verify(dir.path()).unwrap().events, 6);
+    assert_eq!(verify(dir.path(), None).unwrap().events, 6);
     let (_, contents) = Ledger::open(dir.path(), options(2)).unwrap();
     assert_eq!(contents.entries.iter().filter(|entry| entry.state == State::Lost).count(), 6, "one had been before");
 }
@@ -245,7 +245,7 @@ fn many_that_make_the_same_ledger_at_once_all_find_it_made() {
             });
         }
     });
-    let report = verify(dir.path()).unwrap();
+    let report = verify(dir.path(), None).unwrap();
     assert_eq!((report.entries, report.events, report.problems.len()), (20, 20, 0));
 }
 

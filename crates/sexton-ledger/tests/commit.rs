@@ -204,7 +204,7 @@ fn dump_verify_and_backup_work_beside_a_running_daemon() {
     for n in 0..30 {
         let row = entry(&format!("vm-{n}"), State::Running);
         ledger.commit_now(put(&row, EventKind::InstanceRunning), Urgency::Refusable).unwrap();
-        let report = verify(dir.path()).unwrap();
+        let report = verify(dir.path(), None).unwrap();
         assert_eq!((report.entries, report.last_seq, report.problems), (n + 1, n + 1, vec![]));
     }
     let mut lines = Vec::new();
@@ -237,7 +237,7 @@ fn what_a_verifying_stranger_sees_is_whole_while_the_daemon_writes() {
             }
         });
         while !writer.is_finished() {
-            assert_eq!(verify(dir.path()).unwrap().problems, Vec::<String>::new());
+            assert_eq!(verify(dir.path(), None).unwrap().problems, Vec::<String>::new());
         }
     });
 }

@@ -83,7 +83,7 @@ fn every_acknowledged_batch_survives_a_kill() {
         let (seq, row): (u64, _) = (words.next().unwrap().parse().unwrap(), name(words.next().unwrap()));
         let incarnation = words.next().unwrap();
 
-        let report = verify(dir.path()).unwrap();
+        let report = verify(dir.path(), None).unwrap();
         assert!(report.problems.is_empty(), "round {round}: {report:?}");
         assert_eq!((report.first_seq, report.events), (Some(1), report.last_seq), "round {round}");
         assert!(report.last_seq >= seq, "round {round}: acknowledged {seq}, found {}", report.last_seq);
@@ -139,7 +139,7 @@ fn a_boot_check_killed_in_the_middle_has_done_all_or_nothing() {
         }
         child.kill().unwrap();
         child.wait().unwrap();
-        let events = verify(dir.path()).unwrap().events;
+        let events = verify(dir.path(), None).unwrap().events;
         assert!(events == 0 || events == ROWS + 1, "round {round}: {events} events");
         let settled = settle(dir.path());
         assert_eq!(settled, if events == 0 { ROWS } else { 0 }, "round {round}");
@@ -148,7 +148,7 @@ fn a_boot_check_killed_in_the_middle_has_done_all_or_nothing() {
         } else {
             after += 1
         }
-        let report = verify(dir.path()).unwrap();
+        let report = verify(dir.path(), None).unwrap();
         assert!(report.problems.is_empty() && report.events == ROWS + 1, "round {round}: {report:?}");
     }
     assert!(before > 0 && after > 0, "killed before the end {before} times, behind it {after} times");

@@ -95,7 +95,7 @@ fn write_fixture() {
 fn reads_as_it_was_written(version: u32, row: fn(State) -> Entry, slots: &[SlotRow]) {
     let dir = TempDir::new();
     std::fs::copy(fixture(version), dir.file("sexton.db")).unwrap();
-    assert_eq!(verify(dir.path()).unwrap().problems, Vec::<String>::new());
+    assert_eq!(verify(dir.path(), None).unwrap().problems, Vec::<String>::new());
     let mut lines = Vec::new();
     dump(dir.path(), &mut lines).unwrap();
     let told = String::from_utf8(lines).unwrap().lines().filter(|line| line.starts_with("{\"slot\"")).count();
@@ -115,7 +115,7 @@ fn reads_as_it_was_written(version: u32, row: fn(State) -> Entry, slots: &[SlotR
     // Whatever it was before, it is of the newest version now.
     ledger.commit_now(Batch { slots: vec![slot(9, SlotState::Ready)], ..Batch::default() }, OWED).unwrap();
     drop(ledger);
-    assert_eq!(verify(dir.path()).unwrap().slots, 1 + u64::try_from(slots.len()).unwrap());
+    assert_eq!(verify(dir.path(), None).unwrap().slots, 1 + u64::try_from(slots.len()).unwrap());
 }
 
 #[test]

@@ -102,7 +102,7 @@ fn on_a_full_disk_what_is_owed_waits_and_then_lands_in_order() {
     ledger.commit_now(Batch { events: vec![fact(0)], ..Batch::default() }, Urgency::Refusable).unwrap();
     assert_eq!(reader.entry(&name("vm-1")).unwrap().unwrap().state, State::Stopping);
     drop((ledger, reader));
-    let report = verify(disk.0.path()).unwrap();
+    let report = verify(disk.0.path(), None).unwrap();
     assert_eq!((report.problems, report.last_seq), (vec![], last + 1));
 }
 
@@ -150,7 +150,7 @@ fn a_tiny_disk_is_written_for_ever() {
         ledger.commit_now(Batch { puts: vec![Arc::new(row)], ..Batch::default() }, Urgency::Refusable).unwrap();
     }
     drop(ledger);
-    assert_eq!(verify(disk.0.path()).unwrap().entries, 10);
+    assert_eq!(verify(disk.0.path(), None).unwrap().entries, 10);
 }
 
 #[test]
@@ -236,7 +236,33 @@ fn whatever_is_refused_the_numbers_of_events_have_no_gap() {
             }
         }
     }
-    let report = verify(disk.0.path()).unwrap();
+    let report = verify(disk.0.path(), None).unwrap();
     assert_eq!((report.problems, report.events, report.last_seq), (vec![], expected, expected));
     assert!(refused >= 4, "only {refused} refused");
+}
+
+#[test]
+fn what_is_not_where_it_was_opened_takes_nothing_until_it_is_back() {
+    for moved in ["sexton.db", "sexton.db-wal"] {
+        let dir = TempDir::new();
+        let (ledger, _) = open(dir.path());
+        let running = || put(&entry("vm-1", State::Running), EventKind::InstanceRunning);
+        ledger.commit_now(running(), Urgency::Refusable).unwrap();
+        fs::rename(dir.file(moved), dir.file("elsewhere")).unwrap();
+        let refused = ledger.commit_now(running(), Urgency::Refusable);
+        assert!(matches!(refused, Err(CommitError::Unwritable(_))), "{moved}: {refused:?}");
+        assert!(!ledger.writable(), "{moved}");
+        // Another file under its name is not the ledger either.
+        fs::write(dir.file(moved), "").unwrap();
+        let (sender, receiver) = mpsc::channel();
+        let over = put(&entry("vm-1", State::Exited), EventKind::InstanceExited);
+        ledger.commit(over, OWED, move |result| sender.send(result).unwrap());
+        let refused = ledger.commit_now(running(), Urgency::Refusable);
+        assert!(matches!(refused, Err(CommitError::Unwritable(_))), "{moved}: {refused:?}");
+        fs::rename(dir.file("elsewhere"), dir.file(moved)).unwrap();
+        receiver.recv_timeout(Duration::from_secs(10)).unwrap().unwrap();
+        assert!(ledger.writable(), "{moved}");
+        drop(ledger);
+        assert_eq!(open(dir.path()).1.entries[0].state, State::Exited, "{moved}");
+    }
 }

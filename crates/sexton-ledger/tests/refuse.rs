@@ -20,7 +20,7 @@ fn every_way(dir: &Path) -> Vec<(&'static str, Result<(), OpenError>)> {
         Err(ExportError::Open(error)) => Err(error),
         Err(error @ (ExportError::Absent | ExportError::Write(_) | ExportError::Exists)) => panic!("{error}"),
     };
-    let report = match verify(dir) {
+    let report = match verify(dir, None) {
         Ok(report) => report.problems.first().map_or(Ok(()), |why| Err(OpenError::Damaged(why.clone()))),
         Err(error) => of_export(Err(error)),
     };
@@ -144,13 +144,13 @@ fn a_changed_event_is_found_by_verify_and_dump_while_the_daemon_starts() {
     let dir = closed();
     meddle(&dir, "UPDATE event SET data = '{\"a\":1}' WHERE seq = 7", false);
     let before = dir.bytes();
-    let report = verify(dir.path()).unwrap();
+    let report = verify(dir.path(), None).unwrap();
     assert_eq!(report.problems, ["the ledger is damaged: event 7 does not match its checksum"]);
     assert_eq!((report.entries, report.events, report.last_seq), (20, 20, 20));
     assert!(dump(dir.path(), &mut Vec::new()).is_err());
     assert_unchanged(&dir, &before, "verify and dump");
     meddle(&dir, "DELETE FROM event WHERE seq = 3", false);
-    assert_eq!(verify(dir.path()).unwrap().problems.len(), 2, "the gap too");
+    assert_eq!(verify(dir.path(), None).unwrap().problems.len(), 2, "the gap too");
     let (ledger, _) = open(dir.path());
     assert!(ledger.reader().events_after(5, 10).is_err());
     assert_eq!(ledger.reader().events_after(7, 10).unwrap().len(), 10);
@@ -187,7 +187,7 @@ fn a_sound_look_at_a_killed_ledger_changes_nothing_either() {
         let dir = killed(with_shm);
         let before = dir.bytes();
         check(dir.path(), &boot(1)).unwrap();
-        assert_eq!(verify(dir.path()).unwrap().entries, 2, "the row in the WAL is seen");
+        assert_eq!(verify(dir.path(), None).unwrap().entries, 2, "the row in the WAL is seen");
         let mut lines = Vec::new();
         dump(dir.path(), &mut lines).unwrap();
         assert_eq!(String::from_utf8(lines).unwrap().lines().count(), 1 + 2 + 2);
@@ -203,7 +203,7 @@ fn a_log_without_a_commit_is_looked_at_as_none() {
             let dir = killed(with_shm);
             fs::OpenOptions::new().write(true).open(dir.file("sexton.db-wal")).unwrap().set_len(keep).unwrap();
             let before = dir.bytes();
-            assert_eq!(verify(dir.path()).unwrap().entries, 1, "{keep} bytes");
+            assert_eq!(verify(dir.path(), None).unwrap().entries, 1, "{keep} bytes");
             assert_unchanged(&dir, &before, "a look");
             assert_eq!(open(dir.path()).1.entries.len(), 1, "{keep} bytes");
         }
@@ -227,6 +227,8 @@ fn a_log_that_breaks_off_during_this_boot_is_refused_and_after_a_power_cut_is_no
         let before = dir.bytes();
         assert!(matches!(check(dir.path(), &boot(1)), Err(OpenError::Damaged(_))));
         assert!(matches!(Ledger::open(dir.path(), options(1)), Err(OpenError::Damaged(_))));
+        let problems = |n| verify(dir.path(), Some(&boot(n))).unwrap().problems.len();
+        assert_eq!((problems(1), problems(2)), (1, 0), "what a start refuses is no sound ledger");
         assert_unchanged(&dir, &before, "a broken log");
         assert!(Ledger::open(dir.path(), options(2)).unwrap().1.entries.len() < 5, "what was not flushed is gone");
     }
@@ -242,7 +244,7 @@ fn a_missing_or_empty_ledger_is_fresh_and_looking_does_not_make_it() {
         let boot_id = boot(1);
         let boots = BootCheck { boot_id: &boot_id, node: None, now: jiff::Timestamp::now };
         assert_eq!(boot_check(dir.path(), boots).unwrap().settled, 0);
-        assert!(matches!(verify(dir.path()), Err(ExportError::Absent)));
+        assert!(matches!(verify(dir.path(), None), Err(ExportError::Absent)));
         assert_unchanged(&dir, &before, "absent");
         assert!(open(dir.path()).1.fresh);
         fs::remove_file(dir.file("sexton.db")).unwrap();

@@ -277,3 +277,36 @@ fn a_start_without_descriptors_is_refused_and_leaves_nothing() {
     limit(&mut node, 4_096);
     create(&mut node, &spec("one", &["/bin/true"]));
 }
+
+#[test]
+fn a_ledger_that_was_moved_away_takes_nothing_new_until_it_is_back() {
+    let mut node = Node::new(SEXTON, &[]);
+    create(&mut node, &spec("stopped", &["/bin/sleep", "1000"]));
+    let state_dir = node.ground.state_dir();
+    let elsewhere = node.ground.dir().join("elsewhere");
+    fs::rename(&state_dir, &elsewhere).expect("moved");
+    refuses_to_create(&mut node, "new");
+    assert_eq!(stop(&mut node, "stopped", &json!({}))["exit"]["signal"], 15);
+    fs::rename(&elsewhere, &state_dir).expect("moved back");
+    creates_again(&mut node, "later");
+    // What happened meanwhile is durable, for a daemon that knows nothing else.
+    node.kill(Dead::Both, || {});
+    assert_eq!(node.instance("stopped")["exit"]["signal"], 15);
+}
+
+#[test]
+fn a_limit_on_the_size_of_files_ends_no_worker() {
+    let mut node = Node::new(SEXTON, &[]);
+    create(&mut node, &spec("stays", &["/bin/sleep", "1000"]));
+    let worker = node.daemon().worker_pid().expect("a worker");
+    let limit = |size: &str| {
+        let set = Command::new("prlimit").args(["--pid", &worker.to_string(), &format!("--fsize={size}:")]).status();
+        assert!(set.expect("prlimit").success());
+    };
+    limit("1");
+    refuses_to_create(&mut node, "new");
+    assert_eq!(stop(&mut node, "stays", &json!({}))["exit"]["signal"], 15);
+    limit("unlimited");
+    creates_again(&mut node, "later");
+    assert_eq!(node.daemon().worker_pid().expect("a worker"), worker);
+}

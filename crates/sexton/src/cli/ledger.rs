@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
+use sexton_core::proc;
 use sexton_ledger::{ExportError, OpenError};
 
 use super::failure::{Failure, exit};
@@ -56,7 +57,10 @@ fn dump(context: &Context) -> Result<u8, Failure> {
 }
 
 fn verify(context: &Context) -> Result<u8, Failure> {
-    let report = sexton_ledger::verify(&context.settings.state_dir).map_err(|error| failure(&error))?;
+    // Without `/proc` it can still be said whether what is there is sound.
+    let boot_id = proc::here().ok().map(|here| here.boot_id);
+    let report =
+        sexton_ledger::verify(&context.settings.state_dir, boot_id.as_ref()).map_err(|error| failure(&error))?;
     let told = json!({
         "sound": report.problems.is_empty(), "entries": report.entries, "slots": report.slots, "requests": report.requests,
         "events": report.events, "first_seq": report.first_seq, "last_seq": report.last_seq,

@@ -216,7 +216,7 @@ impl Host {
             let first = fs::File::open("/dev/null")?;
             (1..A_START_HOLDS).map(|_| first.try_clone()).collect::<std::io::Result<Vec<_>>>()
         };
-        let full = |error| Refusal::new(Kind::NodeFull, format!("the daemon has no descriptors left: {error}"));
+        let full = |error| Refusal::new(Kind::NodeFull, format!("what a start needs cannot be opened: {error}"));
         take().map(drop).map_err(full)
     }
 
