@@ -18,7 +18,6 @@ mod fake_worker;
 mod rig;
 
 use std::io::{BufReader, Write};
-use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -85,9 +84,9 @@ fn a_worker_has_no_stdin_and_no_descriptor_but_the_link_and_the_lock() {
     let mut worker = rig.ready_worker();
     assert_eq!(worker.order("lock"), "lock 9");
     let other = std::fs::File::open(rig.dir.join("lock")).unwrap();
-    assert_eq!(sexton_sys::file::try_lock(other.as_raw_fd()), Ok(false));
+    assert!(other.try_lock().is_err());
     rig.signal(KILL);
-    eventually("keeper and worker are gone", || sexton_sys::file::try_lock(other.as_raw_fd()).unwrap().then_some(()));
+    eventually("keeper and worker are gone", || other.try_lock().ok());
 }
 
 #[test]

@@ -1,7 +1,5 @@
 //! Settling what the previous boot left: nothing of it can live, and nobody can know how most of it ended.
 
-use std::fs::{File, TryLockError};
-use std::io;
 use std::path::Path;
 
 use jiff::Timestamp;
@@ -13,6 +11,7 @@ use sexton_plan::state::{LostReason, Restart, State};
 use crate::connect::connect;
 use crate::entry::Entry;
 use crate::event::{EventKind, NewEvent};
+use crate::hold;
 use crate::look::{self, Files, OpenError, Sight};
 use crate::rows::{self, Stamp};
 use crate::whereabouts::{BOOT_ID, Whereabouts};
@@ -55,6 +54,9 @@ pub fn boot_check(state_dir: &Path, check: BootCheck<'_>) -> Result<Settled, Ope
             }
         }
     }
+    if hold::stays_held(state_dir).map_err(OpenError::Io)? {
+        return Ok(Settled::default());
+    }
     let mut conn = connect(&Files::in_dir(state_dir))?;
     let transaction = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let before = Whereabouts::read(&transaction)?;
@@ -64,22 +66,13 @@ pub fn boot_check(state_dir: &Path, check: BootCheck<'_>) -> Result<Settled, Ope
         return Ok(Settled::default());
     }
     let stamp = Stamp { boot_id: check.boot_id.clone(), node, now: check.now };
-    // RACE: looked for in the transaction, for which a daemon that begins now must wait: it has shown nothing as alive.
-    if is_held(state_dir).map_err(OpenError::Io)? {
+    // RACE: asked again in the transaction, for which a daemon that begins now must wait: it has shown nothing as alive.
+    if hold::is_held(state_dir).map_err(OpenError::Io)? {
         return Ok(Settled::default());
     }
     let settled = settle(&transaction, &stamp, &before)?;
     transaction.commit()?;
     Ok(settled)
-}
-
-/// Whether a daemon holds `state_dir`. A daemon that begins waits longer for the lock than it is held here.
-fn is_held(state_dir: &Path) -> io::Result<bool> {
-    match File::open(state_dir)?.try_lock_shared() {
-        Ok(()) => Ok(false),
-        Err(TryLockError::WouldBlock) => Ok(true),
-        Err(TryLockError::Error(error)) => Err(error),
-    }
 }
 
 /// Whether the ledger was last open during another boot, or never.

@@ -164,7 +164,6 @@ pub(crate) mod nr {
     pub const GETSOCKOPT: usize = 55;
     pub const EXECVE: usize = 59;
     pub const FCNTL: usize = 72;
-    pub const FLOCK: usize = 73;
     pub const FSYNC: usize = 74;
     pub const FTRUNCATE: usize = 77;
     pub const CHDIR: usize = 80;
@@ -245,7 +244,6 @@ pub(crate) mod nr {
     pub const INOTIFY_INIT1: usize = 26;
     pub const INOTIFY_ADD_WATCH: usize = 27;
     pub const IOCTL: usize = 29;
-    pub const FLOCK: usize = 32;
     pub const PIPE2: usize = 59;
     pub const MKDIRAT: usize = 34;
     pub const UNLINKAT: usize = 35;

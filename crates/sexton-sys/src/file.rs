@@ -231,23 +231,6 @@ pub fn sync(fd: RawFd) -> Result<(), SysError> {
     done("fsync", unsafe { syscall(nr::FSYNC, [word(fd), 0, 0, 0, 0, 0]) })
 }
 
-/// Takes the exclusive lock of an open file without waiting: `false` where another has it.
-///
-/// The lock belongs to the open file description: it lasts until every copy of the descriptor is closed, inherited
-/// ones too.
-///
-/// # Errors
-/// As `flock(2)`.
-pub fn try_lock(fd: RawFd) -> Result<bool, SysError> {
-    const LOCK_EX_NB: usize = 2 | 4;
-    // SAFETY: touches no memory.
-    match unsafe { syscall(nr::FLOCK, [word(fd), LOCK_EX_NB, 0, 0, 0, 0]) } {
-        Ok(_) => Ok(true),
-        Err(Errno::EAGAIN) => Ok(false),
-        Err(errno) => Err(SysError::about("flock", fd.into(), errno)),
-    }
-}
-
 /// Gives back the blocks of `len` bytes from `offset` on; they read as zeroes, and offsets stay what they were.
 ///
 /// # Errors
@@ -442,21 +425,6 @@ mod tests {
         assert_eq!(unlink(dir.raw(), c"b").unwrap_err().errno, Errno::ENOENT);
         rmdir(dir.raw(), c"d").unwrap();
         std::fs::remove_dir(path).unwrap();
-    }
-
-    #[test]
-    fn a_lock_is_refused_to_a_second_opening_until_the_first_is_closed() {
-        let (path, dir) = scratch("lock");
-        let first = open(dir.raw(), c"l", flags::RDWR | flags::CREAT, 0o600).unwrap();
-        let second = open(dir.raw(), c"l", flags::RDWR, 0).unwrap();
-        assert_eq!(try_lock(first.raw()), Ok(true));
-        assert_eq!(try_lock(second.raw()), Ok(false));
-        let copy = duplicate(first.raw()).unwrap();
-        drop(first);
-        assert_eq!(try_lock(second.raw()), Ok(false));
-        drop(copy);
-        assert_eq!(try_lock(second.raw()), Ok(true));
-        std::fs::remove_dir_all(path).unwrap();
     }
 
     #[test]

@@ -3,15 +3,13 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use sexton_core::domain::{DomainError, Subtree};
 use sexton_core::proc;
 use sexton_ledger::OpenError;
-use sexton_sys::{SysError, clone};
+use sexton_sys::clone;
 
 use super::listeners::check_tcp;
 use super::{Refused, exit};
@@ -47,14 +45,10 @@ fn check(settings: &Settings, made: &mut Made) -> Result<File, Refused> {
     Ok(lock)
 }
 
-/// How long the lock may take to come free: a child that a dead worker had not released yet holds copies of its
-/// descriptors until it has seen that nobody will.
-const LOCK_PATIENCE: Duration = Duration::from_millis(200);
-
 /// Holds the state directory for this daemon, through the directory itself: no lock file is written.
 fn lock(state_dir: &Path) -> Result<File, Refused> {
     let dir = File::open(state_dir).map_err(|error| cannot("open", state_dir, &error))?;
-    match lock_soon(&dir) {
+    match sexton_ledger::hold(&dir) {
         Ok(true) => Ok(dir),
         Ok(false) => {
             let why = format!("another daemon holds the state directory `{}`", state_dir.display());
@@ -62,20 +56,6 @@ fn lock(state_dir: &Path) -> Result<File, Refused> {
         }
         Err(error) => Err(Refused::new(exit::UNAVAILABLE, error.to_string())),
     }
-}
-
-/// Whether the lock could be had, now or in a moment.
-fn lock_soon(dir: &File) -> Result<bool, SysError> {
-    const PAUSE: Duration = Duration::from_millis(5);
-    let mut waited = Duration::ZERO;
-    while !sexton_sys::file::try_lock(dir.as_raw_fd())? {
-        if waited >= LOCK_PATIENCE {
-            return Ok(false);
-        }
-        std::thread::sleep(PAUSE);
-        waited += PAUSE;
-    }
-    Ok(true)
 }
 
 /// Whether this program may open the ledger; it is only read.
