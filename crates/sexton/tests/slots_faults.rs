@@ -174,6 +174,16 @@ fn a_worker_that_is_stopped_in_the_middle_of_a_release_goes_on_with_it() {
     });
 }
 
+/// Opens the TAP of a slot, as whoever runs a virtual machine in it does.
+fn opens_tap(entry: &Path) {
+    let namespace = fs::File::open(entry).expect("opened");
+    let opened = std::thread::spawn(move || {
+        sexton_sys::net::enter(std::os::fd::AsRawFd::as_raw_fd(&namespace)).expect("entered");
+        sexton_sys::net::make_tap(c"tap0")
+    });
+    opened.join().expect("no panic").expect("nobody has it");
+}
+
 #[test]
 fn a_slot_has_its_tap_and_reaches_the_world_through_the_uplink() {
     alone(|| {
@@ -196,7 +206,17 @@ fn a_slot_has_its_tap_and_reaches_the_world_through_the_uplink() {
         assert_eq!(node.settled("vm")["exit"]["code"], 6);
         assert_eq!(vm["slot"]["tap"], "tap0");
         let vm = create(&mut node, &sleeper("other"));
-        assert!(run("ip", &format!("-n {} link show tap0", text(&vm["slot"], "netns"))).contains("tap0"));
+        let (slot, inside) = (&vm["slot"], format!("-n {}", text(&vm["slot"], "netns")));
+        let addresses = run("ip", &format!("{inside} -4 -o addr show dev eth0"));
+        assert!(addresses.contains(&format!("inet {}/30", text(slot, "address"))), "{addresses}");
+        let gateway = run("ip", &format!("-4 -o addr show dev {}", text(&node.get("/v1/slots")["items"][0], "link")));
+        assert!(gateway.contains(&format!("inet {}/30", text(slot, "gateway"))), "{gateway}");
+        let rules = run("nft", "list ruleset");
+        assert!(rules.contains("oifname \"up0\" masquerade"), "{rules}");
+        let tap = run("ip", &format!("{inside} -o link show dev tap0"));
+        assert!(tap.contains("UP"), "{tap}");
+        opens_tap(&Path::new("/run/netns").join(text(slot, "netns")));
+        assert_eq!(run("ip", &format!("{inside} -o link show dev tap0")), tap, "it is the one that was there");
         node.kill(Dead::Both, || ());
         assert!(reaches_its_gateway(&node.instance("other")));
         node.clear();
