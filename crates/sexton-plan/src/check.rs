@@ -9,7 +9,9 @@ use crate::judge::ProcessSeen;
 use crate::plan::{Action, OnOrphan, Plan, Policies, order};
 use crate::slot::{Holding, Seen, SlotState};
 use crate::state::State;
-use crate::world::{Before, Content, Custody, Doubted, Network, Owner, Parent, Sighting, SlotSighting, World};
+use crate::world::{
+    Before, Content, Custody, Doubted, Network, Owner, Parent, SharedTable, Sighting, SlotSighting, World,
+};
 
 /// The rule that a plan breaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -86,9 +88,17 @@ fn check_pool(plan: &Plan, network: &Network) -> Result<(), Broken> {
         fits && slot.seen == Seen::Whole
     };
     let is_wasted = |slot: &SlotSighting| goes(plan, slot) && could_serve(slot);
-    let takes_table = plan.actions.iter().any(|action| matches!(action, Action::ReleaseTable { .. }));
-    let is_table_used = spare > 0 || made > 0 || network.slots.iter().any(|slot| stays(&slot));
-    if (ready < spare && network.slots.iter().filter(is_ready).any(is_wasted)) || (takes_table && is_table_used) {
+    let is_used = |table: &SharedTable| {
+        let is_its = |slot: &SlotSighting| slot.table == table.name || !table.is_former;
+        (!table.is_former && spare + made > 0) || network.slots.iter().filter(stays).any(is_its)
+    };
+    let is_taken = |table: &&SharedTable| {
+        plan.actions
+            .iter()
+            .any(|action| matches!(action, Action::ReleaseTable { table: name, .. } if *name == table.name))
+    };
+    let takes_used = network.tables.iter().filter(is_taken).any(is_used);
+    if takes_used || (ready < spare && network.slots.iter().filter(is_ready).any(is_wasted)) {
         return Err(Broken::NotToTakeDown);
     }
     Ok(())
@@ -115,7 +125,7 @@ fn check_action(action: &Action, plan: &Plan, world: &World, policies: &Policies
         Action::ReleaseSlot { .. } => return check_take_down(action, &world.network),
         Action::MakeSlot { index, .. } => return check_make(*index, plan, &world.network),
         Action::ReleaseTable { table, .. } => {
-            let is_ours = world.network.table.as_ref() == Some(table);
+            let is_ours = world.network.tables.iter().any(|known| known.name == *table);
             return if is_ours { Ok(()) } else { Err(Broken::NotToTakeDown) };
         }
     };

@@ -277,14 +277,15 @@ fn plan_network(network: &Network, actions: &mut Vec<Action>, left: &mut Vec<Lef
     actions.extend(surplus.map(|(_, slot)| release(slot, "it is unused, and lower numbers suffice".to_string())));
     let reason = format!("unused slots to be ready: {}", network.wish.spare);
     actions.extend(moves.make.iter().map(|index| Action::MakeSlot { index: *index, reason: reason.clone() }));
-    if let Some(table) = &network.table
-        && staying.is_empty()
-        && moves.make.is_empty()
-        && network.wish.spare == 0
-    {
-        let reason = "no slot uses it, and none is to be ready".to_string();
-        actions.push(Action::ReleaseTable { table: table.clone(), reason });
-    }
+    let is_wanted = !moves.make.is_empty() || network.wish.spare > 0;
+    let unused = network.tables.iter().filter(|table| {
+        let uses = |slot: &SlotSighting| !table.is_former || slot.table == table.name;
+        !staying.values().any(|(_, slot)| uses(slot)) && (table.is_former || !is_wanted)
+    });
+    actions.extend(unused.map(|table| Action::ReleaseTable {
+        table: table.name.clone(),
+        reason: "no slot uses it, and none is to be made with it".to_string(),
+    }));
 }
 
 fn repair(slot: &SlotSighting, reason: String) -> Option<Action> {

@@ -129,8 +129,17 @@ pub struct Network {
     pub slots: Vec<SlotSighting>,
     /// What is wanted of the unused ones.
     pub wish: Wish,
-    /// The nft table that slots share, where it may be on the host.
-    pub table: Option<String>,
+    /// What slots share, where it may be on the host.
+    pub tables: Vec<SharedTable>,
+}
+
+/// An nft table of this node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SharedTable {
+    /// Its name.
+    pub name: String,
+    /// Whether no slot is made with it any more: the daemon's cgroup was another one then.
+    pub is_former: bool,
 }
 
 /// A network slot, or a number that was passed by because something foreign was there.
@@ -142,6 +151,8 @@ pub struct SlotSighting {
     pub netns: String,
     /// Inode of its namespace, once it was made.
     pub ns_ino: Option<u64>,
+    /// The nft table that it was made with.
+    pub table: String,
     /// What its row says, where it has one.
     pub claim: Option<SlotClaim>,
     /// Whose it is.

@@ -19,7 +19,8 @@ use sexton_plan::pool::Wish;
 use sexton_plan::slot::{Holder, Holding, Part, Seen, SlotClaim, SlotState};
 use sexton_plan::state::State;
 use sexton_plan::world::{
-    Before, Content, Custody, Doubted, Left, Marked, MarkedKind, Network, Owner, Parent, Sighting, SlotSighting, World,
+    Before, Content, Custody, Doubted, Left, Marked, MarkedKind, Network, Owner, Parent, SharedTable, Sighting,
+    SlotSighting, World,
 };
 
 fn field() -> impl Strategy<Value = Field> {
@@ -146,27 +147,32 @@ fn slot() -> impl Strategy<Value = SlotSighting> {
     ];
     let claim = (proptest::sample::select(SlotState::ALL), holding, weighted(0.8));
     let claim = claim.prop_map(|(state, holding, fits)| SlotClaim { state, holding, fits });
-    (0..8u32, proptest::option::weighted(0.8, claim), seen).prop_map(|(index, claim, seen)| {
-        let incarnation = "01ARZ3NDEKTSV4RRFFQ69G5FAV".parse().expect("a ULID");
-        let name = format!("vm-{index}").parse().expect("a name");
-        let is_held = claim.is_some_and(|row| row.holding != Holding::Nobody);
-        SlotSighting {
-            index,
-            netns: format!("sexton-{index}"),
-            ns_ino: claim.map(|_| u64::from(index)),
-            claim,
-            holder: is_held.then_some(Holder { name, incarnation }),
-            seen,
-        }
-    })
+    (0..8u32, proptest::option::weighted(0.8, claim), seen, weighted(0.3)).prop_map(
+        |(index, claim, seen, is_former)| {
+            let incarnation = "01ARZ3NDEKTSV4RRFFQ69G5FAV".parse().expect("a ULID");
+            let name = format!("vm-{index}").parse().expect("a name");
+            let is_held = claim.is_some_and(|row| row.holding != Holding::Nobody);
+            SlotSighting {
+                index,
+                netns: format!("sexton-{index}"),
+                ns_ino: claim.map(|_| u64::from(index)),
+                table: if is_former { "sexton_old" } else { "sexton" }.to_owned(),
+                claim,
+                holder: is_held.then_some(Holder { name, incarnation }),
+                seen,
+            }
+        },
+    )
 }
 
 fn network() -> impl Strategy<Value = Network> {
     let wish = (0..4u32, 0..8u32).prop_map(|(spare, capacity)| Wish { spare, waiting: 0, capacity });
-    (vec(slot(), 0..6), wish, any::<bool>()).prop_map(|(mut slots, wish, has_table)| {
+    let tables = proptest::sample::subsequence(vec![("sexton", false), ("sexton_old", true)], 0..=2);
+    (vec(slot(), 0..6), wish, tables).prop_map(|(mut slots, wish, tables)| {
         let mut numbers = BTreeSet::new();
         slots.retain(|slot| numbers.insert(slot.index));
-        Network { slots, wish, table: has_table.then(|| "sexton".to_owned()) }
+        let table = |(name, is_former)| SharedTable { name: String::from(name), is_former };
+        Network { slots, wish, tables: tables.into_iter().map(table).collect() }
     })
 }
 
@@ -193,9 +199,10 @@ fn carry_out_network(action: &Action, network: &mut Network) {
             let netns = format!("sexton-{index}");
             slots.retain(|slot| slot.index != *index);
             let (claim, seen) = (Some(claim), Seen::Whole);
-            slots.push(SlotSighting { index: *index, netns, ns_ino: Some(9), claim, holder: None, seen });
+            let table = "sexton".to_owned();
+            slots.push(SlotSighting { index: *index, netns, ns_ino: Some(9), table, claim, holder: None, seen });
         }
-        Action::ReleaseTable { .. } => network.table = None,
+        Action::ReleaseTable { table, .. } => network.tables.retain(|known| known.name != *table),
         Action::WriteBack { .. } | Action::Terminate { .. } | Action::Adopt { .. } => {}
         Action::FinishStop { .. } | Action::Close { .. } | Action::Release { .. } => {}
     }
@@ -413,6 +420,12 @@ proptest! {
             let is_held_in_vain = slot.claim.is_some_and(|claim| claim.state == SlotState::Quarantined);
             if !released && !is_unused && !is_held_in_vain {
                 let forged = Action::ReleaseSlot { index, netns, ns_ino, reason };
+                let forged = Plan { generation: 1, actions: vec![forged], left: Vec::new() };
+                prop_assert!(check(&forged, &world, &policies()).is_err(), "{:?}", slot);
+            }
+            let is_table = |action: &Action| matches!(action, Action::ReleaseTable { table, .. } if *table == slot.table);
+            if slot.claim.is_some() && !planned.actions.iter().any(is_table) {
+                let forged = Action::ReleaseTable { table: slot.table.clone(), reason: String::new() };
                 let forged = Plan { generation: 1, actions: vec![forged], left: Vec::new() };
                 prop_assert!(check(&forged, &world, &policies()).is_err(), "{:?}", slot);
             }

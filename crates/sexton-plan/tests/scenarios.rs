@@ -11,13 +11,13 @@
 //! doubt NAME pid=N elsewhere domain=populated|empty|unknown [namespace=ended] [state=STATE] [stop] [exit]
 //! unread WHAT pid=N WORDS OF THE REASON
 //! mark|logs|pin|cgroup KEY row|nobody|forgotten [living|unread]
-//! pool N [of=CAPACITY] [table]
-//! slot INDEX passed-by | making|ready|held|releasing|quarantined [live|leaving|untold|nobody] [outdated]
+//! pool N [of=CAPACITY] [table] [former-table]
+//! slot INDEX passed-by | making|ready|held|releasing|quarantined [live|leaving|untold|nobody] [outdated] [former]
 //!     [whole|bare|absent|foreign=WHAT|unread=WHY|missing=PART,…]
 //! plan
 //! > adopt|finish-stop|close NAME | > release KIND KEY |
 //! > repair-slot INDEX WORDS OF THE REASON | > release-slot INDEX WORDS OF THE REASON | > make-slot INDEX |
-//! > release-table |
+//! > release-table NAME |
 //! > write-back WATCH/ID pid=N | > terminate WATCH/ID pid=N | > leave WATCH/ID pid=N WORDS OF THE REASON
 //! ```
 
@@ -38,11 +38,12 @@ use sexton_plan::pool::Wish;
 use sexton_plan::slot::{Holder, Holding, Part, Seen, SlotClaim, SlotState};
 use sexton_plan::state::State;
 use sexton_plan::world::{
-    Before, Content, Custody, Doubted, Left, Marked, MarkedKind, Owner, Parent, Sighting, SlotSighting, World,
+    Before, Content, Custody, Doubted, Left, Marked, MarkedKind, Owner, Parent, SharedTable, Sighting, SlotSighting,
+    World,
 };
 
 /// What scenarios show, each by one at least; a scenario shows nothing else.
-const CLAIMS: [&str; 35] = [
+const CLAIMS: [&str; 36] = [
     // Processes of somebody else.
     "written-back",
     "right-is-not-written",
@@ -82,6 +83,7 @@ const CLAIMS: [&str; 35] = [
     "unread-slot-is-let-alone",
     "abandoned-slot-goes",
     "last-slot-takes-the-table",
+    "former-table-goes-when-unused",
 ];
 
 fn value<'a>(words: &[&'a str], key: &str) -> Option<&'a str> {
@@ -236,6 +238,7 @@ fn slot(words: &[&str]) -> SlotSighting {
         index,
         netns: format!("sexton-{index}"),
         ns_ino: state.map(|_| 4_026_532_000 + u64::from(index)),
+        table: if words.contains(&"former") { "sexton_old" } else { "sexton" }.to_owned(),
         claim: state.map(|state| SlotClaim { state: *state, holding, fits }),
         holder: (holding != Holding::Nobody).then(|| Holder { name: "vm".parse().expect("a name"), incarnation }),
         seen: slot_seen(words),
@@ -253,7 +256,7 @@ fn told(plan: &Plan) -> Vec<String> {
         Action::RepairSlot { index, reason, .. } => format!("repair-slot {index} {reason}"),
         Action::ReleaseSlot { index, reason, .. } => format!("release-slot {index} {reason}"),
         Action::MakeSlot { index, .. } => format!("make-slot {index}"),
-        Action::ReleaseTable { .. } => "release-table".to_owned(),
+        Action::ReleaseTable { table, .. } => format!("release-table {table}"),
     });
     let left = plan.left.iter().map(|left| {
         let pid = left.pid.map(|pid| format!(" pid={pid}")).unwrap_or_default();
@@ -287,7 +290,10 @@ fn run(file: &Path) -> BTreeSet<String> {
             "pool" => {
                 let capacity = number(&words, "of").unwrap_or(16).try_into().expect("fits");
                 world.network.wish = Wish { spare: words[1].parse().expect("a number"), waiting: 0, capacity };
-                world.network.table = words.contains(&"table").then(|| "sexton".to_owned());
+                let tables = [("table", "sexton", false), ("former-table", "sexton_old", true)];
+                let tables = tables.into_iter().filter(|(word, ..)| words.contains(word));
+                let table = |(_, name, is_former)| SharedTable { name: String::from(name), is_former };
+                world.network.tables = tables.map(table).collect();
             }
             "slot" => world.network.slots.push(slot(&words)),
             "see" => world.sightings.push(sighting(&words[1..])),

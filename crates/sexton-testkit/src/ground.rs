@@ -17,6 +17,8 @@ use crate::host::{cgroup2, mounts_below, processes_in, tree};
 pub struct Ground {
     id: String,
     cgroup: String,
+    /// The first that a daemon here had; all others are below it.
+    first_cgroup: String,
     dir: PathBuf,
     program: PathBuf,
     cgroup_mount: PathBuf,
@@ -48,7 +50,8 @@ impl Ground {
         fs::create_dir(&dir).with_context(|| dir.display().to_string())?;
         // An empty configuration of one's own: the host's is not meant.
         fs::write(dir.join("sexton.toml"), "")?;
-        Ok(Ground { cgroup: id.clone(), id, dir, program: sexton.into(), cgroup_mount })
+        let (cgroup, first_cgroup) = (id.clone(), id.clone());
+        Ok(Ground { id, cgroup, first_cgroup, dir, program: sexton.into(), cgroup_mount })
     }
 
     /// A ground for another daemon of the same program, whose cgroup lies below the one of this.
@@ -58,6 +61,7 @@ impl Ground {
     pub fn below(&self) -> Result<Ground> {
         let mut below = Ground::within(&self.program, &self.dir)?;
         below.cgroup = format!("{}/{}", self.cgroup, below.id);
+        below.first_cgroup.clone_from(&below.cgroup);
         Ok(below)
     }
 
@@ -89,6 +93,11 @@ impl Ground {
     /// The daemon's cgroup, as `--cgroup` takes it.
     pub fn cgroup(&self) -> &str {
         &self.cgroup
+    }
+
+    /// Gives daemons that begin from now on another cgroup, below the one before.
+    pub fn change_cgroup(&mut self) {
+        self.cgroup.push_str("/below");
     }
 
     /// The daemon's configuration, empty until a test writes it.
@@ -135,12 +144,12 @@ impl Ground {
         command
     }
 
-    /// Ends every process in the cgroup of this ground, and removes it with all below.
+    /// Ends every process in the cgroups of this ground, and removes it with all below.
     ///
     /// # Errors
     /// Something in it does not end.
     pub fn clear_cgroup(&self) -> Result<()> {
-        let dir = self.cgroup_dir();
+        let dir = self.cgroup_mount.join(&self.first_cgroup);
         if !dir.exists() {
             return Ok(());
         }

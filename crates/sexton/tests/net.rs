@@ -129,8 +129,8 @@ fn a_slot_reaches_its_gateway_and_leaves_nothing() {
         assert_eq!(all_ok(net.release(&slots)), [Released::Now; 3]);
         assert_eq!(net.observe(&slots).expect("looked"), [Seen::Absent, Seen::Absent, Seen::Absent]);
         assert_eq!(all_ok(net.release(&slots)), [Released::WasGone; 3]);
-        assert_eq!(net.dismantle(), Ok(Released::Now));
-        assert_eq!(net.dismantle(), Ok(Released::WasGone));
+        assert_eq!(net.dismantle(slots[0].table()), Ok(Released::Now));
+        assert_eq!(net.dismantle(slots[0].table()), Ok(Released::WasGone));
         assert_eq!(snapshot(), before);
         assert!(!fs::exists("/run/netns").expect("looked"), "it was not there before");
     });
@@ -325,7 +325,7 @@ fn whatever_is_left_of_a_slot_is_taken_down() {
             }
             release(&mut next, &slot).unwrap_or_else(|error| panic!("released what {left} left: {error}"));
             assert_eq!(seen(&mut next, &slot), Seen::Absent, "{left}");
-            next.dismantle().expect("dismantled");
+            next.dismantle(slot.table()).expect("dismantled");
             assert_eq!(snapshot(), before, "{left}");
         }
     });
@@ -370,7 +370,7 @@ fn two_daemons_do_not_meet() {
         assert_eq!(two.observe(&two_slots).expect("looked"), [Seen::Whole, Seen::Whole]);
         assert_eq!(call(&two_slots[0], two_slots[0].gateway), two_slots[0].address);
         all_ok(one.release(&one_slots));
-        one.dismantle().expect("dismantled");
+        one.dismantle(one_slots[0].table()).expect("dismantled");
         assert_eq!(snapshot(), of_two);
         assert!(nft("list tables").contains(&table));
         all_ok(two.release(&two_slots));
@@ -429,7 +429,7 @@ fn a_slot_appears_to_the_world_as_its_host() {
         let mut net = Net::open(scheme);
         assert_eq!(net.observe(&slots).expect("looked"), [Seen::Whole, Seen::Whole]);
         all_ok(net.release(&slots));
-        net.dismantle().expect("dismantled");
+        net.dismantle(slots[0].table()).expect("dismantled");
         assert_eq!(snapshot(), before, "forwarding of the uplink included");
     });
 }
@@ -496,7 +496,7 @@ fn three_hundred_slots_are_made_used_and_given_back() {
         let began = Instant::now();
         all_ok(net.release(&slots));
         eprintln!("made in {made:?}, released in {:?}", began.elapsed());
-        net.dismantle().expect("dismantled");
+        net.dismantle(slots[0].table()).expect("dismantled");
         assert_eq!(snapshot(), before);
     });
 }

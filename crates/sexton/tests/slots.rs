@@ -18,7 +18,7 @@ use std::os::unix::fs::MetadataExt;
 use std::process::Command;
 use std::time::Duration;
 
-use network::{alone, host, run};
+use network::{alone, host, run, snapshot};
 use place::{
     Squatter, create, entry_of, host_becomes, namespace_of, node, reaches_its_gateway, reconcile, sleeper, slots,
     slots_become, stop, with_slot,
@@ -78,16 +78,21 @@ fn a_slot_is_a_place_of_its_own_and_comes_back_as_it_was() {
 #[test]
 fn the_directory_of_namespaces_goes_with_the_last_of_them_whoever_made_it() {
     alone(|| {
-        let here = |file: &str| fs::read_to_string(file).expect("read").contains("/run/netns");
+        // The host that this namespace was copied from may have some, too.
+        let mounts = || {
+            let all = fs::read_to_string("/proc/thread-self/mountinfo").expect("read");
+            all.lines().filter(|line| line.contains("/run/netns")).count()
+        };
+        let before = mounts();
         assert!(!fs::exists("/run/netns").expect("looked"), "it was not there before");
         let mut node = node("count = 1\n");
-        assert!(here("/proc/thread-self/mountinfo"), "an entry is a mount");
+        assert!(mounts() > before, "an entry is a mount");
         // REGRESSION: the next worker did not know that the directory was made by a daemon of ours.
         node.daemon().replace_worker().expect("another worker");
         let drained = node.ask("POST", "/v1/nodes/self?wait=10s", None, Some(&json!({ "status": "draining" }))).0;
         assert_eq!(drained.expect(200)["drained"], true);
         assert!(!fs::exists("/run/netns").expect("looked"));
-        assert!(!here("/proc/thread-self/mountinfo"));
+        assert_eq!(mounts(), before);
     });
 }
 
@@ -272,6 +277,98 @@ fn every_life_has_a_slot_of_its_own() {
         let adopt = json!({ "name": "other", "pid": std::process::id(), "start_ticks": 1, "slot": true });
         let refused = node.ask("POST", "/v1/adopt", None, Some(&adopt)).0;
         assert!(refused.status == 400 && refused.text().contains("`slot`"), "{}", refused.text());
+    });
+}
+
+/// The names of the daemon's tables, sorted.
+fn tables() -> Vec<String> {
+    let listed: Value = serde_json::from_str(&run("nft", "-j list tables")).expect("JSON");
+    let all = listed["nftables"].as_array().expect("a list").iter().filter_map(|one| one["table"]["name"].as_str());
+    let mut names: Vec<String> = all.map(str::to_owned).collect();
+    names.sort();
+    names
+}
+
+/// Kills the daemon, whose instances live on, and starts one with another cgroup.
+fn change_cgroup(node: &mut Node, meanwhile: impl FnOnce()) {
+    node.daemon.take().expect("a daemon runs").kill9_both().expect("both killed");
+    meanwhile();
+    node.ground.change_cgroup();
+    node.serve();
+}
+
+#[test]
+fn the_table_of_a_former_cgroup_goes_with_the_last_slot_that_was_made_with_it() {
+    alone(|| {
+        run("ip", "link add up0 type veth peer name outside");
+        let nothing = snapshot();
+        let mut node = node("count = 1\nuplink = \"up0\"\n");
+        let first = tables();
+        change_cgroup(&mut node, || ());
+        assert_eq!(slots(&mut node), ["0 ready"]);
+        let second = tables();
+        assert_eq!(second.len(), 1, "{second:?}");
+        assert_ne!(first, second);
+
+        let vm = create(&mut node, &sleeper("vm"));
+        slots_become(&mut node, &["0 held vm", "1 ready"]);
+        change_cgroup(&mut node, || ());
+        slots_become(&mut node, &["0 held vm", "1 ready"]);
+        assert!(reaches_its_gateway(&vm));
+        let both = tables();
+        assert!(both.len() == 2 && both.contains(&second[0]), "{both:?}");
+        let planned = node.get("/v1/plan");
+        assert_eq!(planned["actions"], json!([]), "{planned}");
+        node.kill(Dead::Worker, || ());
+        assert_eq!(tables(), both);
+        stop(&mut node, "vm");
+        slots_become(&mut node, &["0 ready"]);
+        let third = tables();
+        assert!(third.len() == 1 && !third.contains(&second[0]), "{third:?}");
+        let drained = node.ask("POST", "/v1/nodes/self?wait=20s", None, Some(&json!({ "status": "draining" }))).0;
+        assert_eq!(drained.expect(200)["drained"], true);
+        assert_eq!(snapshot(), nothing, "forwarding of the uplink included");
+    });
+}
+
+#[test]
+fn forwarding_lasts_as_long_as_a_table_needs_it() {
+    alone(|| {
+        run("ip", "link add up0 type veth peer name outside");
+        let nothing = snapshot();
+        let forwards = || run("ip", "-o -4 netconf show dev up0").contains("forwarding on");
+        let mut node = node("count = 0\nuplink = \"up0\"\n");
+        create(&mut node, &sleeper("former"));
+        assert!(forwards());
+        change_cgroup(&mut node, || ());
+        create(&mut node, &sleeper("vm"));
+        stop(&mut node, "former");
+        eventually("the former table is gone", SOON, || match tables() {
+            one if one.len() == 1 => Ok(()),
+            more => Err(format!("{more:?}")),
+        });
+        assert!(forwards(), "it was switched on for the former table, and the present one needs it");
+        stop(&mut node, "vm");
+        eventually("the host is as it was", SOON, || {
+            let found = snapshot();
+            if found == nothing { Ok(()) } else { Err(format!("{found:?}")) }
+        });
+    });
+}
+
+#[test]
+fn the_table_of_a_former_cgroup_is_let_alone_where_somebody_else_uses_it() {
+    alone(|| {
+        let mut node = node("count = 1\n");
+        let first = tables().remove(0);
+        let element = format!("add element inet {first} slots {{ \"stranger\" . 192.0.2.1 }}");
+        change_cgroup(&mut node, || drop(run("nft", &element)));
+        assert_eq!(slots(&mut node), ["0 ready"]);
+        assert!(tables().len() == 2 && tables().contains(&first), "{:?}", tables());
+        assert!(run("nft", &format!("list table inet {first}")).contains("stranger"));
+        let drained = node.ask("POST", "/v1/nodes/self?wait=20s", None, Some(&json!({ "status": "draining" }))).0;
+        assert_eq!(drained.expect(200)["drained"], true);
+        assert_eq!(tables(), [first]);
     });
 }
 

@@ -195,6 +195,8 @@ fn a_slot_has_its_tap_and_reaches_the_world_through_the_uplink() {
         run("ip", "-n outside link set eth0 up");
         let nothing = snapshot();
         let mut node = node("count = 1\ntap = true\nuplink = \"up0\"\n");
+        let rules = run("nft", "list ruleset");
+        assert!(rules.contains("oifname \"up0\" masquerade"), "{rules}");
         let body = "until bash -c 'exec 3<>/dev/tcp/192.0.2.2/4711'; do sleep 0.01; done; exit 6";
         let outside = std::thread::spawn(|| {
             let namespace = fs::File::open("/run/netns/outside").expect("opened");
@@ -211,8 +213,6 @@ fn a_slot_has_its_tap_and_reaches_the_world_through_the_uplink() {
         assert!(addresses.contains(&format!("inet {}/30", text(slot, "address"))), "{addresses}");
         let gateway = run("ip", &format!("-4 -o addr show dev {}", text(&node.get("/v1/slots")["items"][0], "link")));
         assert!(gateway.contains(&format!("inet {}/30", text(slot, "gateway"))), "{gateway}");
-        let rules = run("nft", "list ruleset");
-        assert!(rules.contains("oifname \"up0\" masquerade"), "{rules}");
         let tap = run("ip", &format!("{inside} -o link show dev tap0"));
         assert!(tap.contains("UP"), "{tap}");
         opens_tap(&Path::new("/run/netns").join(text(slot, "netns")));

@@ -184,11 +184,23 @@ impl Kernel {
 
     /// Takes `slots` down.
     pub fn release(&mut self, slots: &[Slot]) -> Vec<Result<Released, NetError>> {
-        if let Err(refused) = nft::remove(&mut self.filter, &self.scheme, slots.iter()) {
-            let error = refused.during("remove the slots' elements");
-            return slots.iter().map(|_| Err(error.clone())).collect();
+        match self.remove_elements(slots) {
+            Ok(()) => self.take_down(slots),
+            Err(refused) => {
+                let error = refused.during("remove the slots' elements");
+                slots.iter().map(|_| Err(error.clone())).collect()
+            }
         }
-        self.take_down(slots)
+    }
+
+    /// Takes the elements of `slots` out of the present table, and out of those that they were made with.
+    fn remove_elements(&mut self, slots: &[Slot]) -> Result<(), Refused> {
+        let present = self.scheme.table();
+        let former: BTreeSet<&str> = slots.iter().map(Slot::table).filter(|table| *table != present).collect();
+        for table in former {
+            nft::remove(&mut self.filter, table, slots.iter().filter(|slot| slot.table() == table))?;
+        }
+        nft::remove(&mut self.filter, &present, slots.iter())
     }
 
     /// Takes away pairs and entries, where they are ours, and sees to it that nobody holds the namespaces.
@@ -260,7 +272,7 @@ impl Kernel {
             links: links.into_iter().map(|link| (link.name.clone(), link)).collect(),
             ground: Ground::look(&mut self.route)?,
             table: nft::look(&mut self.filter, &self.scheme).map_err(|refused| refused.during("look at rules"))?,
-            elements: nft::elements(&mut self.filter, &self.scheme)
+            elements: nft::elements(&mut self.filter, &self.scheme.table())
                 .map_err(|refused| refused.during("look at the slots' elements"))?,
             forwards: self.scheme.uplink().is_some(),
         };
@@ -351,21 +363,43 @@ impl Kernel {
             .map_err(|refused| refused.during(&format!("set forwarding of `{}`", link.name)))
     }
 
-    /// Takes down what the slots share.
-    pub fn dismantle(&mut self) -> Result<Released, NetError> {
-        let note = nft::note(&mut self.filter, &self.scheme).map_err(|refused| refused.during("look at the table"))?;
-        let noted = note.as_deref().and_then(link_noted).map(str::to_owned);
-        if let Some(name) = noted.or_else(|| self.switched_on.clone()) {
-            let found = route::link(&mut self.route, &name).map_err(|refused| refused.during("look at the uplink"))?;
-            if let Some(link) = found {
-                self.set_forwarding(&link, false)?;
+    /// Takes down the table of that name, and puts back what it says was changed for it. One of a former scheme is
+    /// ours while nobody else has an element in it.
+    pub fn dismantle(&mut self, table: &str) -> Result<Released, NetError> {
+        let is_former = table != self.scheme.table();
+        if is_former {
+            let elements = nft::elements(&mut self.filter, table);
+            let elements = elements.map_err(|refused| refused.during("look at the elements of a former table"))?;
+            if !elements.is_empty() {
+                return Err(NetError::Foreign(format!("table `{table}` holds what was not made for this node")));
             }
+        }
+        let note = nft::note(&mut self.filter, table).map_err(|refused| refused.during("look at the table"))?;
+        let noted = note.as_deref().and_then(link_noted).map(str::to_owned);
+        if let Some(name) = noted.or_else(|| self.switched_on.clone().filter(|_| !is_former)) {
+            self.put_back_forwarding(name, is_former)?;
+        }
+        if !is_former {
             self.switched_on = None;
         }
-        let was_there = nft::delete_table(&mut self.filter, &self.scheme)
-            .map_err(|refused| refused.during("remove the nft table"))?;
+        let was_there =
+            nft::delete_table(&mut self.filter, table).map_err(|refused| refused.during("remove the nft table"))?;
         self.directory.remove();
         Ok(if was_there { Released::Now } else { Released::WasGone })
+    }
+
+    /// Switches forwarding of the uplink `name` off again, unless the present table needs it.
+    fn put_back_forwarding(&mut self, name: String, is_former: bool) -> Result<(), NetError> {
+        let is_needed = is_former
+            && self.scheme.uplink() == Some(name.as_str())
+            && nft::look(&mut self.filter, &self.scheme).map_err(|refused| refused.during("look at rules"))?
+                != Table::Missing;
+        if is_needed {
+            self.switched_on = Some(name);
+            return Ok(());
+        }
+        let found = route::link(&mut self.route, &name).map_err(|refused| refused.during("look at the uplink"))?;
+        found.map_or(Ok(()), |link| self.set_forwarding(&link, false))
     }
 }
 

@@ -119,13 +119,14 @@ impl Net {
         kernel::apart(|| kernel.repair(slot, holder))?
     }
 
-    /// Takes down what the slots share: the table, forwarding at the uplink where it was off before, `/run/netns` where
-    /// it was made by this process. Only for when no slot is left.
+    /// Takes down what slots share: the nft table of that name, the present one or one of a former scheme, forwarding at
+    /// the uplink where it was off before, `/run/netns` where a daemon of ours made it and nothing is in it. Only for when
+    /// no slot of that table is left.
     ///
     /// # Errors
-    /// The kernel refused.
-    pub fn dismantle(&mut self) -> Result<Released, NetError> {
-        self.kernel()?.dismantle()
+    /// `Foreign` where somebody else uses it, and the kernel's.
+    pub fn dismantle(&mut self, table: &str) -> Result<Released, NetError> {
+        self.kernel()?.dismantle(table)
     }
 
     fn kernel(&mut self) -> Result<&mut Kernel, NetError> {

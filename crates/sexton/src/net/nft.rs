@@ -83,10 +83,10 @@ pub enum Table {
     Whole,
 }
 
-/// What is noted in the table; `None` where there is no table, or no note.
-pub fn note(netlink: &mut Netlink, scheme: &Scheme) -> Result<Option<String>, Refused> {
+/// What is noted in the table of that name; `None` where there is no table, or no note.
+pub fn note(netlink: &mut Netlink, table: &str) -> Result<Option<String>, Refused> {
     let mut note = None;
-    let message = Message::new(GET_TABLE, 0, &INET).text(TABLE, &scheme.table());
+    let message = Message::new(GET_TABLE, 0, &INET).text(TABLE, table);
     let told = netlink.look(message, |incoming| {
         note = incoming.attributes(HEAD).find(TABLE_USERDATA).and_then(comment_of);
     });
@@ -129,9 +129,9 @@ fn rule_of(incoming: &Incoming<'_>, scheme: &Scheme) -> Option<(String, String)>
     Some((attributes.find(PART).map(text_of)?, comment))
 }
 
-/// The elements of the set.
-pub fn elements(netlink: &mut Netlink, scheme: &Scheme) -> Result<BTreeSet<Key>, Refused> {
-    let request = || Message::new(GET_ELEMENT, 0, &INET).text(TABLE, &scheme.table()).text(PART, SLOTS);
+/// The elements of the set in the table of that name.
+pub fn elements(netlink: &mut Netlink, table: &str) -> Result<BTreeSet<Key>, Refused> {
+    let request = || Message::new(GET_ELEMENT, 0, &INET).text(TABLE, table).text(PART, SLOTS);
     let parts = netlink.dump(request, |incoming| {
         let list = incoming.attributes(HEAD).inside(ELEMENTS);
         Some(list.filter_map(|(_, element)| key_in(element)).collect::<Vec<Key>>())
@@ -187,8 +187,8 @@ pub fn make_table(netlink: &mut Netlink, scheme: &Scheme, note: Option<&str>) ->
 ///
 /// # Errors
 /// The kernel refused.
-pub fn delete_table(netlink: &mut Netlink, scheme: &Scheme) -> Result<bool, Refused> {
-    let message = Message::new(DELETE_TABLE, 0, &INET).text(TABLE, &scheme.table());
+pub fn delete_table(netlink: &mut Netlink, table: &str) -> Result<bool, Refused> {
+    let message = Message::new(DELETE_TABLE, 0, &INET).text(TABLE, table);
     absent_is(transact(netlink, vec![message]).map(|()| true), false)
 }
 
@@ -197,21 +197,18 @@ pub fn delete_table(netlink: &mut Netlink, scheme: &Scheme) -> Result<bool, Refu
 /// # Errors
 /// The kernel refused; of the slots before, as many as fit one transaction may have theirs.
 pub fn add<'a>(netlink: &mut Netlink, scheme: &Scheme, slots: impl Iterator<Item = &'a Slot>) -> Result<(), Refused> {
-    let messages = slots.map(|slot| element(NEW_ELEMENT, scheme, slot)).collect::<Vec<Message>>();
+    let table = scheme.table();
+    let messages = slots.map(|slot| element(NEW_ELEMENT, &table, slot)).collect::<Vec<Message>>();
     in_parts(netlink, messages)
 }
 
-/// Takes the elements of `slots` out; fine where they are not there, or nothing is.
+/// Takes the elements of `slots` out of the table of that name; fine where they are not there, or nothing is.
 ///
 /// # Errors
 /// The kernel refused.
-pub fn remove<'a>(
-    netlink: &mut Netlink,
-    scheme: &Scheme,
-    slots: impl Iterator<Item = &'a Slot>,
-) -> Result<(), Refused> {
+pub fn remove<'a>(netlink: &mut Netlink, table: &str, slots: impl Iterator<Item = &'a Slot>) -> Result<(), Refused> {
     // What is added first, within the same step, can be removed whether or not it was there.
-    let messages = slots.flat_map(|slot| [NEW_ELEMENT, DELETE_ELEMENT].map(|kind| element(kind, scheme, slot)));
+    let messages = slots.flat_map(|slot| [NEW_ELEMENT, DELETE_ELEMENT].map(|kind| element(kind, table, slot)));
     absent_is(in_parts(netlink, messages.collect()), ())
 }
 
@@ -240,9 +237,9 @@ pub fn key(slot: &Slot) -> Key {
     key
 }
 
-fn element(kind: u16, scheme: &Scheme, slot: &Slot) -> Message {
+fn element(kind: u16, table: &str, slot: &Slot) -> Message {
     let flags = if kind == NEW_ELEMENT { NLM_F_CREATE } else { 0 };
-    Message::new(kind, flags, &INET).text(TABLE, &scheme.table()).text(PART, SLOTS).nest(ELEMENTS, |list| {
+    Message::new(kind, flags, &INET).text(TABLE, table).text(PART, SLOTS).nest(ELEMENTS, |list| {
         list.nest(LIST_ELEMENT, |element| {
             let element = element.nest(ELEMENT_KEY, |value| value.put(VALUE, &key(slot)));
             if kind == NEW_ELEMENT {

@@ -53,6 +53,14 @@ pub struct Slot {
     pub(super) nsid: i32,
 }
 
+impl Slot {
+    /// The nft table with its element: of the scheme that it was made by.
+    pub fn table(&self) -> &str {
+        // A namespace is named by its table and its number.
+        self.netns.rsplit_once('-').map_or("", |(table, _)| table)
+    }
+}
+
 impl Scheme {
     /// The scheme of the daemon whose subtree is `cgroup`, with the `[slots]` of its configuration.
     pub fn new(cgroup: &str, slots: &Slots) -> Scheme {
@@ -171,6 +179,7 @@ mod tests {
         assert_eq!(last.nsid & 0xffff, 0xffff);
         assert!(last.nsid > 0);
         assert_eq!(other.table().len(), "sexton_".len() + 8);
+        assert_eq!((slot.table(), last.table()), ("sexton", other.table().as_str()));
         // REGRESSION: a release that names them otherwise would not find what its forerunner made.
         assert_eq!(other.table(), "sexton_66b102c2");
     }

@@ -28,6 +28,6 @@ pub(super) enum News {
     Looked(Vec<Review>, BTreeMap<u32, Seen>),
     /// Slots in use were repaired.
     Repaired(Vec<(u32, Result<(), NetError>)>),
-    /// What slots share was taken down.
-    Dismantled(Result<Released, NetError>),
+    /// A table that slots shared was taken down.
+    Dismantled(String, Result<Released, NetError>),
 }

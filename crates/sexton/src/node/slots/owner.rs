@@ -19,8 +19,10 @@ use crate::net::{self, Scheme, Slot};
 use crate::node::host::SharedHost;
 use crate::refusal::{Kind, Refusal};
 
-/// The ledger's key that says that what slots share may be on the host.
-pub(super) const TABLE: &str = "slots.table";
+/// The ledger's key of the names of what slots share and what may be on the host.
+const TABLES: &str = "slots.table";
+/// What stood there instead of the name of the only one there could be.
+const MADE: &str = "made";
 
 /// What the owner begins with.
 #[derive(Clone, Debug)]
@@ -71,8 +73,9 @@ pub struct Owner {
     pub(super) is_busy: bool,
     /// Why the last slot could not be made; nothing more is tried unasked.
     pub(super) trouble: Option<Refusal>,
-    /// Whether what slots share may be on the host.
-    pub(super) has_table: bool,
+    /// The nft tables that slots share and that may be on the host: the present one, and others while the daemon's cgroup
+    /// was another one.
+    pub(super) tables: BTreeSet<String>,
     /// Who waits for a look.
     pub(super) reviews: Vec<Review>,
     /// Whether the thread has looked just now: who waits for a look and who waits for slots take turns.
@@ -102,7 +105,7 @@ impl Owner {
             releasers: BTreeMap::new(),
             is_busy: false,
             trouble: None,
-            has_table: false,
+            tables: BTreeSet::new(),
             reviews: Vec::new(),
             has_looked: false,
             waits: Vec::new(),
@@ -123,8 +126,34 @@ impl Owner {
     /// What an earlier worker made beside the slots.
     #[must_use]
     pub fn resume(mut self, meta: &BTreeMap<String, String>) -> Owner {
-        self.has_table = !self.kept.is_empty() || meta.contains_key(TABLE);
+        let present = self.pool.scheme.table();
+        self.tables = recorded_tables(meta, &present);
+        self.tables.extend(self.kept.values().map(|kept| kept.slot.table().to_owned()));
+        if !self.kept.is_empty() {
+            // A repair makes it.
+            self.tables.insert(present);
+        }
         self
+    }
+
+    /// What the ledger is to say of the tables.
+    pub(super) fn tables_meta(&self) -> (String, Option<String>) {
+        let names: Vec<&str> = self.tables.iter().map(String::as_str).collect();
+        (TABLES.to_owned(), (!names.is_empty()).then(|| names.join(" ")))
+    }
+
+    /// A table that no slot uses and none is to be made with.
+    pub(super) fn unused_table(&self) -> Option<String> {
+        let present = self.pool.scheme.table();
+        let wish = self.wish();
+        let is_used = |table: &String| {
+            if *table == present {
+                !self.kept.is_empty() || wish.spare + wish.waiting > 0
+            } else {
+                self.kept.values().any(|kept| kept.slot.table() == table)
+            }
+        };
+        self.tables.iter().find(|table| !is_used(table)).cloned()
     }
 
     fn recover(&mut self, row: SlotRow, lives: &Lives<'_>) {
@@ -190,7 +219,7 @@ impl Owner {
         }
         let looks_first = !std::mem::take(&mut self.has_looked);
         let is_at_work =
-            (looks_first && self.begin_look()) || self.begin_turn() || self.begin_look() || self.begin_dismantle();
+            (looks_first && self.begin_look()) || self.begin_dismantle() || self.begin_turn() || self.begin_look();
         if !is_at_work {
             self.at_rest();
         }
@@ -266,7 +295,7 @@ impl Owner {
             let _heard = reply.send(Err(self.trouble.clone().unwrap_or_else(full)));
         }
         self.tell_reviewed();
-        let is_down = self.pool.is_closed && self.kept.is_empty() && !self.has_table;
+        let is_down = self.pool.is_closed && self.kept.is_empty() && self.tables.is_empty();
         let left = if self.pool.is_closed { self.left() } else { Vec::new() };
         self.queue.closing.send_replace(Closing { is_down, left: left.clone() });
         for reply in std::mem::take(&mut self.closers) {
@@ -287,8 +316,9 @@ impl Owner {
             },
         };
         let mut all: Vec<SlotLeft> = self.kept.values().map(left).collect();
-        if all.is_empty() && self.has_table {
-            all.push(SlotLeft { name: self.pool.scheme.table(), instance: None, error: trouble });
+        if all.is_empty() {
+            let table = |name: &String| SlotLeft { name: name.clone(), instance: None, error: trouble.clone() };
+            all.extend(self.tables.iter().map(table));
         }
         all
     }
@@ -309,6 +339,12 @@ impl Owner {
     }
 }
 
+/// The tables that the ledger says may be on the host.
+fn recorded_tables(meta: &BTreeMap<String, String>, present: &str) -> BTreeSet<String> {
+    let names = meta.get(TABLES).map(String::as_str).unwrap_or_default().split_whitespace();
+    names.map(|name| if name == MADE { present } else { name }.to_owned()).collect()
+}
+
 /// Where a slot is, as instances show it.
 fn place(slot: &Slot) -> Place {
     Place {
@@ -317,5 +353,19 @@ fn place(slot: &Slot) -> Place {
         address: slot.address,
         gateway: slot.gateway,
         tap: slot.tap.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_that_was_recorded_under_another_cgroup_is_not_forgotten() {
+        for (value, tables) in [("made", &["sexton"][..]), ("sexton_66b102c2 sexton", &["sexton", "sexton_66b102c2"])] {
+            let meta = [(TABLES.to_owned(), value.to_owned())].into();
+            assert!(recorded_tables(&meta, "sexton").iter().eq(tables), "{value}");
+        }
+        assert!(recorded_tables(&BTreeMap::new(), "sexton").is_empty());
     }
 }

@@ -17,7 +17,7 @@ use sexton_plan::id::Incarnation;
 use sexton_plan::plan::{Action, Plan, Policies};
 use sexton_plan::pool::Wish;
 use sexton_plan::slot::{Holding, Seen, SlotClaim, SlotState};
-use sexton_plan::world::{Left, Network, SlotSighting, World};
+use sexton_plan::world::{Left, Network, SharedTable, SlotSighting, World};
 
 use super::news::News;
 use super::owner::{Kept, Owner};
@@ -188,6 +188,7 @@ impl Owner {
             index: *index,
             netns: kept.slot.netns.clone(),
             ns_ino: kept.row.ns_ino,
+            table: kept.slot.table().to_owned(),
             claim: Some(self.claim(kept, &lives)),
             holder: kept.row.holder.clone(),
             seen: seen_of(index),
@@ -195,6 +196,7 @@ impl Owner {
         let passed_by = self.skipped.keys().filter(|index| !self.kept.contains_key(index));
         let passed_by = passed_by.filter_map(|index| self.pool.scheme.slot(*index)).map(|slot| SlotSighting {
             index: slot.index,
+            table: slot.table().to_owned(),
             netns: slot.netns,
             ns_ino: None,
             claim: None,
@@ -206,12 +208,14 @@ impl Owner {
             pid: None,
             reason: trouble.detail.clone(),
         });
+        let present = self.pool.scheme.table();
+        let shared = |name: &String| SharedTable { name: name.clone(), is_former: *name != present };
         World {
             network: Network {
                 slots: kept.chain(passed_by).collect(),
                 // Whoever waits is served, or told no, before anything is at rest.
                 wish: Wish { waiting: 0, ..self.wish() },
-                table: self.has_table.then(|| self.pool.scheme.table()),
+                tables: self.tables.iter().map(shared).collect(),
             },
             left: trouble.into_iter().collect(),
             ..World::default()
@@ -243,8 +247,8 @@ impl Owner {
             Action::RepairSlot { index, .. } | Action::ReleaseSlot { index, .. } | Action::MakeSlot { index, .. } => {
                 self.failed.get(index).map(|why| format!("network slot {index}: {why}"))
             }
-            Action::ReleaseTable { .. } => {
-                self.trouble.as_ref().filter(|_| self.has_table).map(|trouble| trouble.detail.clone())
+            Action::ReleaseTable { table, .. } => {
+                self.trouble.as_ref().filter(|_| self.tables.contains(table)).map(|trouble| trouble.detail.clone())
             }
             Action::WriteBack { .. } | Action::Terminate { .. } | Action::Adopt { .. } => None,
             Action::FinishStop { .. } | Action::Close { .. } | Action::Release { .. } => None,

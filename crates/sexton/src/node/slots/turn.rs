@@ -9,7 +9,7 @@ use sexton_plan::slot::SlotState;
 
 use super::crew::Crew;
 use super::news::{News, NotMade};
-use super::owner::{Kept, Owner, TABLE};
+use super::owner::{Kept, Owner};
 use crate::net::{Made, NetError, Released, Slot};
 use crate::node::crash::crash_point;
 use crate::node::host::Host;
@@ -41,9 +41,8 @@ impl Owner {
             up.push(slot.clone());
             self.kept.insert(slot.index, Kept { row, slot });
         }
-        if !up.is_empty() && !self.has_table {
-            self.has_table = true;
-            coming.meta.push((TABLE.to_owned(), Some("made".to_owned())));
+        if !up.is_empty() && self.tables.insert(self.pool.scheme.table()) {
+            coming.meta.push(self.tables_meta());
         }
         let (host, crew) = (Arc::clone(&self.host), Arc::clone(&self.crew));
         let turn = Turn { going, coming, down, up };
@@ -51,14 +50,12 @@ impl Owner {
         true
     }
 
-    /// Takes down what slots share, if there is no slot any more and none is to be; whether the thread is at work now.
+    /// Takes down what slots share and no slot uses any more; whether the thread is at work now.
     pub(super) fn begin_dismantle(&mut self) -> bool {
-        let is_unused = self.kept.is_empty() && self.wish().spare == 0;
-        if !self.has_table || !is_unused || self.trouble.is_some() {
-            return false;
-        }
-        let done = self.crew.send(|net| net.dismantle());
-        self.begin(async move { News::Dismantled(done.await.and_then(|result| result)) });
+        let Some(table) = self.unused_table().filter(|_| self.trouble.is_none()) else { return false };
+        let name = table.clone();
+        let done = self.crew.send(move |net| net.dismantle(&name));
+        self.begin(async move { News::Dismantled(table, done.await.and_then(|result| result)) });
         true
     }
 
@@ -99,16 +96,24 @@ impl Owner {
                     }
                 }
             }
-            News::Dismantled(Ok(Released::Now | Released::WasGone)) => {
-                self.has_table = false;
-                let meta = vec![(TABLE.to_owned(), None)];
-                self.host.owe_unwaited(Batch { meta, volatile: true, ..Batch::default() });
-            }
-            News::Dismantled(Err(error)) => {
+            News::Dismantled(table, result) => self.dismantled(&table, result),
+        }
+    }
+
+    fn dismantled(&mut self, table: &str, result: Result<Released, NetError>) {
+        match result {
+            Ok(Released::Now | Released::WasGone) => {}
+            // Somebody else's by now, so nothing of ours is left.
+            Err(NetError::Foreign(what)) => tracing::warn!(what, "a table is let alone"),
+            Err(error) => {
                 tracing::warn!(%error, "what slots share was not taken down");
                 self.trouble = Some(refusal(&error));
+                return;
             }
         }
+        self.tables.remove(table);
+        let meta = vec![self.tables_meta()];
+        self.host.owe_unwaited(Batch { meta, volatile: true, ..Batch::default() });
     }
 
     fn released(&mut self, index: u32, result: Result<Released, NetError>, batch: &mut Batch) {
