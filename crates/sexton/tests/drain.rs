@@ -330,6 +330,17 @@ fn a_forced_drain_ends_all_but_the_one_that_cannot_end_and_names_it() {
     let again = node.ground.command(&["drain", "--force", "--wait"]).output().expect("the command runs");
     assert_eq!(again.status.code(), Some(0), "{}", String::from_utf8_lossy(&again.stderr));
     assert_eq!(node.get("/v1/node")["drained"], true);
+    for (name, kinds) in [("held", vec!["stopping", "stuck", "exited"]), ("other-0", vec!["stopping", "exited"])] {
+        let all = node.ground.client().list("/v1/events").expect("events");
+        let of_its_end = all.iter().filter(|event| event["instance"] == name).map(|event| {
+            let by = event["data"]["by"].as_str().map(|by| format!(" by {by}"));
+            text(event, "kind") + &by.unwrap_or_default()
+        });
+        let told: Vec<String> = of_its_end.skip(3).filter(|kind| !kind.starts_with("resource.")).collect();
+        let wanted = kinds.iter().map(|kind| format!("instance.{kind}"));
+        let wanted: Vec<String> = std::iter::once("api.called by drain".to_owned()).chain(wanted).collect();
+        assert_eq!(told, wanted, "{name} is told once to end, however often the drain looks");
+    }
     node.clear();
 }
 

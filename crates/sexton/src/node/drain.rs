@@ -21,7 +21,7 @@ use tokio::time::sleep;
 use super::crash::crash_point;
 use super::host::Host;
 use super::life::{Command, LifeHandle, now};
-use super::request::{Caller, NodeState, Stop};
+use super::request::NodeState;
 use crate::refusal::{Kind, Refusal};
 
 const STATUS: &str = "node.status";
@@ -278,13 +278,12 @@ impl Drain {
 
     /// Cancels what is to be cancelled; ends pending restarts of everything.
     fn apply_rules(&self, lives: &BTreeMap<Name, LifeHandle>) {
-        let stop = Stop { force: false, grace: None };
         for life in lives.values() {
             let Some(entry) = life.entry.borrow().clone() else { continue };
             let pending = entry.state.is_terminal() && entry.restarts.next_at.is_some();
             // What is being stopped already was told by the pass before, or by somebody else.
             if pending || (entry.stop.is_none() && self.rules.cancel.contains(&entry.spec.kind)) {
-                tell_stop(life, &stop, "cancelled");
+                end(life, false, "cancelled");
             }
         }
     }
@@ -308,8 +307,7 @@ impl Drain {
 
 /// A forced stop of everything that still lives.
 fn force(lives: &BTreeMap<Name, LifeHandle>) {
-    let stop = Stop { force: true, grace: None };
-    lives.values().for_each(|life| tell_stop(life, &stop, "drained"));
+    lives.values().for_each(|life| end(life, true, "drained"));
 }
 
 /// The event of a status that is new.
@@ -324,15 +322,11 @@ fn is_settled(entry: &Option<Arc<Entry>>) -> bool {
         .is_none_or(|entry| entry.state.is_terminal() && entry.resources.is_empty() && entry.restarts.next_at.is_none())
 }
 
-fn tell_stop(life: &LifeHandle, stop: &Stop, reason: &str) {
+fn end(life: &LifeHandle, force: bool, reason: &'static str) {
     let Some(entry) = life.entry.borrow().clone() else { return };
     let pending = entry.restarts.next_at.is_some();
     if (entry.state.is_terminal() && !pending) || entry.state == State::Unverified {
         return;
     }
-    let caller = Caller { uid: None, by: "drain".to_owned() };
-    // Nobody waits for the answer.
-    let (reply, _) = tokio::sync::oneshot::channel();
-    let command = Command::Stop { stop: stop.clone(), reason: Some(reason.to_owned()), caller, reply };
-    life.pass_on(command);
+    life.pass_on(Command::Drain { force, reason });
 }

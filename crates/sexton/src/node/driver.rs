@@ -170,7 +170,7 @@ impl Driver {
                 self.tell(&name, reply, |reply| Command::Start { caller, key: None, reply });
             }
             Request::Stop { name, stop, caller, reply } => {
-                self.tell(&name, reply, |reply| Command::Stop { stop, reason: None, caller, reply });
+                self.tell(&name, reply, |reply| Command::Stop { stop, caller, reply });
             }
             Request::Signal { name, signal, caller, reply } => {
                 self.tell(&name, reply, |reply| Command::Signal { signal, caller, reply });

@@ -29,14 +29,40 @@ use super::stop::{self, Target};
 use crate::chain::chain;
 use crate::metrics::Metric;
 
-/// How long what was killed is waited for before the domain is swept: what `cgroup.kill` misses is rare.
+/// How long what was killed is waited for before it is killed again, and the domain swept: what `cgroup.kill` misses is
+/// rare. The wait doubles each time, for a host that is slow to end what dies is not to be kept busy with it.
 const SWEEP_AFTER: Duration = Duration::from_millis(50);
+/// How long an end by force may take before it is recorded that it was ordered, where that is not to be recorded at once.
+const RECORDED_AFTER: Duration = Duration::from_millis(100);
 /// How long what ends along with the main process is waited for before that one's exit is told and recorded alone.
 const TOGETHER: Duration = Duration::from_millis(5);
 /// How long the keeper's record is waited for where the kernel kept nothing.
 const KEEPER_TELLS: Duration = Duration::from_secs(1);
 /// The pause before a domain that could not be read is read again.
 const READ_AGAIN: Duration = Duration::from_secs(1);
+
+/// The kills of one climb.
+#[derive(Debug, Default)]
+struct Kills {
+    /// When the first was.
+    first: Option<Instant>,
+    /// The pause after the last.
+    pause: Duration,
+}
+
+impl Kills {
+    /// Another one, now.
+    fn count(&mut self) {
+        self.first.get_or_insert_with(Instant::now);
+        self.pause = self.pause.saturating_mul(2).clamp(SWEEP_AFTER, STUCK_LOOK);
+    }
+
+    /// How long to wait for what was killed: no longer than until it is to be called stuck.
+    fn patience(&self) -> Duration {
+        let left = self.first.map_or(STUCK_AFTER, |first| STUCK_AFTER.saturating_sub(first.elapsed()));
+        self.pause.min(left)
+    }
+}
 
 /// How an incarnation is over.
 enum Fate {
@@ -113,7 +139,7 @@ impl Life {
             self.show_exit().await;
         }
         let began = Instant::now();
-        let mut killed_at = None;
+        let mut kills = Kills::default();
         self.asking = if rung == Rung::Ask { self.how_to_ask(&target) } else { Asking::default() };
         while rung != Rung::Done {
             let step = match rung {
@@ -128,24 +154,25 @@ impl Life {
             }
             let happening = match rung {
                 Rung::Ask => self.ask(&target),
-                Rung::Grace => self.hold(&target, rung, began).await,
+                Rung::Grace => self.hold(&target, rung, |life| began + life.grace()).await,
                 Rung::Kill => {
                     crash_point!("stop.killing");
                     target.kill();
                     crash_point!("stop.killed");
-                    if killed_at.is_some() {
+                    if kills.first.is_some() {
                         target.sweep();
                     }
-                    killed_at.get_or_insert_with(Instant::now);
+                    kills.count();
+                    if kills.first.is_some_and(|first| first.elapsed() > RECORDED_AFTER) {
+                        self.record_owed().await;
+                    }
                     Happening::Carried
                 }
-                Rung::Watch => {
-                    let over = killed_at.is_some_and(|at| at.elapsed() >= STUCK_AFTER);
-                    if over { Happening::TimeOver } else { self.watch(&target).await }
-                }
+                Rung::Watch => self.watch(&target, &kills).await,
                 Rung::Stuck => {
                     self.tell_stuck(&target).await;
-                    self.hold(&target, rung, Instant::now()).await
+                    let next_look = Instant::now() + STUCK_LOOK;
+                    self.hold(&target, rung, |_| next_look).await
                 }
                 Rung::Done => Happening::Empty,
             };
@@ -156,7 +183,7 @@ impl Life {
     /// How it will be asked: by its runtime's steps.
     fn how_to_ask(&self, target: &Target<'_>) -> Asking {
         let main = target.process.filter(|_| target.main_lives()).map(|process| process.handle().identity());
-        let steps = self.host.runtimes.steps(Asked::instance(&self.entry.spec, main), self.time_on(Rung::Grace));
+        let steps = self.host.runtimes.steps(Asked::instance(&self.entry.spec, main), self.grace());
         let mut signals = steps.iter().filter_map(|step| match step {
             Step::Signal(signal, _) => Some(*signal),
             Step::Say(..) => None,
@@ -184,17 +211,23 @@ impl Life {
         Happening::Carried
     }
 
-    /// After a kill: waits a little; what still lives is killed again.
-    async fn watch(&mut self, target: &Target<'_>) -> Happening {
-        let happening = self.hold(target, Rung::Watch, Instant::now()).await;
+    /// After a kill: waits a little; what still lives is killed again, until it is to be called stuck.
+    async fn watch(&mut self, target: &Target<'_>, kills: &Kills) -> Happening {
+        let patience = kills.patience();
+        if patience.is_zero() {
+            return Happening::TimeOver;
+        }
+        let until = Instant::now() + patience;
+        let happening = self.hold(target, Rung::Watch, |_| until).await;
         if happening == Happening::TimeOver { Happening::Carried } else { happening }
     }
 
-    /// Waits on one rung until nothing lives, its time is over, or SIGKILL is asked for.
-    async fn hold(&mut self, target: &Target<'_>, rung: Rung, since: Instant) -> Happening {
+    /// Waits on one rung until nothing lives, its time is over, or SIGKILL is asked for. What is obeyed meanwhile may
+    /// change its `limit`.
+    async fn hold(&mut self, target: &Target<'_>, rung: Rung, limit: impl Fn(&Life) -> Instant) -> Happening {
         let forced_before = self.is_forced();
         loop {
-            let (until, next) = self.until(rung, since);
+            let (until, next) = self.until(rung, limit(self));
             let exit_unknown = self.entry.exit.is_none();
             let ending = async {
                 match target.process {
@@ -229,13 +262,12 @@ impl Life {
         }
     }
 
-    /// Until when a rung is held, and what has happened then.
-    fn until(&self, rung: Rung, since: Instant) -> (Instant, Happening) {
-        let whole = since + self.time_on(rung);
-        match self.asking.until.filter(|until| rung == Rung::Grace && *until < whole) {
+    /// Until when a rung is held whose time is over at `limit`, and what has happened then.
+    fn until(&self, rung: Rung, limit: Instant) -> (Instant, Happening) {
+        match self.asking.until.filter(|until| rung == Rung::Grace && *until < limit) {
             Some(step) if self.asking.steps.is_empty() => (step, Happening::TimeOver),
             Some(step) => (step, Happening::StepOver),
-            None => (whole, Happening::TimeOver),
+            None => (limit, Happening::TimeOver),
         }
     }
 
@@ -243,14 +275,9 @@ impl Life {
         self.entry.stop.as_ref().is_some_and(|order| order.force)
     }
 
-    /// How long a rung may last.
-    fn time_on(&self, rung: Rung) -> Duration {
-        match rung {
-            Rung::Grace => self.entry.stop.as_ref().map_or(self.entry.spec.grace, |order| order.grace),
-            Rung::Watch => SWEEP_AFTER,
-            Rung::Stuck => STUCK_LOOK,
-            Rung::Ask | Rung::Kill | Rung::Done => Duration::ZERO,
-        }
+    /// How long it is asked politely.
+    fn grace(&self) -> Duration {
+        self.entry.stop.as_ref().map_or(self.entry.spec.grace, |order| order.grace)
     }
 
     /// Waits for `work`, obeying commands meanwhile.
@@ -340,7 +367,8 @@ impl Life {
         let left = self.release(domain.as_ref()).await;
         crash_point!("settle.released");
         let mut next = (*self.entry).clone();
-        let mut events = given_back(&next, &left);
+        let mut events = std::mem::take(&mut self.owed);
+        events.extend(given_back(&next, &left));
         events.extend(left.iter().map(|(held, error)| {
             let data = json!({ "kind": held.kind, "key": held.key, "error": error });
             NewEvent { once: false, ..fact(EventKind::ResourceReleaseFailed, &next, data) }

@@ -39,9 +39,13 @@ pub enum Command {
     },
     Stop {
         stop: Stop,
-        reason: Option<String>,
         caller: Caller,
         reply: Answer,
+    },
+    /// The node's drain ends it, for this reason.
+    Drain {
+        force: bool,
+        reason: &'static str,
     },
     Signal {
         signal: u8,
@@ -73,7 +77,7 @@ impl Command {
             | Command::Snapshot { reply, .. } => {
                 let _heard = reply.send(Err(refusal));
             }
-            Command::Rejudge => {}
+            Command::Drain { .. } | Command::Rejudge => {}
         }
     }
 }
@@ -117,6 +121,8 @@ impl LifeHandle {
 pub struct Life {
     pub(super) host: SharedHost,
     pub(super) entry: Arc<Entry>,
+    /// What has happened and is not recorded yet: it is recorded with what follows from it.
+    pub(super) owed: Vec<NewEvent>,
     pub(super) mailbox: mpsc::Receiver<Box<Command>>,
     /// The keyed request that the start under way is to answer.
     pub(super) request: Option<RequestRecord>,
@@ -244,6 +250,7 @@ impl Life {
             Life {
                 host,
                 entry: Arc::new(entry),
+                owed: Vec::new(),
                 mailbox,
                 request: None,
                 asking: Asking::default(),
@@ -267,18 +274,21 @@ impl Life {
     pub(super) async fn obey(&mut self, command: Option<Box<Command>>, process: Option<&Process>) -> bool {
         // The driver is gone: the daemon is ending, and leaves everything as it is.
         let Some(command) = command else { return std::future::pending().await };
+        if let Command::Drain { force, reason } = *command {
+            return self.obey_drain(force, reason).await;
+        }
+        self.record_owed().await;
         match *command {
-            Command::Stop { stop, reason, caller, reply } => {
-                // What nobody is answered dies with the power, as everything does that it would end.
-                let volatile = reply.is_closed();
-                let next = self.stop_ordered(&stop, reason, false);
-                self.order_stop(next, &caller, "stop", volatile).await;
+            Command::Stop { stop, caller, reply } => {
+                self.order_stop(self.with_order(&stop, None, false), &caller, "stop");
+                self.record_owed().await;
                 self.answer(reply);
                 return true;
             }
             Command::Remove { force: true, caller, reply } => {
-                let next = self.stop_ordered(&Stop { force: false, grace: None }, None, true);
-                self.order_stop(next, &caller, "remove", false).await;
+                let order = self.with_order(&Stop { force: false, grace: None }, None, true);
+                self.order_stop(order, &caller, "remove");
+                self.record_owed().await;
                 self.answer(reply);
                 return true;
             }
@@ -291,34 +301,45 @@ impl Life {
             }
             Command::Signal { signal, caller, reply } => self.signal(process, signal, &caller, reply).await,
             Command::Snapshot { value, caller, reply } => self.keep_snapshot(value, &caller, reply).await,
-            Command::Rejudge => {}
+            Command::Drain { .. } | Command::Rejudge => {}
         }
         false
     }
 
-    /// The row with a stop accepted, beside the one that was.
-    fn stop_ordered(&self, stop: &Stop, reason: Option<String>, remove: bool) -> Entry {
-        let before = self.entry.stop.clone();
-        let order = StopOrder {
-            force: stop.force || before.as_ref().is_some_and(|order| order.force),
-            grace: stop.grace.unwrap_or(self.entry.spec.grace),
-            remove: remove || before.as_ref().is_some_and(|order| order.remove),
-            reason: reason.or(before.and_then(|order| order.reason)),
-        };
-        Entry { stop: Some(order), ..(*self.entry).clone() }
+    /// The node's drain ends it; what it was told before changes nothing.
+    async fn obey_drain(&mut self, force: bool, reason: &str) -> bool {
+        let order = self.with_order(&Stop { force, grace: None }, Some(reason), false);
+        if self.entry.stop.as_ref() != Some(&order) {
+            self.order_stop(order, &Caller::drain(), "stop");
+            // By force it is over in a moment, and recorded with its end: after a crash the drain, which is durable
+            // itself, orders it again.
+            if !force {
+                self.record_owed().await;
+            }
+        }
+        true
     }
 
-    /// Records that a stop was accepted; from then on it is carried to its end, by the next start if need be.
-    /// `volatile`: a power cut may take it back.
-    async fn order_stop(&mut self, mut next: Entry, caller: &Caller, call: &str, volatile: bool) {
-        let mut events = vec![called(&next, call, caller)];
+    /// What is ordered by `stop`, beside what was ordered before.
+    fn with_order(&self, stop: &Stop, reason: Option<&str>, remove: bool) -> StopOrder {
+        let before = self.entry.stop.as_ref();
+        StopOrder {
+            force: stop.force || before.is_some_and(|order| order.force),
+            grace: stop.grace.unwrap_or(self.entry.spec.grace),
+            remove: remove || before.is_some_and(|order| order.remove),
+            reason: reason.map(str::to_owned).or_else(|| before.and_then(|order| order.reason.clone())),
+        }
+    }
+
+    /// Accepts a stop. Once that is recorded it is carried to its end, by the next start if need be.
+    fn order_stop(&mut self, order: StopOrder, caller: &Caller, call: &str) {
+        let mut next = Entry { stop: Some(order), ..(*self.entry).clone() };
+        self.owed.push(called(&next, call, caller));
         if matches!(next.state, State::Starting | State::Running) {
             next.state = State::Stopping;
-            events.push(fact(EventKind::InstanceStopping, &next, json!({ "asked": true })));
+            self.owed.push(fact(EventKind::InstanceStopping, &next, json!({ "asked": true })));
         }
-        let next = Arc::new(next);
-        self.host.owe(Batch { puts: vec![Arc::clone(&next)], events, volatile, ..Batch::default() }).await;
-        self.show(next);
+        self.entry = Arc::new(next);
     }
 
     async fn signal(&mut self, process: Option<&Process>, number: u8, caller: &Caller, reply: Answer) {
@@ -415,9 +436,22 @@ impl Life {
 
     /// Records what has happened already, and shows it.
     pub(super) async fn owe(&mut self, next: Entry, events: Vec<NewEvent>) {
-        let next = Arc::new(next);
-        self.host.owe(Batch { puts: vec![Arc::clone(&next)], events, ..Batch::default() }).await;
-        self.show(next);
+        self.entry = Arc::new(next);
+        self.owed.extend(events);
+        self.record_row().await;
+    }
+
+    /// Records and shows what has happened and is not recorded yet.
+    pub(super) async fn record_owed(&mut self) {
+        if !self.owed.is_empty() {
+            self.record_row().await;
+        }
+    }
+
+    async fn record_row(&mut self) {
+        let events = std::mem::take(&mut self.owed);
+        self.host.owe(Batch { puts: vec![Arc::clone(&self.entry)], events, ..Batch::default() }).await;
+        self.show(Arc::clone(&self.entry));
     }
 
     /// Shows a row that is recorded.

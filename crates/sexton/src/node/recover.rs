@@ -183,6 +183,7 @@ impl Life {
         loop {
             let Some(command) = self.mailbox.recv().await else { return std::future::pending().await };
             match *command {
+                Command::Drain { .. } => {}
                 Command::Rejudge => {
                     let seen = look(&self.entry, &self.host);
                     let mut owed = Batch::default();

@@ -28,6 +28,13 @@ pub struct Caller {
     pub by: String,
 }
 
+impl Caller {
+    /// The node's own drain.
+    pub fn drain() -> Caller {
+        Caller { uid: None, by: "drain".to_owned() }
+    }
+}
+
 /// A name and what to run under it, both inside the contract's rules.
 #[derive(Clone, Debug)]
 pub struct NewInstance {

@@ -53,11 +53,10 @@ impl Life {
         match *command {
             Command::Start { caller, key, reply } => return self.begin_again(&caller, key, reply).await,
             Command::Stop { caller, reply, .. } => {
-                if self.entry.restarts.next_at.is_some() {
-                    self.end_restarts(&caller).await;
-                }
+                self.end_restarts(&caller).await;
                 self.answer(reply);
             }
+            Command::Drain { .. } => self.end_restarts(&Caller::drain()).await,
             Command::Remove { caller, reply, .. } => return self.remove_at_rest(&caller, reply).await,
             Command::Signal { reply, .. } => self.refuse(reply, "has no process to signal"),
             Command::Snapshot { value, caller, reply } => self.keep_snapshot(value, &caller, reply).await,
@@ -66,8 +65,11 @@ impl Life {
         None
     }
 
-    /// A stop ends a pending restart for good.
+    /// A stop ends a pending restart, if there is one, for good.
     async fn end_restarts(&mut self, caller: &Caller) {
+        if self.entry.restarts.next_at.is_none() {
+            return;
+        }
         let mut next = (*self.entry).clone();
         next.restarts.next_at = None;
         let events = vec![called(&next, "stop", caller)];
