@@ -1,7 +1,7 @@
 //! What the kernel tells of a process: its memory, and how often it ran.
 
-use std::fs;
 use std::time::Duration;
+use std::{fs, io};
 
 use anyhow::{Context, Result};
 
@@ -31,18 +31,28 @@ pub fn memory(pid: i32) -> Result<Memory> {
     Ok(Memory { rss: kib("Rss:")?, pss: kib("Pss:")? })
 }
 
-/// Reads `schedstat` and `status` of every thread.
+/// Reads `schedstat` and `status` of every thread that lives.
 pub fn activity(pid: i32) -> Result<Activity> {
     let mut sum = Activity::default();
     for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
         let thread = thread?.path();
-        let schedstat = fs::read_to_string(thread.join("schedstat"))?;
+        let read = |name| fs::read_to_string(thread.join(name));
+        let (schedstat, status) = match read("schedstat").and_then(|schedstat| Ok((schedstat, read("status")?))) {
+            Ok(found) => found,
+            Err(error) if has_ended(&error) => continue,
+            Err(error) => return Err(error.into()),
+        };
         let on_cpu = schedstat.split(' ').next().and_then(|ns| ns.parse().ok()).context("schedstat")?;
         sum.cpu += Duration::from_nanos(on_cpu);
-        let status = fs::read_to_string(thread.join("status"))?;
         sum.switches += field(&status, "voluntary_ctxt_switches:")? + field(&status, "nonvoluntary_ctxt_switches:")?;
     }
     Ok(sum)
+}
+
+/// Whether a thread could not be read because it is over; see proc(5).
+fn has_ended(error: &io::Error) -> bool {
+    const ESRCH: i32 = 3;
+    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(ESRCH)
 }
 
 /// What a process did between two looks.
