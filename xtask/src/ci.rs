@@ -5,9 +5,9 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
-use crate::step::{self, cargo, has_program, run_and_read, step, target_dir};
+use crate::step::{self, cargo, has_program, root, run_and_read, step, target_dir};
 use crate::tally::{self, Tally};
-use crate::{packages, root, tidy};
+use crate::{packages, tidy};
 
 /// Where tests append one line for each that could not run here (`sexton_testkit::skip!`).
 const SKIPS: &str = "SEXTON_TEST_SKIPS";
@@ -61,7 +61,7 @@ fn doc() -> Result<bool> {
 
 /// The library must compile where it is a stub: off Linux, shown here by a build flag.
 fn stub() -> Result<bool> {
-    if !fs::read_to_string(root()?.join("crates/sexton-core/src/lib.rs"))?.contains("sexton_stub") {
+    if !fs::read_to_string(root().join("crates/sexton-core/src/lib.rs"))?.contains("sexton_stub") {
         println!("sexton-core has no stub");
         return Ok(true);
     }
@@ -132,7 +132,7 @@ fn run_cargo(args: &[&str]) -> Result<bool> {
 mod tests {
     #[test]
     fn ci_runs_what_the_readme_says() {
-        let script = std::fs::read_to_string(super::root().unwrap().join(".ci/run")).unwrap();
+        let script = std::fs::read_to_string(crate::step::root().join(".ci/run")).unwrap();
         assert!(script.contains("cargo xtask ci"), "{script}");
     }
 }

@@ -7,10 +7,16 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 
+/// The root of the workspace: as `cargo run` tells it, for a checkout may have been moved since this was built.
+pub fn root() -> PathBuf {
+    let built = || env!("CARGO_MANIFEST_DIR").into();
+    std::env::var_os("CARGO_MANIFEST_DIR").map_or_else(built, PathBuf::from).join("..")
+}
+
 /// The cargo that runs us, at the root of the workspace.
 pub fn cargo(args: &[&str]) -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    command.args(args).current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
+    command.args(args).current_dir(root());
     command
 }
 

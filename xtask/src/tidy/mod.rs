@@ -28,7 +28,7 @@ impl fmt::Display for Finding {
 
 /// Prints every violation; whether there is none.
 pub fn run() -> Result<bool> {
-    let findings = check(&crate::root()?)?;
+    let findings = check(&crate::step::root())?;
     for finding in &findings {
         println!("{finding}");
     }
@@ -59,7 +59,7 @@ fn files(root: &Path) -> Result<Vec<String>> {
 mod tests {
     #[test]
     fn the_repository_is_tidy() {
-        let findings = super::check(&crate::root().unwrap()).unwrap();
+        let findings = super::check(&crate::step::root()).unwrap();
         let told: Vec<String> = findings.iter().map(ToString::to_string).collect();
         assert!(told.is_empty(), "\n{}", told.join("\n"));
     }
