@@ -36,7 +36,8 @@ fn sleeping(seconds: u32) -> Vec<Pid> {
 }
 
 fn end(mut child: Child, main: &Handle, tree: &mut Tree) {
-    assert!(tree.settle(main, |member| assert!(member.signal(SIGSTOP).is_ok())), "everybody stands still");
+    // As a stop does it: on a busy host who was told to stop may not have run for all the passes of one call.
+    eventually("everybody stands still", || tree.settle(main, |member| assert!(member.signal(SIGSTOP).is_ok())));
     for member in tree.living() {
         member.signal(SIGKILL).expect("killed");
     }
