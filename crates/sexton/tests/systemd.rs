@@ -46,6 +46,15 @@ fn systemd_hears_of_readiness_life_drain_and_end() {
     hear(&socket, &mut heard, "WATCHDOG=1");
     hear(&socket, &mut heard, "WATCHDOG=1");
     assert!(!heard.iter().any(|line| line.starts_with("STOPPING")), "{heard:?}");
+    assert!(!heard.iter().any(|line| line.starts_with("RELOADING")), "{heard:?}");
+    let before = sexton_sys::time::monotonic().as_micros();
+    node.daemon().keeper().expect("keeper").signal(1).expect("asked for another worker");
+    hear(&socket, &mut heard, "RELOADING=1");
+    hear(&socket, &mut heard, "READY=1");
+    let at = |word: &str| heard.iter().rposition(|line| line == word);
+    assert!(at("RELOADING=1") < at("READY=1"), "{heard:?}");
+    let told = heard.iter().find_map(|line| line.strip_prefix("MONOTONIC_USEC=")?.parse::<u128>().ok());
+    assert!(told.is_some_and(|told| told >= before), "after the signal, at {before}: {heard:?}");
     let env_file = node.ground.dir().join("env");
     let body = script("box", &format!("env > {}; sleep 1000", env_file.display()));
     node.ask("POST", "/v1/instances", None, Some(&body)).0.expect(201);

@@ -1,4 +1,4 @@
-//! What systemd is told: ready, alive, draining, ending. Where nobody listens (`NOTIFY_SOCKET`), nothing is told.
+//! What systemd is told: ready, reloading, alive, draining, ending. Where nobody listens (`NOTIFY_SOCKET`), nothing is told.
 //!
 //! The worker tells it, for the keeper is without std; so the unit says `NotifyAccess=all`, and its main process is the
 //! keeper all the same.
@@ -28,6 +28,16 @@ pub async fn tell(node: Node) {
         // Half the time that systemd allows.
         Some(limit) => tokio::join!(drains(&node, status), lives(&node, limit / 2)).0,
         None => drains(&node, status).await,
+    }
+}
+
+/// Says that it takes the place of another worker, which `READY=1` ends, be it this one's or, if this one is no good, that
+/// of the one before. A candidate that never comes this far has changed nothing, and is not told of.
+pub fn reloading() {
+    if std::env::var_os("NOTIFY_SOCKET").is_some()
+        && let Ok(now) = Word::monotonic_usec_now()
+    {
+        say(&[Word::Reloading, now, Word::Status("reloading")]);
     }
 }
 

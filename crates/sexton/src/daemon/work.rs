@@ -58,6 +58,9 @@ async fn work(settings: Settings, link: RawFd, prepare: bool) -> Result<u8, Refu
         keeper.send(ToKeeper::Prepared).await;
     }
     let told = hear(&keeper).await?;
+    if prepare {
+        super::notify::reloading();
+    }
     divide(&settings.cgroup);
     let new_keeper = told.welcome.restarts == 0;
     let options = options(&settings, told.welcome.keeper_pid == 1);
