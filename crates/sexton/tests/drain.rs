@@ -202,6 +202,21 @@ fn count(shown: &Value, kind: &str) -> u64 {
 }
 
 #[test]
+fn a_forced_drain_cancels_builds_too() {
+    let mut node = Node::new(SEXTON, &[]);
+    for kind in ["sandbox", "build"] {
+        let mut body = script(kind, "sleep 1000");
+        body["kind"] = kind.into();
+        node.ask("POST", "/v1/instances", None, Some(&body)).0.expect(201);
+    }
+    let (status, _) = order(&mut node, "/v1/nodes/self?wait=20s", json!({ "status": "draining", "forceStop": true }));
+    assert_eq!(status, 200);
+    for (kind, reason) in [("sandbox", "drained"), ("build", "cancelled")] {
+        assert_eq!(text(&node.settled(kind), "reason"), reason);
+    }
+}
+
+#[test]
 fn what_becomes_of_a_kind_is_configured_and_what_is_not_named_is_waited_for() {
     let mut node = Node::new(SEXTON, &[]);
     let config = node.ground.dir().join("kinds.toml");

@@ -191,7 +191,11 @@ impl Drain {
 
     /// Ends everything that still lives, with SIGKILL. Asked again, it tries again.
     fn force(&self, lives: &BTreeMap<Name, LifeHandle>) {
-        force(lives);
+        for life in lives.values() {
+            let is_cancelled =
+                life.entry.borrow().as_ref().is_some_and(|entry| self.rules.cancel.contains(&entry.spec.kind));
+            end(life, true, if is_cancelled { "cancelled" } else { "drained" });
+        }
         self.tell_later(FORCE_TIME, DrainNews::ForceSpent(self.orders));
     }
 
@@ -303,11 +307,6 @@ impl Drain {
             let _heard = news.send(DrainNews::Empty);
         });
     }
-}
-
-/// A forced stop of everything that still lives.
-fn force(lives: &BTreeMap<Name, LifeHandle>) {
-    lives.values().for_each(|life| end(life, true, "drained"));
 }
 
 /// The event of a status that is new.
