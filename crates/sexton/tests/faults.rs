@@ -310,3 +310,31 @@ fn a_limit_on_the_size_of_files_ends_no_worker() {
     creates_again(&mut node, "later");
     assert_eq!(node.daemon().worker_pid().expect("a worker"), worker);
 }
+
+#[test]
+fn a_start_that_the_host_has_no_room_for_is_no_bad_request_and_ends_no_restarts() {
+    let mut node = Node::new(SEXTON, &[]);
+    let most = node.ground.cgroup_dir().join("cgroup.max.descendants");
+    let mut again = script("again", "sleep 0.1; exit 3");
+    again["restart"] = json!("always");
+    create(&mut node, &again);
+    fs::write(&most, "0").expect("limited");
+    let body = spec("one", &["/bin/true"]);
+    let refused = node.ask("POST", "/v1/instances", Some("key"), Some(&body)).0;
+    assert!(refused.header("retry-after").is_some());
+    let first = refused.expect(503);
+    assert_eq!(first["code"], "node_full", "{first}");
+    assert_eq!(node.ask("POST", "/v1/instances", Some("key"), Some(&body)).0.expect(503), first);
+    assert_eq!(node.instance("one")["state"], "failed");
+    eventually("a restart is refused", SOON, || {
+        let again = node.instance("again");
+        if again["state"] == "failed" { Ok(()) } else { Err(again.to_string()) }
+    });
+    let failed = node.instance("again")["incarnation"].clone();
+    fs::write(&most, "max").expect("unlimited");
+    node.ask("POST", "/v1/instances/one/start?wait=10s", None, None).0.expect(200);
+    eventually("it is restarted", SOON, || {
+        let again = node.instance("again");
+        if again["incarnation"] != failed && again["exit"]["code"] == 3 { Ok(()) } else { Err(again.to_string()) }
+    });
+}

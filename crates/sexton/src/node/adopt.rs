@@ -215,7 +215,7 @@ impl Life {
         handle.tag(self.entry.incarnation.as_str());
         crash_point!("adopt.tagged");
         let process = Process::watch(Arc::clone(handle)).map_err(|error| error.to_string())?;
-        let domain = self.make_domain()?;
+        let domain = self.make_domain().map_err(|why| why.reason)?;
         if domain.is_none() && self.entry.spec.pidns {
             return Err(
                 "`pidns` is not to be had: it was not started in a PID namespace of ours, and there is no cgroup2 \

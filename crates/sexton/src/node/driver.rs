@@ -527,11 +527,9 @@ async fn answer_when_begun(life: LifeHandle, key: IdempotencyKey, caller: Caller
     let mut entry = life.entry.clone();
     let begun = |entry: &Option<Arc<Entry>>| entry.as_ref().is_some_and(|entry| entry.state != State::Starting);
     let answer = match entry.wait_for(begun).await.map(|entry| entry.clone()) {
-        Ok(Some(entry)) if entry.state == State::Failed && entry.reason.as_deref() == Some(recover::INTERRUPTED) => {
-            return life.pass_on(Command::Start { caller, key: Some(key), reply });
-        }
+        // Its record knows what was answered, or that nothing was: then it is begun again.
         Ok(Some(entry)) if entry.state == State::Failed => {
-            Err(Refusal::new(Kind::ExecFailed, super::start::not_started(&entry)))
+            return life.pass_on(Command::Start { caller, key: Some(key), reply });
         }
         Ok(Some(entry)) => Ok(entry),
         Ok(None) | Err(_) => Err(Refusal::ending()),

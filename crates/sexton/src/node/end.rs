@@ -26,8 +26,10 @@ use super::process::{Ending, Process};
 use super::resources::domain_name;
 use super::slots;
 use super::stop::{self, Target};
+use super::unstarted::Unstarted;
 use crate::chain::chain;
 use crate::metrics::Metric;
+use crate::refusal::Kind;
 
 /// How long what was killed is waited for before it is killed again, and the domain swept: what `cgroup.kill` misses is
 /// rare. The wait doubles each time, for a host that is slow to end what dies is not to be kept busy with it.
@@ -69,7 +71,7 @@ enum Fate {
     /// Its exit is known, or nobody can know it, for this reason.
     Over(LostReason),
     /// It never ran.
-    NeverRan(String),
+    NeverRan(Unstarted),
 }
 
 impl Life {
@@ -92,7 +94,8 @@ impl Life {
 
     /// Ends what a start that never ran has made, and gives back what it took.
     pub(super) async fn roll_back(&mut self, roll_back: RollBack) -> Next {
-        let RollBack { reason, process, reply } = roll_back;
+        let RollBack { why, process, reply } = roll_back;
+        let kind = why.kind;
         crash_point!("rollback.begun");
         let domain = self.open_domain().await;
         self.climb(Rung::Kill, process.as_ref(), domain.as_ref()).await;
@@ -101,8 +104,8 @@ impl Life {
             let _status = process.ended().await;
         }
         crash_point!("rollback.empty");
-        let next = self.settle(Fate::NeverRan(reason), domain).await;
-        self.tell_failed(reply);
+        let next = self.settle(Fate::NeverRan(why), domain).await;
+        self.tell_failed(kind, reply);
         next
     }
 
@@ -357,9 +360,10 @@ impl Life {
     async fn settle(&mut self, fate: Fate, domain: Option<Domain>) -> Next {
         // Its mark may say that its program never ran, when nobody was there to read the report.
         let fate = match super::recover::refused_by_mark(&self.entry, &self.host) {
-            Some(reason) => Fate::NeverRan(reason),
+            Some(reason) => Fate::NeverRan(Unstarted::asked(reason)),
             None => fate,
         };
+        let lacked_room = matches!(&fate, Fate::NeverRan(why) if why.passes());
         if self.entry.slot.is_some() && self.entry.exit.is_some() && matches!(fate, Fate::Over(_)) {
             // Giving a slot back takes the kernel a while.
             self.show_exit().await;
@@ -379,10 +383,10 @@ impl Life {
         next.ended_at = Some(now());
         next.stuck = None;
         conclude(&mut next, fate);
-        plan_restart(&mut next);
+        plan_restart(&mut next, lacked_room);
         let (kind, data) = told(&next);
         events.push(fact(kind, &next, data));
-        let request = self.answered_at_end(&next);
+        let request = self.answered_at_end(&next, if lacked_room { Kind::NodeFull } else { Kind::ExecFailed });
         let next = Arc::new(next);
         let late = self.host.owe(Batch { puts: vec![Arc::clone(&next)], events, request, ..Batch::default() }).await;
         self.show(next);
@@ -407,10 +411,10 @@ impl Life {
 
     /// The answer to the keyed request of a start that ended before it was answered; one that was interrupted, and so
     /// never ran, stays open for the caller's next try.
-    fn answered_at_end(&mut self, next: &Entry) -> Option<RequestRecord> {
+    fn answered_at_end(&mut self, next: &Entry, refused: Kind) -> Option<RequestRecord> {
         match next.state {
             State::Failed if next.reason.as_deref() == Some(super::recover::INTERRUPTED) => None,
-            State::Failed => self.answered(400, || super::start::not_started(next)),
+            State::Failed => self.answered(refused.status(), || super::start::not_started(next)),
             State::Starting
             | State::Running
             | State::Stopping
@@ -522,9 +526,9 @@ pub(super) async fn let_go(host: &Host, entry: &Entry) {
 /// The terminal state, and its reason.
 fn conclude(next: &mut Entry, fate: Fate) {
     match fate {
-        Fate::NeverRan(reason) => {
+        Fate::NeverRan(why) => {
             next.state = State::Failed;
-            next.reason = Some(reason);
+            next.reason = Some(why.reason);
             next.exit = None;
         }
         Fate::Over(_) if next.exit.is_some() => {
@@ -538,8 +542,8 @@ fn conclude(next: &mut Entry, fate: Fate) {
     }
 }
 
-/// Whether and when a new incarnation follows.
-fn plan_restart(next: &mut Entry) {
+/// Whether and when a new incarnation follows; `lacked_room`: the host could not begin the last one.
+fn plan_restart(next: &mut Entry, lacked_room: bool) {
     let stopped = next.stop.is_some();
     let success = next.exit.is_some_and(|exit| exit.is_success());
     let lived = next
@@ -548,10 +552,13 @@ fn plan_restart(next: &mut Entry) {
         .map_or(Duration::ZERO, |(from, to)| Duration::try_from(to.duration_since(from)).unwrap_or_default());
     let count = if lived >= restart::STEADY { 0 } else { next.restarts.count };
     let interrupted = next.state == State::Failed && next.reason.as_deref() == Some(super::recover::INTERRUPTED);
-    if interrupted && next.restarts.count > 0 && !stopped {
+    let is_restart = next.restarts.count > 0 && !stopped;
+    if interrupted && is_restart {
         // The daemon died in the middle of a restart, which is no reason to give up on it.
         next.restarts.next_at = next.ended_at;
-    } else if restart::restarts(next.spec.restart, restart::Ended { state: next.state, success, stopped }) {
+    } else if (lacked_room && is_restart) // Nor is a disk that is full for a while.
+        || restart::restarts(next.spec.restart, restart::Ended { state: next.state, success, stopped })
+    {
         next.restarts.count = count.saturating_add(1);
         next.restarts.next_at = next.ended_at.and_then(|at| at.checked_add(restart::pause(count)).ok());
     } else {

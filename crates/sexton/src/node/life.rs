@@ -17,6 +17,7 @@ use super::host::SharedHost;
 use super::process::Process;
 use super::request::{Caller, IdempotencyKey, Stop};
 use super::stop;
+use super::unstarted::Unstarted;
 use crate::refusal::{Kind, Refusal};
 use sexton_core::gate::EnterError;
 use sexton_core::handle::Handle;
@@ -226,7 +227,7 @@ impl Taken {
 #[derive(Debug)]
 pub struct RollBack {
     /// Why.
-    pub reason: String,
+    pub why: Unstarted,
     /// Its process, which ran nothing, or nothing that anybody was told of.
     pub process: Option<Process>,
     /// Who waits for the start.
@@ -468,7 +469,8 @@ pub(super) fn refuse_or_answer(reply: Answer, status: u16, body: &str) {
             .map(Arc::new)
             .map_err(|error| Refusal::new(Kind::Internal, error.to_string()))
     } else {
-        Err(Refusal::new(Kind::ExecFailed, body))
+        let kind = if status == Kind::NodeFull.status() { Kind::NodeFull } else { Kind::ExecFailed };
+        Err(Refusal::new(kind, body))
     };
     let _heard = reply.send(answer);
 }

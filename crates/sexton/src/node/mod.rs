@@ -27,6 +27,7 @@ pub mod slots;
 mod start;
 mod stop;
 mod strays;
+mod unstarted;
 mod user;
 pub mod watch;
 pub mod worker;

@@ -19,6 +19,7 @@ use super::crash::crash_point;
 use super::host::Host;
 use super::life::{Command, Life, Next, RollBack, fact, now};
 use super::process::Process;
+use super::unstarted::Unstarted;
 use crate::chain::chain;
 
 /// What a start says that was cut off before its program ran.
@@ -125,8 +126,8 @@ impl Life {
                 None => self.doubted("its pidfd cannot be watched", owed),
             },
             Verdict::RollBack => {
-                let reason = refused.map_or(INTERRUPTED.to_owned(), spawn_refusal);
-                Next::RollBack(RollBack { reason, process: process_of(handle), reply: None })
+                let why = Unstarted::asked(refused.map_or(INTERRUPTED.to_owned(), spawn_refusal));
+                Next::RollBack(RollBack { why, process: process_of(handle), reply: None })
             }
             Verdict::Close => Next::Close,
             Verdict::Release => Next::Release,

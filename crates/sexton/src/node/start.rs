@@ -25,8 +25,8 @@ use super::life::{Answer, Life, Next, RollBack, fact, now};
 use super::process::Process;
 use super::readiness;
 use super::resources::domain_name;
+use super::unstarted::Unstarted;
 use super::user;
-use crate::chain::chain;
 use crate::refusal::{Kind, Refusal};
 
 /// What a start has made so far.
@@ -42,19 +42,24 @@ impl Life {
         crash_point!("start.intent");
         self.logs_are_known = false;
         let netns = self.enter_slot().await;
-        let made = match netns.and_then(|netns| self.make(netns)) {
+        let made = match netns.map_err(Unstarted::asked).and_then(|netns| self.make(netns)) {
             Ok(made) => made,
-            Err(reason) => return Next::RollBack(RollBack { reason, process: None, reply }),
+            Err(why) => return Next::RollBack(RollBack { why, process: None, reply }),
         };
         crash_point!("start.spawned");
         let process = match Process::watch(Arc::clone(&made.handle)) {
             Ok(process) => process,
             // The child goes with `made`, having run nothing.
-            Err(error) => return Next::RollBack(RollBack { reason: error.to_string(), process: None, reply }),
+            Err(error) => {
+                return Next::RollBack(RollBack { why: Unstarted::refused(&error), process: None, reply });
+            }
         };
         let going = match self.identify(made).await {
             Ok(going) => going,
-            Err(reason) => return Next::RollBack(RollBack { reason, process: Some(process), reply }),
+            Err(reason) => {
+                let why = Unstarted::asked(reason);
+                return Next::RollBack(RollBack { why, process: Some(process), reply });
+            }
         };
         crash_point!("start.released");
         let told = {
@@ -75,18 +80,25 @@ impl Life {
         };
         match told {
             Ok(()) => self.now_running(process, reply).await,
-            Err(never_ran) => Next::RollBack(RollBack { reason: never_ran.to_string(), process: Some(process), reply }),
+            Err(never_ran) => {
+                let why = Unstarted::asked(never_ran.to_string());
+                Next::RollBack(RollBack { why, process: Some(process), reply })
+            }
         }
     }
 
     /// Acquires what the incarnation needs, and makes its process, waiting.
-    fn make(&self, netns: Option<OwnedFd>) -> Result<Made, String> {
+    fn make(&self, netns: Option<OwnedFd>) -> Result<Made, Unstarted> {
         let entry = &self.entry;
-        let files = self.open_files().map_err(|error| format!("logs: {error}"))?;
+        let files = self.open_files().map_err(|error| {
+            let why = Unstarted::refused(&error);
+            Unstarted { reason: format!("its files: {}", why.reason), ..why }
+        })?;
         crash_point!("start.files");
         let domain = self.make_domain()?;
         crash_point!("start.domain");
-        let user = entry.spec.user.as_deref().map(user::resolve).transpose().map_err(|error| error.to_string())?;
+        let user = entry.spec.user.as_deref().map(user::resolve).transpose();
+        let user = user.map_err(|error| Unstarted::asked(error.to_string()))?;
         let env = user::environment(&entry.spec, user.as_ref());
         let program = Program {
             argv: &entry.spec.argv,
@@ -101,17 +113,18 @@ impl Life {
             no_new_privs: false,
             nofile: self.host.nofile,
         };
-        let (waiting, handle) = spawn::spawn(&program, &self.host.here).map_err(|error| chain(&error))?;
+        let (waiting, handle) = spawn::spawn(&program, &self.host.here).map_err(|error| Unstarted::refused(&error))?;
         Ok(Made { handle: Arc::new(handle), waiting, domain })
     }
 
     /// The cgroup of this incarnation, with its limits. A limit that the host cannot keep refuses the start.
-    pub(super) fn make_domain(&self) -> Result<Option<Domain>, String> {
+    pub(super) fn make_domain(&self) -> Result<Option<Domain>, Unstarted> {
         let Some(subtree) = &self.host.subtree else { return Ok(None) };
         let entry = &self.entry;
         let name = domain_name(entry);
-        let domain = subtree.create(&name, entry.incarnation.as_str()).map_err(|error| chain(&error))?;
-        super::limits::apply(&self.host.cgroup, &domain, &name, &entry.spec.limits)?;
+        let domain = subtree.create(&name, entry.incarnation.as_str()).map_err(|error| Unstarted::refused(&error))?;
+        let limited = super::limits::apply(&self.host.cgroup, &domain, &name, &entry.spec.limits);
+        limited.map_err(Unstarted::asked)?;
         Ok(Some(domain))
     }
 
@@ -158,7 +171,8 @@ impl Life {
         let batch = Batch { puts: vec![Arc::clone(&next)], events, request, ..Batch::default() };
         if let Err(refusal) = self.host.record(batch).await {
             // Nobody was told that it runs: it is ended as if it never had.
-            return Next::RollBack(RollBack { reason: refusal.detail, process: Some(process), reply });
+            let why = Unstarted { reason: refusal.detail, kind: refusal.kind };
+            return Next::RollBack(RollBack { why, process: Some(process), reply });
         }
         self.show(next);
         self.host.remove_mark(&self.entry.incarnation);
@@ -191,9 +205,9 @@ impl Life {
     }
 
     /// Tells whoever waits for a start that it failed.
-    pub(super) fn tell_failed(&self, reply: Option<Answer>) {
+    pub(super) fn tell_failed(&self, kind: Kind, reply: Option<Answer>) {
         let Some(reply) = reply else { return };
-        let kind = if self.host.ledger.writable() { Kind::ExecFailed } else { Kind::LedgerUnwritable };
+        let kind = if self.host.ledger.writable() { kind } else { Kind::LedgerUnwritable };
         let _heard = reply.send(Err(Refusal::new(kind, not_started(&self.entry))));
     }
 }

@@ -1,0 +1,51 @@
+//! Why an incarnation never ran, and whose fault that is.
+
+use std::error::Error;
+use std::io;
+
+use sexton_sys::{Errno, SysError};
+
+use crate::chain::chain;
+use crate::refusal::Kind;
+
+/// What passes when something else ends or is freed: there is no room on the disk, for a process, a cgroup, memory or a
+/// descriptor. A file system turns read-only when its disk fails.
+const LACKING: [Errno; 7] =
+    [Errno::EAGAIN, Errno::ENOMEM, Errno::ENFILE, Errno::EMFILE, Errno::ENOSPC, Errno::EDQUOT, Errno::EROFS];
+
+/// Why an incarnation never ran.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unstarted {
+    /// In words.
+    pub reason: String,
+    /// Whose fault it is: that of what was asked, or of the host, which had no room for it.
+    pub kind: Kind,
+}
+
+impl Unstarted {
+    /// What was asked cannot be run.
+    pub fn asked(reason: impl Into<String>) -> Unstarted {
+        Unstarted { reason: reason.into(), kind: Kind::ExecFailed }
+    }
+
+    /// The host refused something, perhaps for lack of room.
+    pub fn refused(error: &(dyn Error + 'static)) -> Unstarted {
+        let kind = if is_lack(error) { Kind::NodeFull } else { Kind::ExecFailed };
+        Unstarted { reason: chain(error), kind }
+    }
+
+    /// Whether the same may be begun another time.
+    pub fn passes(&self) -> bool {
+        self.kind != Kind::ExecFailed
+    }
+}
+
+/// Whether an error, or what caused it, is a lack.
+fn is_lack(error: &(dyn Error + 'static)) -> bool {
+    let of_file = error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error).map(Errno);
+    let of_call = error.downcast_ref::<SysError>().map(|error| error.errno);
+    match of_file.or(of_call) {
+        Some(errno) => LACKING.contains(&errno),
+        None => error.source().is_some_and(is_lack),
+    }
+}
