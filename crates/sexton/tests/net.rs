@@ -382,6 +382,8 @@ fn with_uplink() -> Scheme {
     ip("netns add outside");
     ip("link add up0 type veth peer name eth0 netns outside");
     ip("addr add 192.0.2.1/24 dev up0");
+    // Without an address of the kernel's own, which would be tentative for a while, and then not.
+    ip("link set up0 addrgenmode none");
     ip("link set up0 up");
     ip("-n outside addr add 192.0.2.2/24 dev eth0");
     ip("-n outside link set eth0 up");

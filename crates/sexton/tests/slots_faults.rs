@@ -190,6 +190,8 @@ fn a_slot_has_its_tap_and_reaches_the_world_through_the_uplink() {
         run("ip", "netns add outside");
         run("ip", "link add up0 type veth peer name eth0 netns outside");
         run("ip", "addr add 192.0.2.1/24 dev up0");
+        // Without an address of the kernel's own, which would be tentative for a while, and then not.
+        run("ip", "link set up0 addrgenmode none");
         run("ip", "link set up0 up");
         run("ip", "-n outside addr add 192.0.2.2/24 dev eth0");
         run("ip", "-n outside link set eth0 up");
@@ -201,7 +203,10 @@ fn a_slot_has_its_tap_and_reaches_the_world_through_the_uplink() {
         let outside = std::thread::spawn(|| {
             let namespace = fs::File::open("/run/netns/outside").expect("opened");
             sexton_sys::net::enter(std::os::fd::AsRawFd::as_raw_fd(&namespace)).expect("entered");
-            TcpListener::bind("192.0.2.2:4711").expect("bound").accept().expect("somebody comes").1.ip().to_string()
+            let listener = TcpListener::bind("192.0.2.2:4711").expect("bound");
+            listener.set_nonblocking(true).expect("set");
+            let who = || listener.accept().map(|(_, from)| from.ip().to_string()).map_err(|error| error.to_string());
+            eventually("somebody comes", SOON, who)
         });
         let vm = create(&mut node, &with_slot(script("vm", body)));
         assert_eq!(outside.join().expect("heard"), "192.0.2.1", "it appears as its host");

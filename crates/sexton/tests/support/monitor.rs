@@ -23,7 +23,7 @@ impl Monitor {
         });
         stream.set_read_timeout(Some(SOON)).expect("timeout");
         let mut monitor = Monitor { stream: BufReader::new(stream) };
-        let greeting = monitor.line();
+        let greeting = monitor.said();
         assert!(greeting["QMP"]["version"].is_object(), "{greeting}");
         assert_eq!(monitor.ask("qmp_capabilities"), json!({}));
         monitor
@@ -33,19 +33,20 @@ impl Monitor {
         // In one piece: whoever is told to quit reads no further.
         let question = format!("{}\n", json!({ "execute": command }));
         self.stream.get_mut().write_all(question.as_bytes()).expect("asked");
-        loop {
-            let line = self.line();
-            // Events come whenever they like.
-            if line["event"].is_null() {
-                assert!(line["error"].is_null(), "{command}: {line}");
-                return line["return"].clone();
-            }
-        }
+        let answer = self.said();
+        assert!(answer["error"].is_null(), "{command}: {answer}");
+        answer["return"].clone()
     }
 
-    fn line(&mut self) -> Value {
-        let mut line = String::new();
-        self.stream.read_line(&mut line).expect("the guest answers");
-        serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: `{line}`"))
+    /// The next line that is no event: those come whenever they like, before the greeting too.
+    fn said(&mut self) -> Value {
+        loop {
+            let mut line = String::new();
+            self.stream.read_line(&mut line).expect("the guest answers");
+            let said: Value = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: `{line}`"));
+            if said["event"].is_null() {
+                return said;
+            }
+        }
     }
 }
