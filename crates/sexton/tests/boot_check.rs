@@ -5,6 +5,8 @@
 
 #![allow(clippy::indexing_slicing, reason = "a JSON value indexed by a name that is not there is null")]
 
+#[path = "support/container.rs"]
+mod container;
 mod support;
 
 use std::collections::BTreeMap;
@@ -13,6 +15,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
+use container::Container;
 use serde_json::{Value, json};
 use sexton_testkit::{Ground, SOON, eventually, processes_in};
 use support::SEXTON;
@@ -165,33 +168,10 @@ fn whoever_is_killed_in_the_middle_the_next_one_finishes_and_tells_nothing_twice
     }
 }
 
-/// A container; dropped, it ends with all that is in it.
-struct Container(Child);
-
-impl Drop for Container {
-    fn drop(&mut self) {
-        self.0.kill().expect("killed");
-        self.0.wait().expect("ended");
-    }
-}
-
-/// A daemon in a container of its own, ready.
-fn contained(ground: &Ground) -> Container {
-    let mut command = Command::new("unshare");
-    command.args(["-pf", "--mount-proc", "--kill-child", SEXTON]).args(ground.flags()).arg("serve");
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    let container = Container(command.spawn().expect("started"));
-    eventually("it is ready", SOON, || match ground.client().get("/readyz") {
-        Ok(answer) if answer.status == 200 => Ok(()),
-        other => Err(format!("{other:?}")),
-    });
-    container
-}
-
 #[test]
 fn what_the_container_before_held_is_given_back_before_anybody_asks() {
     let ground = Ground::new(SEXTON).expect("a ground");
-    let container = contained(&ground);
+    let container = Container::serve(&ground);
     let vm = json!({ "name": "vm", "argv": ["sleep", "1000"] });
     ground.client().post("/v1/instances", &vm).expect("an answer").expect(201);
     ground.client().put("/v1/instances/vm/snapshot", &json!({ "resume": 1 })).expect("an answer").expect(200);
@@ -200,7 +180,7 @@ fn what_the_container_before_held_is_given_back_before_anybody_asks() {
         left if left.is_empty() => Ok(()),
         left => Err(format!("{left:?}")),
     });
-    let _container = contained(&ground);
+    let _container = Container::serve(&ground);
     let lost = ground.client().get("/v1/instances/vm").expect("an answer").expect(200);
     assert_eq!((&lost["state"], &lost["reason"]), (&json!("lost"), &json!("container_restart")), "{lost}");
     let resumed = ground.client().post("/v1/instances/vm/start", &json!({})).expect("an answer").expect(200);
@@ -233,7 +213,7 @@ fn what_lives_in_a_pid_namespace_that_cannot_be_seen_is_not_lost() {
     let before = processes_in(&ground.cgroup_dir());
     let show = || ground.client().get("/v1/instances/vm").expect("an answer").expect(200);
 
-    let container = contained(&ground);
+    let container = Container::serve(&ground);
     ground.client().post("/v1/reconcile", &json!({})).expect("an answer").expect(200);
     let doubted = show();
     let why = "the process may live in a PID namespace that cannot be seen from here";
@@ -257,7 +237,7 @@ fn what_ended_meanwhile_is_lost_in_another_pid_namespace_too() {
     let vm = json!({ "name": "vm", "argv": ["sleep", "1000"] });
     let made = daemon.client().post("/v1/instances", &vm).expect("an answer").expect(201);
     daemon.terminate(SOON).expect("ended");
-    let _container = contained(&ground);
+    let _container = Container::serve(&ground);
     // As the end of the whole namespace would.
     let kill = ground.cgroup_at(made["cgroup"]["path"].as_str().expect("a path")).join("cgroup.kill");
     fs::write(kill, "1").expect("killed");

@@ -3,13 +3,15 @@
 
 #![allow(clippy::indexing_slicing, reason = "a JSON value indexed by a name that is not there is null")]
 
+#[path = "support/container.rs"]
+mod container;
 mod support;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 
+use container::Container;
 use serde_json::{Value, json};
 use sexton_core::handle::Handle;
 use sexton_core::proc;
@@ -181,39 +183,14 @@ fn instances_are_known_again_whoever_died() {
     assert_eq!(sleepers.living(), [], "{over}");
 }
 
-/// A container; dropped, it ends with all that is in it.
-struct Container(Child);
-
-impl Container {
-    /// With a daemon as its first process, ready.
-    fn new(ground: &Ground) -> Container {
-        let mut command = Command::new("unshare");
-        command.args(["-pf", "--mount-proc", "--kill-child"]).arg(hidden()).args(ground.flags()).arg("serve");
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        let container = Container(command.spawn().expect("started"));
-        eventually("it is ready", SOON, || match ground.client().get("/readyz") {
-            Ok(answer) if answer.status == 200 => Ok(()),
-            other => Err(format!("{other:?}")),
-        });
-        container
-    }
-}
-
-impl Drop for Container {
-    fn drop(&mut self) {
-        self.0.kill().expect("killed");
-        self.0.wait().expect("ended");
-    }
-}
-
 #[test]
 fn what_a_container_held_ended_with_it() {
     let ground = Ground::new(hidden()).expect("a ground");
-    let first = Container::new(&ground);
+    let first = Container::serve(&ground);
     let body = json!({ "name": "vm", "argv": ["sleep", "1000"] });
     ground.client().post("/v1/instances", &body).expect("an answer").expect(201);
     drop(first);
-    let _second = Container::new(&ground);
+    let _second = Container::serve(&ground);
     let lost = ground.client().get("/v1/instances/vm").expect("an answer").expect(200);
     assert_eq!((&lost["state"], &lost["reason"]), (&json!("lost"), &json!("container_restart")), "{lost}");
     ground.client().ask("DELETE", "/v1/instances/vm", &[], None).expect("asked").expect(200);
@@ -227,7 +204,7 @@ fn what_lives_outside_of_a_container_may_live() {
     let daemon = ground.serve().expect("the daemon starts");
     daemon.client().post("/v1/instances", &body).expect("an answer").expect(201);
     daemon.terminate(SOON).expect("ended");
-    let container = Container::new(&ground);
+    let container = Container::serve(&ground);
     let doubted = ground.client().get("/v1/instances/vm").expect("an answer").expect(200);
     assert_eq!(doubted["state"], "unverified", "{doubted}");
     drop(container);

@@ -19,13 +19,9 @@ use super::life::{Answer, Life, Next, Taken, called, fact, now};
 use super::limits;
 use super::process::Process;
 use super::request::{Caller, Proof, Wanted};
-use super::resources::domain_name;
+use super::resources::{ORIGIN, domain_name};
 use crate::chain::chain;
 use crate::refusal::{Kind, Refusal};
-
-/// Where an adopted process came from, until it is in custody: the path of its cgroup2, and `controller/path` of a v1
-/// cgroup that its limits take it out of.
-const ORIGIN: &str = "cgroup-origin";
 
 /// The tag of a daemon's own processes: no other daemon takes them for anybody's either.
 const DAEMON: &str = "daemon";
@@ -127,11 +123,6 @@ pub(super) fn in_custody(pid: Pid, host: &Host) -> bool {
         .any(|ancestor| {
             subtree.open_path(ancestor).is_ok_and(|domain| domain.owner().is_some() && !domain.is_subtree())
         })
-}
-
-/// Whether `entry` is an adoption that has not come about.
-pub fn is_begun(entry: &Entry) -> bool {
-    entry.resources.iter().any(|held| held.kind == ORIGIN)
 }
 
 /// The row of an adoption: who it is is known before anything is acquired.

@@ -14,11 +14,11 @@ use sexton_plan::state::{ExitSource, ExitStatus, LostReason, State};
 use sexton_plan::world::Doubted;
 use sexton_sys::clone::{ChildFailure, MARK_RELEASED};
 
-use super::adopt;
 use super::crash::crash_point;
 use super::host::Host;
 use super::life::{Command, Life, Next, RollBack, fact, now};
 use super::process::Process;
+use super::resources::is_adoption_begun;
 use super::unstarted::Unstarted;
 use crate::chain::chain;
 
@@ -105,7 +105,7 @@ impl Life {
     /// Judges the instance by what was seen of it; tells what comes next, and adds to `owed` what is to be recorded.
     pub fn judged(&mut self, seen: Seen, owed: &mut Batch) -> Next {
         let Seen { process, handle, mark, refused, why } = seen;
-        if adopt::is_begun(&self.entry) {
+        if is_adoption_begun(&self.entry) {
             // Nobody was told that it is in custody.
             if let Some(handle) = &handle {
                 handle.untag(self.entry.incarnation.as_str());
@@ -271,7 +271,7 @@ pub fn doubted(entry: &Entry, host: &Host) -> Doubted {
     let seen = look(entry, host);
     let why = seen.why.or_else(|| entry.reason.clone()).unwrap_or_else(|| "its identity is not proven".to_owned());
     // An adoption that is given up is nothing to take custody of again.
-    let process = if adopt::is_begun(entry) { ProcessSeen::Unproven } else { seen.process };
+    let process = if is_adoption_begun(entry) { ProcessSeen::Unproven } else { seen.process };
     Doubted {
         name: entry.name.clone(),
         incarnation: entry.incarnation.clone(),

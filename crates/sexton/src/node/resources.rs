@@ -4,6 +4,10 @@ use sexton_ledger::entry::{Entry, Resource, ResourceState};
 
 use super::limits;
 
+/// Where an adopted process came from, until it is in custody: the path of its cgroup2, and `controller/path` of a v1
+/// cgroup that its limits take it out of.
+pub const ORIGIN: &str = "cgroup-origin";
+
 /// The name of an incarnation's cgroup, unique for ever.
 pub fn domain_name(entry: &Entry) -> String {
     format!("{}.{}", entry.name, entry.incarnation)
@@ -25,4 +29,9 @@ pub fn intents(entry: &Entry, has_cgroups: bool, has_pins: bool) -> Vec<Resource
         want("pin", entry.incarnation.to_string());
     }
     wanted
+}
+
+/// Whether `entry` is an adoption that has not come about.
+pub fn is_adoption_begun(entry: &Entry) -> bool {
+    entry.resources.iter().any(|held| held.kind == ORIGIN)
 }
