@@ -11,6 +11,7 @@
 //! kernel's side is [`crate::net`], on a thread of its own.
 
 mod crew;
+mod kept;
 mod life;
 mod news;
 mod owner;
@@ -29,7 +30,6 @@ use sexton_plan::slot::Holder;
 use tokio::sync::{mpsc, oneshot, watch};
 
 pub use owner::{Owner, Pool};
-use review::{Purpose, Review};
 
 use crate::refusal::Refusal;
 
@@ -51,6 +51,33 @@ pub(super) enum Ask {
     Review(Review),
     Close { reply: Reply<Result<(), String>> },
     List { reply: Reply<Vec<Shown>> },
+}
+
+/// What is asked of a look.
+#[derive(Debug)]
+pub struct Review {
+    /// The instances, as they are when it is asked for.
+    entries: Vec<Arc<Entry>>,
+    /// What is done about what is planned.
+    purpose: Purpose,
+}
+
+/// What a review is for.
+#[derive(Debug)]
+pub enum Purpose {
+    /// To do all of it.
+    Pass(Reply<()>),
+    /// To show it; nothing changes.
+    Plan(Reply<Plan>),
+    /// To do exactly these, or nothing.
+    Apply(Vec<Action>, Reply<Result<(), Refusal>>),
+}
+
+/// Whoever waits until what a review began is done.
+#[derive(Debug)]
+pub(super) enum Waits {
+    Pass(Reply<()>),
+    Apply(Vec<Action>, Reply<Result<(), Refusal>>),
 }
 
 /// A slot that was handed out; it is the life's once `row` is recorded with the life's own.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use sexton_plan::slot::Seen;
 
-use super::review::Review;
+use super::Review;
 use crate::net::{Made, NetError, Released};
 use crate::refusal::Refusal;
 

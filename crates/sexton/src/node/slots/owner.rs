@@ -11,9 +11,9 @@ use sexton_plan::slot::{Holder, Holding, SlotState};
 use tokio::sync::mpsc;
 
 use super::crew::Crew;
+use super::kept::{Kept, Lives, claim, lives};
 use super::news::News;
-use super::review::{Lives, Review, Waits, claim, lives};
-use super::{Ask, Claimed, Closing, Queue, Reply, Shown, SlotLeft};
+use super::{Ask, Claimed, Closing, Queue, Reply, Review, Shown, SlotLeft, Waits};
 use crate::config;
 use crate::net::{self, Scheme, Slot};
 use crate::node::host::SharedHost;
@@ -40,13 +40,6 @@ impl Pool {
     pub fn new(cgroup: &str, slots: &config::Slots) -> Pool {
         Pool { scheme: Scheme::new(cgroup, slots), spare: slots.count, is_closed: false }
     }
-}
-
-/// A slot with a row.
-#[derive(Debug)]
-pub(super) struct Kept {
-    pub(super) row: SlotRow,
-    pub(super) slot: Slot,
 }
 
 /// A life that waits for a slot.

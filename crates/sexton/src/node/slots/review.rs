@@ -13,67 +13,19 @@ use std::sync::Arc;
 use sexton_core::handle::{Handle, Life};
 use sexton_ledger::entry::Entry;
 use sexton_ledger::slot::SlotRow;
-use sexton_plan::id::Incarnation;
-use sexton_plan::plan::{Action, Plan, Policies};
+use sexton_plan::plan::{Action, Policies};
 use sexton_plan::pool::Wish;
 use sexton_plan::slot::{Holding, Seen, SlotClaim, SlotState};
 use sexton_plan::world::{Left, Network, SharedTable, SlotSighting, World};
 
+use super::kept::{Kept, Lives, claim, lives};
 use super::news::News;
-use super::owner::{Kept, Owner};
-use super::{KIND, Reply};
-use crate::net::{Scheme, Slot};
+use super::owner::Owner;
+use super::{Purpose, Review, Waits};
+use crate::net::Slot;
 use crate::node::host::Host;
 use crate::node::planning::{exactly, sound};
 use crate::refusal::{Kind, Refusal};
-
-/// What is asked of a look.
-#[derive(Debug)]
-pub struct Review {
-    /// The instances, as they are when it is asked for.
-    pub(super) entries: Vec<Arc<Entry>>,
-    /// What is done about what is planned.
-    pub(super) purpose: Purpose,
-}
-
-/// What a review is for.
-#[derive(Debug)]
-pub enum Purpose {
-    /// To do all of it.
-    Pass(Reply<()>),
-    /// To show it; nothing changes.
-    Plan(Reply<Plan>),
-    /// To do exactly these, or nothing.
-    Apply(Vec<Action>, Reply<Result<(), Refusal>>),
-}
-
-/// Whoever waits until what a review began is done.
-#[derive(Debug)]
-pub(super) enum Waits {
-    Pass(Reply<()>),
-    Apply(Vec<Action>, Reply<Result<(), Refusal>>),
-}
-
-/// Instances by their lives.
-pub(super) type Lives<'a> = BTreeMap<&'a Incarnation, &'a Entry>;
-
-/// `entries` by their lives.
-pub(super) fn lives<'a>(entries: impl Iterator<Item = &'a Entry>) -> Lives<'a> {
-    entries.map(|entry| (&entry.incarnation, entry)).collect()
-}
-
-/// What the row of a slot says; a holder that is not among `lives` is as `otherwise` tells.
-pub(super) fn claim(kept: &Kept, scheme: &Scheme, lives: &Lives<'_>, otherwise: Holding) -> SlotClaim {
-    let holds = |entry: &&Entry| entry.resources.iter().any(|held| held.kind == KIND && held.key == kept.slot.netns);
-    let holding = match kept.row.holder.as_ref().map(|holder| lives.get(&holder.incarnation).copied()) {
-        Some(Some(entry)) if !holds(&entry) => Holding::Nobody,
-        Some(Some(entry)) if entry.state.is_terminal() => Holding::Leaving,
-        Some(Some(_)) => Holding::Live,
-        Some(None) => otherwise,
-        None => Holding::Nobody,
-    };
-    SlotClaim { state: kept.row.state, holding, fits: scheme.slot(kept.row.index).as_ref() == Some(&kept.slot) }
-}
 
 /// A slot to be repaired, and the life that uses it.
 type Hurt = (Slot, SlotRow, Arc<Entry>);

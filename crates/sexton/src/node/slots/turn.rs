@@ -8,8 +8,9 @@ use sexton_plan::pool::Moves;
 use sexton_plan::slot::SlotState;
 
 use super::crew::Crew;
+use super::kept::Kept;
 use super::news::{News, NotMade};
-use super::owner::{Kept, Owner};
+use super::owner::Owner;
 use crate::net::{Made, NetError, Released, Slot};
 use crate::node::crash::crash_point;
 use crate::node::host::Host;
