@@ -201,12 +201,20 @@ impl Handle {
     }
 
     /// What a zombie's `/proc/PID/stat` tells, believed only where the pidfd says afterwards that the number is
-    /// still its own.
+    /// still its own, and its own here: a recorded number may be another PID namespace's.
     fn zombie_status(&self) -> Option<ExitStatus> {
-        let stat = proc::stat(self.identity.pid).ok()?;
-        let still_here = pidfd::send_signal(self.pidfd.raw(), 0).is_ok();
-        let same_tick = self.identity.start_ticks.is_none_or(|ticks| ticks == stat.start_ticks);
-        if still_here && same_tick { stat.zombie_status() } else { None }
+        let pid = self.identity.pid;
+        let stat = proc::stat(pid).ok()?;
+        // RACE: asked last. Who has not been reaped by now had the number when it was read.
+        let is_its_own = match pidfd::facts(self.pidfd.raw()) {
+            Ok(facts) => facts.pid == Some(pid.as_raw()),
+            // Without the kernel's word the start tick tells, which another time namespace counts from elsewhere.
+            Err(_) => {
+                let still_here = pidfd::send_signal(self.pidfd.raw(), 0).is_ok();
+                still_here && self.identity.start_ticks.is_none_or(|ticks| ticks == stat.start_ticks)
+            }
+        };
+        if is_its_own { stat.zombie_status() } else { None }
     }
 
     /// What the kernel kept of a reaped process.

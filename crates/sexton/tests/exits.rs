@@ -82,6 +82,38 @@ fn an_end_that_nobody_saw_is_shown_as_soon_as_somebody_answers_whoever_was_left_
     node.clear();
 }
 
+/// A program that becomes `sexton` in a time namespace of its own, in which the boot was at another time each time.
+fn at_another_time() -> PathBuf {
+    let launcher = Path::new(env!("CARGO_TARGET_TMPDIR")).join("sexton-at-another-time");
+    let text = format!("#!/bin/sh\nexec unshare -T --monotonic $$ --boottime $$ '{SEXTON}' \"$@\"\n");
+    std::fs::write(&launcher, text).expect("written");
+    assert!(Command::new("chmod").args(["+x", "--"]).arg(&launcher).status().expect("chmod").success());
+    launcher
+}
+
+#[test]
+fn time_namespaces_change_nothing() {
+    // Who ended unseen is a zombie for as long as its new parent likes: that parent is this test, and reaps nobody.
+    sexton_sys::process::become_subreaper().expect("a subreaper");
+    let mut node = Node::new(at_another_time(), &[]);
+    let gate = Gate::new(node.ground.dir());
+    let mut create = |name: &str, body: &str| {
+        let (answer, _) = node.ask("POST", "/v1/instances", None, Some(&script(name, body)));
+        answer.expect(201)["identity"].clone()
+    };
+    let lives = create("lives", "exec sleep 1000");
+    let ends = create("ends", &format!("read _ < {}; exit 9", gate.path.display()));
+    node.kill(Dead::Both, || {
+        gate.let_go(1);
+        all_end(&[ends["pid"].as_i64().expect("a PID")]);
+    });
+    let shown = node.instance("ends");
+    assert_eq!((text(&shown, "state"), &shown["exit"]["code"]), ("exited".to_owned(), &json!(9)), "{shown}");
+    let shown = node.instance("lives");
+    assert_eq!((text(&shown, "state"), &shown["identity"]), ("running".to_owned(), &lives), "{shown}");
+    node.clear();
+}
+
 fn play(who: Dead, times: &[When]) {
     let mut node = Node::new(SEXTON, &[]);
     for when in times {
