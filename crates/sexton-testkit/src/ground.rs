@@ -185,8 +185,9 @@ impl Ground {
     fn clear(&self) -> Result<()> {
         self.clear_cgroup()?;
         for controller in ["pids", "memory"] {
-            // The daemon's place for v1 limits, where the host keeps them there.
-            let _gone = fs::remove_dir(Path::new("/sys/fs/cgroup").join(controller).join(&self.id));
+            // The daemon's place for v1 limits, where the host keeps them there, with those of lives that it left.
+            let place = Path::new("/sys/fs/cgroup").join(controller).join(&self.id);
+            tree(&place).iter().rev().for_each(|dir| drop(fs::remove_dir(dir)));
         }
         for point in mounts_below(&self.dir) {
             let target = std::ffi::CString::new(point.as_os_str().as_bytes())?;
