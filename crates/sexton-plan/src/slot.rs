@@ -14,7 +14,7 @@ use crate::id::{Incarnation, Name};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SlotState {
-    /// SlotClaim, perhaps not made yet.
+    /// Claimed, perhaps not made yet.
     Making,
     /// Made, and nobody's.
     Ready,
@@ -106,7 +106,7 @@ pub enum Holding {
     Live,
     /// It is being given back: by its life, which is over, or by what was planned before.
     Leaving,
-    /// A life that is not among those that were seen: it may be about to be claim.
+    /// A life that is not among those that were seen: it may be about to claim it.
     Untold,
     /// Nobody.
     Nobody,

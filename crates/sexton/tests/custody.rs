@@ -5,14 +5,14 @@
 mod support;
 
 use std::fs;
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::Command;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use sexton_testkit::{Ground, Held, SOON, eventually};
-use support::{Dead, Node, SEXTON, file_appears, script, spec, text};
+use sexton_testkit::{Held, SOON, eventually};
+use support::{Dead, Node, SEXTON, file_appears, launcher, script, spec, text};
 
 fn create(node: &mut Node, body: &Value) -> Value {
     node.ask("POST", "/v1/instances", None, Some(body)).0.expect(201)
@@ -118,11 +118,8 @@ fn logs_are_bounded_also_while_their_instance_will_not_end() {
 
 #[test]
 fn a_caller_that_ignores_its_children_takes_no_exit_away() {
-    let ground = Ground::new(SEXTON).expect("a ground");
-    let wrapper = ground.dir().join("careless");
-    fs::write(&wrapper, format!("#!/bin/sh\nexec env --ignore-signal=CHLD {SEXTON} \"$@\"\n")).expect("written");
-    fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o755)).expect("executable");
-    let mut node = Node::new(&wrapper, &[]);
+    let careless = launcher("sexton-careless-of-children", &format!("exec env --ignore-signal=CHLD '{SEXTON}' \"$@\""));
+    let mut node = Node::new(careless, &[]);
     create(&mut node, &script("seven", "exit 7"));
     let over = node.settled("seven");
     assert_eq!((&over["exit"]["code"], &over["exit"]["source"]), (&json!(7), &json!("wait")), "{over}");

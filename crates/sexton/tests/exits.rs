@@ -12,7 +12,7 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 use sexton_testkit::{SOON, eventually};
-use support::{Dead, Node, SEXTON, script, text};
+use support::{Dead, Node, SEXTON, launcher, script, text};
 
 /// When they die, as seen from the exits.
 #[derive(Clone, Copy, Debug)]
@@ -84,11 +84,8 @@ fn an_end_that_nobody_saw_is_shown_as_soon_as_somebody_answers_whoever_was_left_
 
 /// A program that becomes `sexton` in a time namespace of its own, in which the boot was at another time each time.
 fn at_another_time() -> PathBuf {
-    let launcher = Path::new(env!("CARGO_TARGET_TMPDIR")).join("sexton-at-another-time");
-    let text = format!("#!/bin/sh\nexec unshare -T --monotonic $$ --boottime $$ '{SEXTON}' \"$@\"\n");
-    std::fs::write(&launcher, text).expect("written");
-    assert!(Command::new("chmod").args(["+x", "--"]).arg(&launcher).status().expect("chmod").success());
-    launcher
+    let line = format!("exec unshare -T --monotonic $$ --boottime $$ '{SEXTON}' \"$@\"");
+    launcher("sexton-at-another-time", &line)
 }
 
 #[test]

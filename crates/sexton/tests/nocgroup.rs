@@ -7,9 +7,7 @@
 mod container;
 mod support;
 
-use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use container::Container;
 use serde_json::{Value, json};
@@ -17,23 +15,15 @@ use sexton_core::handle::Handle;
 use sexton_core::proc;
 use sexton_plan::id::Pid;
 use sexton_testkit::{Ground, SOON, eventually};
-use support::{Dead, Node, SEXTON, script};
+use support::{Dead, Node, SEXTON, launcher, script};
 
 const SIGKILL: u8 = 9;
 
 /// A program that hides cgroup2 and becomes `sexton`.
 fn hidden() -> PathBuf {
-    let launcher = Path::new(env!("CARGO_TARGET_TMPDIR")).join("sexton-without-cgroup2");
-    let text = format!(
-        "#!/bin/sh\nexec unshare -m --propagation private sh -c \
-         'mount -t tmpfs sexton-test /sys/fs/cgroup && exec \"$@\"' sh '{SEXTON}' \"$@\"\n"
-    );
-    // By a new file: another test may be executing the one that is there.
-    let new = launcher.with_extension(format!("{}-{:?}", std::process::id(), std::thread::current().id()));
-    fs::write(&new, text).expect("written");
-    fs::set_permissions(&new, fs::Permissions::from_mode(0o755)).expect("executable");
-    fs::rename(&new, &launcher).expect("in its place");
-    launcher
+    let hide = "mount -t tmpfs sexton-test /sys/fs/cgroup && exec \"$@\"";
+    let line = format!("exec unshare -m --propagation private sh -c '{hide}' sh '{SEXTON}' \"$@\"");
+    launcher("sexton-without-cgroup2", &line)
 }
 
 /// The `sleep`s of one test, which all sleep for as long, and no other for so long.

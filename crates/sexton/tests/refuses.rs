@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use sexton_testkit::{Ground, Held, SOON, eventually};
-use support::{Node, SEXTON, SIGCONT, SIGSTOP, spec};
+use support::{Node, SEXTON, SIGCONT, SIGSTOP, launcher, spec};
 
 /// Mode, owner, time of change and bytes of everything below, by path.
 type Files = BTreeMap<PathBuf, (u32, u32, i64, i64, Vec<u8>)>;
@@ -370,11 +370,7 @@ fn what_the_caller_left_open_does_not_reach_the_worker() {
 
 #[test]
 fn what_the_caller_lets_others_do_is_not_what_the_daemon_lets_them() {
-    use std::os::unix::fs::PermissionsExt as _;
-    let around = Ground::new(SEXTON).expect("a ground");
-    let careless = around.dir().join("careless");
-    fs::write(&careless, format!("#!/bin/sh\numask 0\nexec {SEXTON} \"$@\"\n")).expect("written");
-    fs::set_permissions(&careless, fs::Permissions::from_mode(0o755)).expect("executable");
+    let careless = launcher("sexton-careless-of-others", &format!("umask 0; exec '{SEXTON}' \"$@\""));
     let ground = Ground::new(careless).expect("a ground");
     let daemon = ground.serve().expect("a daemon");
     for pid in [daemon.keeper_pid().cast_signed(), daemon.worker_pid().expect("a worker")] {

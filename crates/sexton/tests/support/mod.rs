@@ -4,7 +4,9 @@
 #![allow(missing_docs, reason = "for the tests beside it")]
 #![allow(clippy::indexing_slicing, reason = "a JSON value indexed by a name that is not there is null")]
 
-use std::path::PathBuf;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -15,6 +17,22 @@ use sexton_testkit::{Daemon, Ground, Held, Response, SOON, eventually};
 
 /// The program under test.
 pub const SEXTON: &str = env!("CARGO_BIN_EXE_sexton");
+
+/// A program of that name which becomes `sexton` by `line`: its arguments are the shell's `"$@"`.
+pub fn launcher(name: &str, line: &str) -> PathBuf {
+    let launcher = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    // By a new file: another test may be executing the one that is there.
+    let unique = format!("{}-{:?}", std::process::id(), std::thread::current().id());
+    let (text, new) = (launcher.with_extension(format!("{unique}-text")), launcher.with_extension(unique));
+    fs::write(&text, format!("#!/bin/sh\n{line}\n")).expect("written");
+    // RACE: by another process, for a child that a thread beside this one forks would hold a descriptor of ours until it
+    // execs, and nobody can execute what is open for writing.
+    let installed = Command::new("install").args(["-m", "755"]).args([&text, &new]).status();
+    assert!(installed.expect("install").success(), "{line}");
+    fs::remove_file(text).expect("removed");
+    fs::rename(&new, &launcher).expect("in its place");
+    launcher
+}
 
 pub const SIGSTOP: i32 = 19;
 pub const SIGCONT: i32 = 18;
