@@ -276,16 +276,14 @@ pub fn set_close_on_exec(fd: RawFd, close: bool) -> Result<(), SysError> {
     done("fcntl", unsafe { syscall(nr::FCNTL, [word(fd), F_SETFD, close.into(), 0, 0, 0]) })
 }
 
-/// Has every open descriptor from `first` on closed by `execve(2)` (`close_range(2)`, Linux 5.11).
+/// Closes every open descriptor from `first` on (`close_range(2)`, Linux 5.9): for a program that starts, and has opened
+/// nothing yet. What has an owner in this process must not be closed under it.
 ///
 /// # Errors
-/// `ENOSYS`, and `EINVAL` on kernels that only close at once.
-pub fn close_all_on_exec(first: RawFd) -> Result<(), SysError> {
-    const CLOSE_RANGE_CLOEXEC: usize = 4;
-    // SAFETY: touches no memory, and closes nothing now.
-    done("close_range", unsafe {
-        syscall(nr::CLOSE_RANGE, [word(first), u32::MAX as usize, CLOSE_RANGE_CLOEXEC, 0, 0, 0])
-    })
+/// `ENOSYS`.
+pub fn close_from(first: RawFd) -> Result<(), SysError> {
+    // SAFETY: touches no memory.
+    done("close_range", unsafe { syscall(nr::CLOSE_RANGE, [word(first), u32::MAX as usize, 0, 0, 0, 0]) })
 }
 
 /// A second descriptor, at least 3, of the same open file.

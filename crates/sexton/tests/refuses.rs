@@ -354,17 +354,29 @@ fn every_flag_outside_the_contract_is_2_and_changes_nothing() {
     assert_eq!(before, after);
 }
 
+/// The program without `sexton-init` beside it, as which it is the keeper itself.
+fn without_init() -> PathBuf {
+    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("without-init");
+    fs::create_dir_all(&dir).expect("a directory");
+    let program = dir.join("sexton");
+    let _older = fs::remove_file(&program);
+    fs::hard_link(SEXTON, &program).expect("linked");
+    program
+}
+
 #[test]
-fn what_the_caller_left_open_does_not_reach_the_worker() {
-    let ground = Ground::new(SEXTON).expect("a ground");
-    let left = fs::File::open(ground.config()).expect("opened");
-    // Kept over the `execve` of the daemon, as a careless caller does.
-    sexton_sys::file::set_close_on_exec(std::os::fd::AsRawFd::as_raw_fd(&left), false).expect("kept");
-    let daemon = ground.serve().expect("a daemon");
-    for pid in [daemon.keeper_pid().cast_signed(), daemon.worker_pid().expect("a worker")] {
-        let open = fs::read_dir(format!("/proc/{pid}/fd")).expect("its descriptors").flatten();
-        let targets: Vec<PathBuf> = open.filter_map(|fd| fs::read_link(fd.path()).ok()).collect();
-        assert!(!targets.contains(&ground.config()), "{pid}: {targets:?}");
+fn what_the_caller_left_open_does_not_reach_the_daemon() {
+    for program in [PathBuf::from(SEXTON), without_init()] {
+        let ground = Ground::new(program).expect("a ground");
+        let left = fs::File::open(ground.config()).expect("opened");
+        // Kept over the `execve` of the daemon, as a careless caller does.
+        sexton_sys::file::set_close_on_exec(std::os::fd::AsRawFd::as_raw_fd(&left), false).expect("kept");
+        let daemon = ground.serve().expect("a daemon");
+        for pid in [daemon.keeper_pid().cast_signed(), daemon.worker_pid().expect("a worker")] {
+            let open = fs::read_dir(format!("/proc/{pid}/fd")).expect("its descriptors").flatten();
+            let targets: Vec<PathBuf> = open.filter_map(|fd| fs::read_link(fd.path()).ok()).collect();
+            assert!(!targets.contains(&ground.config()), "{pid}: {targets:?}");
+        }
     }
 }
 

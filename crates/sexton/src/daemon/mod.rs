@@ -68,8 +68,9 @@ pub fn serve(flags: &Flags) -> Result<u8, Refused> {
     if let Some((link, prepare)) = under_keeper() {
         return work::run(settings, link, prepare);
     }
-    // What the caller left open is not the daemon's; without the call it stays open, and workloads get none of it anyway.
-    let _old_kernel = sexton_sys::file::close_all_on_exec(FIRST_OWN);
+    // What the caller left open is not the daemon's, and closed now, for where there is no `sexton-init` this process
+    // stays. Without the call it stays open, and workloads get none of it anyway.
+    let _old_kernel = sexton_sys::file::close_from(FIRST_OWN);
     // Nor is what it would let others do, or keep from us.
     sexton_sys::process::set_umask(0o022);
     let lock = preflight::run(&settings)?;
