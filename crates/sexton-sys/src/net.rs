@@ -1,4 +1,4 @@
-//! Network namespaces, netlink sockets and TAPs.
+//! Network namespaces, netlink sockets, links from inside, and TAPs.
 
 use core::ffi::CStr;
 
@@ -60,6 +60,145 @@ pub fn netlink(family: Family) -> Result<Fd, SysError> {
     Ok(socket)
 }
 
+/// `struct ifreq` of `netdevice(7)`: a link's name, and a union of 24 bytes.
+#[repr(C)]
+struct Request {
+    name: [u8; IFNAMSIZ],
+    what: [u8; 24],
+}
+
+const IFNAMSIZ: usize = 16;
+
+impl Request {
+    fn new<const N: usize>(name: &CStr, what: [u8; N]) -> Result<Request, SysError> {
+        Ok(Request { name: padded(name.to_bytes_with_nul())?, what: padded(&what)? })
+    }
+}
+
+/// `bytes`, and zeros behind them.
+fn padded<const N: usize>(bytes: &[u8]) -> Result<[u8; N], SysError> {
+    let mut all = [0; N];
+    let place = all.get_mut(..bytes.len()).ok_or(SysError::of("ioctl", Errno::EINVAL))?;
+    place.copy_from_slice(bytes);
+    Ok(all)
+}
+
+/// `struct sockaddr_in` without a port.
+fn inet(address: [u8; 4]) -> [u8; 16] {
+    const AF_INET: u16 = 2;
+    let ([f, g], [a, b, c, d]) = (AF_INET.to_ne_bytes(), address);
+    [f, g, 0, 0, a, b, c, d, 0, 0, 0, 0, 0, 0, 0, 0]
+}
+
+/// The links of the namespace in which it was opened, for who sets them up from inside (`netdevice(7)`).
+///
+/// An inet socket, which lets go of its namespace when it is closed. A netlink socket can do the same and more, but the
+/// kernel has it hold its namespace for an RCU grace period longer: 15 ms, in which a namespace that nobody needs any
+/// more cannot end.
+#[derive(Debug)]
+pub struct Links(Fd);
+
+impl Links {
+    /// Those of the calling thread's namespace.
+    ///
+    /// # Errors
+    /// `EMFILE`, `ENFILE`.
+    pub fn open() -> Result<Links, SysError> {
+        const AF_INET: usize = 2;
+        // Of the kinds that exist everywhere, the one that is given back at once on older kernels too.
+        const SOCK_STREAM_CLOEXEC: usize = 1 | 0o2_000_000;
+        // SAFETY: makes a descriptor; no memory is touched.
+        let made = unsafe { syscall(nr::SOCKET, [AF_INET, SOCK_STREAM_CLOEXEC, 0, 0, 0, 0]) };
+        made.map(|fd| Links(opened(fd))).map_err(|errno| SysError::of("socket", errno))
+    }
+
+    /// Brings link `name` up; fine where it is.
+    ///
+    /// # Errors
+    /// `ENODEV` where there is none, `EPERM` without `CAP_NET_ADMIN`, as for everything below.
+    pub fn set_up(&self, name: &CStr) -> Result<(), SysError> {
+        const SIOCGIFFLAGS: usize = 0x8913;
+        const SIOCSIFFLAGS: usize = 0x8914;
+        const IFF_UP: u8 = 1;
+        let mut request = Request::new(name, [])?;
+        self.ask("ioctl(SIOCGIFFLAGS)", SIOCGIFFLAGS, &mut request)?;
+        // In the machine's order the low byte is the first on all that this is built for.
+        let [flags, ..] = &mut request.what;
+        *flags |= IFF_UP;
+        self.ask("ioctl(SIOCSIFFLAGS)", SIOCSIFFLAGS, &mut request)
+    }
+
+    /// Gives link `name` the one IPv4 address that it has, with the broadcast address of its network.
+    ///
+    /// # Errors
+    /// `EINVAL` for an address that no link can have.
+    pub fn set_address(&self, name: &CStr, address: [u8; 4], mask: [u8; 4]) -> Result<(), SysError> {
+        const SIOCSIFADDR: usize = 0x8916;
+        const SIOCSIFNETMASK: usize = 0x891c;
+        self.ask("ioctl(SIOCSIFADDR)", SIOCSIFADDR, &mut Request::new(name, inet(address))?)?;
+        self.ask("ioctl(SIOCSIFNETMASK)", SIOCSIFNETMASK, &mut Request::new(name, inet(mask))?)
+    }
+
+    /// Tells for good at which hardware address `address` is, beyond link `name`, an ethernet link (`arp(7)`).
+    ///
+    /// # Errors
+    /// `ENOBUFS` where the host's table of neighbours is full.
+    pub fn set_neighbour(&self, name: &CStr, address: [u8; 4], hardware: [u8; 6]) -> Result<(), SysError> {
+        /// `struct arpreq`.
+        #[repr(C)]
+        struct Neighbour {
+            address: [u8; 16],
+            hardware: [u8; 16],
+            flags: i32,
+            mask: [u8; 16],
+            link: [u8; IFNAMSIZ],
+        }
+        const SIOCSARP: usize = 0x8955;
+        const ATF_COM_PERM: i32 = 2 | 4;
+        const ARPHRD_ETHER: u16 = 1;
+        let ([f, g], [a, b, c, d, e, h]) = (ARPHRD_ETHER.to_ne_bytes(), hardware);
+        let mut request = Neighbour {
+            address: inet(address),
+            hardware: padded(&[f, g, a, b, c, d, e, h])?,
+            flags: ATF_COM_PERM,
+            mask: [0; 16],
+            link: padded(name.to_bytes_with_nul())?,
+        };
+        self.ask("ioctl(SIOCSARP)", SIOCSARP, &mut request)
+    }
+
+    /// Sends what is for nobody else to `gateway`.
+    ///
+    /// # Errors
+    /// `EEXIST` where this very route is there, `ENETUNREACH` where the gateway is beyond no link that is up.
+    pub fn add_default_route(&self, gateway: [u8; 4]) -> Result<(), SysError> {
+        /// `struct rtentry`.
+        #[repr(C)]
+        struct Route {
+            pad: u64,
+            to: [u8; 16],
+            gateway: [u8; 16],
+            mask: [u8; 16],
+            flags: u16,
+            /// Of no meaning here: metric, link, and sizes.
+            rest: [u64; 7],
+        }
+        const SIOCADDRT: usize = 0x890b;
+        const RTF_UP_GATEWAY: u16 = 1 | 2;
+        let anything = inet([0; 4]);
+        let mut request =
+            Route { pad: 0, to: anything, gateway: inet(gateway), mask: anything, flags: RTF_UP_GATEWAY, rest: [0; 7] };
+        self.ask("ioctl(SIOCADDRT)", SIOCADDRT, &mut request)
+    }
+
+    /// `request` is the structure that `number` takes.
+    fn ask<R>(&self, what: &'static str, number: usize, request: &mut R) -> Result<(), SysError> {
+        // SAFETY: the kernel reads and writes one structure of the request's own kind, which lives as long as the call.
+        let done = unsafe { syscall(nr::IOCTL, [word(self.0.raw()), number, &raw mut *request as usize, 0, 0, 0]) };
+        done.map(|_| ()).map_err(|errno| SysError::of(what, errno))
+    }
+}
+
 /// Makes TAP `name` in the calling thread's namespace; it stays until the namespace ends. It belongs to the caller's
 /// user (`/dev/net/tun`).
 ///
@@ -70,19 +209,7 @@ pub fn make_tap(name: &CStr) -> Result<(), SysError> {
     const TUNSETIFF: usize = 0x4004_54ca;
     const TUNSETPERSIST: usize = 0x4004_54cb;
     const IFF_TAP_NO_PI: u16 = 0x0002 | 0x1000;
-    /// `struct ifreq`: a name, and a union of 24 bytes that begins with the flags.
-    #[repr(C)]
-    struct Request {
-        name: [u8; 16],
-        flags: u16,
-        rest: [u8; 22],
-    }
-    let mut request = Request { name: [0; 16], flags: IFF_TAP_NO_PI, rest: [0; 22] };
-    let bytes = name.to_bytes();
-    match request.name.get_mut(..bytes.len()) {
-        Some(place) if bytes.len() < 16 => place.copy_from_slice(bytes),
-        Some(_) | None => return Err(SysError::of("ioctl", Errno::EINVAL)),
-    }
+    let mut request = Request::new(name, IFF_TAP_NO_PI.to_ne_bytes())?;
     let tun = file::open(file::AT_FDCWD, c"/dev/net/tun", flags::RDWR, 0)?;
     let at = &raw mut request as usize;
     // SAFETY: the kernel reads and writes one `struct ifreq`, which is 40 bytes.

@@ -137,6 +137,34 @@ fn a_slot_reaches_its_gateway_and_leaves_nothing() {
 }
 
 #[test]
+fn a_tenant_finds_its_network_ready() {
+    alone(|| {
+        let scheme = scheme("sexton", "", true);
+        let slot = &slots(&scheme, 1)[0];
+        let mut net = Net::open(scheme);
+        make(&mut net, slot).expect("made");
+        let within = |what: &str| ip(&format!("-n {} {what}", slot.netns));
+        let is_ready = |links: &[&str]| {
+            let address = within("-4 -o addr show dev eth0");
+            assert!(address.contains("inet 10.231.0.2/30 brd 10.231.0.3 scope global eth0"), "{address}");
+            let gateway = within("neigh show nud permanent");
+            assert!(gateway.starts_with("10.231.0.1 dev eth0 lladdr ") && gateway.lines().count() == 1, "{gateway}");
+            let up = within("-o link show up");
+            assert!(links.iter().all(|name| up.contains(&format!(" {name}"))), "{up}");
+            assert!(up.lines().all(|link| link.contains("LOOPBACK") || link.contains(",MULTICAST,")), "{up}");
+            let routes = "default via 10.231.0.1 dev eth0 \n\
+                          10.231.0.0/30 dev eth0 proto kernel scope link src 10.231.0.2 \n";
+            assert_eq!(within("route"), routes);
+        };
+        is_ready(&["lo:", "eth0@", "tap0:"]);
+        ip("link del sexton-0");
+        net.repair(slot, None).expect("repaired");
+        is_ready(&["lo:", "eth0@"]);
+        release(&mut net, slot).expect("released");
+    });
+}
+
+#[test]
 fn a_program_is_started_inside() {
     alone(|| {
         let scheme = scheme("sexton", "", false);

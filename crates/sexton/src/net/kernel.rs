@@ -8,7 +8,6 @@
 //! or its text, the pair by its hardware address. Taking down does not ask how far the making came.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::CString;
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt;
@@ -19,6 +18,7 @@ use sexton_sys::net::{self, Family};
 use sexton_sys::{Errno, SysError};
 
 use super::entry::{self, Directory, Entry};
+use super::inside;
 use super::nft::{self, Table};
 use super::route::{self, Link, Place};
 use super::scheme::{Scheme, Slot};
@@ -123,14 +123,7 @@ impl Kernel {
         let (namespace, ns_ino) = self.new_namespace(slot)?;
         entry::bind(slot, namespace.as_fd(), &mut self.directory)?;
         self.connect(slot, namespace.as_fd())?;
-        if let Some(tap) = &slot.tap {
-            let name = CString::new(tap.as_str()).unwrap_or_default();
-            let what = "make the slot's TAP";
-            net::make_tap(&name).map_err(|error| Refused::from(error).during(what))?;
-            Netlink::open(Family::Route)
-                .and_then(|mut inner| route::set_up_named(&mut inner, tap))
-                .map_err(|refused| refused.during(what))?;
-        }
+        inside::add_tap(slot)?;
         Ok(Made { ns_ino })
     }
 
@@ -171,9 +164,7 @@ impl Kernel {
             return Err(NetError::Failed(format!("link `{}` vanished", slot.link)));
         };
         self.set_host_end(slot, link.index)?;
-        Netlink::open(Family::Route)
-            .and_then(|mut inner| route::set_inner_end(&mut inner, slot))
-            .map_err(|refused| refused.during(&format!("set up the inside of `{}`", slot.netns)))
+        inside::set_up(slot)
     }
 
     fn set_host_end(&mut self, slot: &Slot, index: u32) -> Result<(), NetError> {

@@ -4,6 +4,7 @@
 //! again by the names of [`Scheme`] and proven by marks that the kernel keeps.
 
 mod entry;
+mod inside;
 mod kernel;
 mod message;
 mod nft;

@@ -5,6 +5,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 use sexton_sys::Errno;
 
+use super::inside::INNER;
 use super::message::{Incoming, Message, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, number, text_of};
 use super::scheme::{Mac, Slot};
 use super::socket::{Netlink, Refused};
@@ -15,9 +16,7 @@ const RTM_GETLINK: u16 = 18;
 const RTM_SETLINK: u16 = 19;
 const RTM_NEWADDR: u16 = 20;
 const RTM_GETADDR: u16 = 22;
-const RTM_NEWROUTE: u16 = 24;
 const RTM_GETROUTE: u16 = 26;
-const RTM_NEWNEIGH: u16 = 28;
 const RTM_NEWNSID: u16 = 88;
 const RTM_GETNSID: u16 = 90;
 const IFLA_ADDRESS: u16 = 1;
@@ -38,9 +37,6 @@ const IFA_LOCAL: u16 = 2;
 const IFA_BROADCAST: u16 = 4;
 const RTA_DST: u16 = 1;
 const RTA_OIF: u16 = 4;
-const RTA_GATEWAY: u16 = 5;
-const NDA_DST: u16 = 1;
-const NDA_LLADDR: u16 = 2;
 const NETNSA_NSID: u16 = 1;
 const NETNSA_FD: u16 = 3;
 const AF_INET: u8 = 2;
@@ -50,10 +46,6 @@ const LINK_HEAD: usize = 16;
 const ADDRESS_HEAD: usize = 8;
 const ROUTE_HEAD: usize = 12;
 const NSID_HEAD: usize = 4;
-/// The name of the pair's end inside.
-pub const INNER: &str = "eth0";
-/// Index of the loopback link in every namespace.
-const LOOPBACK: u32 = 1;
 
 /// A link of this namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -212,33 +204,6 @@ pub fn set_host_end(netlink: &mut Netlink, slot: &Slot, index: u32, forwards: bo
     netlink.ask(vec![forwarding(set_up(index), forwards), set_address(index, slot.gateway, slot)])
 }
 
-/// Brings up everything inside: loopback, the inner end with its address, the default route.
-pub fn set_inner_end(netlink: &mut Netlink, slot: &Slot) -> Result<(), Refused> {
-    const MAIN_BOOT_UNIVERSE_UNICAST: [u8; 4] = [254, 3, 0, 1];
-    let Some(inner) = link(netlink, INNER)? else {
-        return Err(Refused { errno: Errno::ENODEV, says: INNER.to_owned() });
-    };
-    let [table, protocol, scope, kind] = MAIN_BOOT_UNIVERSE_UNICAST;
-    let default = [AF_INET, 0, 0, 0, table, protocol, scope, kind, 0, 0, 0, 0];
-    netlink.ask(vec![
-        set_up(LOOPBACK),
-        set_up(inner.index),
-        set_address(inner.index, slot.address, slot),
-        set_neighbour(inner.index, slot.gateway, slot.host_mac),
-        Message::new(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE, &default)
-            .put(RTA_GATEWAY, &slot.gateway.octets())
-            .number(RTA_OIF, inner.index),
-    ])
-}
-
-/// Brings the link called `name` up, which is one that the caller has just made.
-pub fn set_up_named(netlink: &mut Netlink, name: &str) -> Result<(), Refused> {
-    match link(netlink, name)? {
-        Some(link) => netlink.ask(vec![set_up(link.index)]),
-        None => Err(Refused { errno: Errno::ENODEV, says: name.to_owned() }),
-    }
-}
-
 fn set_up(index: u32) -> Message {
     Message::new(RTM_SETLINK, 0, &link_head(index, IFF_UP, IFF_UP))
 }
@@ -250,17 +215,6 @@ fn set_address(index: u32, address: Ipv4Addr, slot: &Slot) -> Message {
         .put(IFA_LOCAL, &address.octets())
         .put(IFA_ADDRESS, &address.octets())
         .put(IFA_BROADCAST, &broadcast.octets())
-}
-
-/// Tells for good where `address` is. One that is asked for by ARP counts against `gc_thresh3`, which all namespaces of
-/// a host have in common: without this a thousand slots in use at once lose packets on a kernel with its defaults.
-fn set_neighbour(index: u32, address: Ipv4Addr, mac: Mac) -> Message {
-    const PERMANENT: u16 = 0x80;
-    let [a, b, c, d] = index.to_ne_bytes();
-    let [low, high] = PERMANENT.to_ne_bytes();
-    Message::new(RTM_NEWNEIGH, NLM_F_CREATE | NLM_F_REPLACE, &[AF_INET, 0, 0, 0, a, b, c, d, low, high, 0, 0])
-        .put(NDA_DST, &address.octets())
-        .put(NDA_LLADDR, &mac)
 }
 
 /// Gives the namespace behind `fd` the number `nsid`, by which this namespace knows it as long as it lasts.
