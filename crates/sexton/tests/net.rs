@@ -10,6 +10,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::MetadataExt;
 use std::process::{Child, Command, Stdio};
+use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
 use network::{alone, run, snapshot, tried};
@@ -227,13 +228,16 @@ fn each_damage_is_seen_and_put_right() {
         let slot = &slots[0];
         let tenant = Tenant::of(slot);
         let holder = fs::File::open(tenant.namespace()).expect("opened");
-        let damages: [(&dyn Fn(), &[Part]); 9] = [
+        let damages: [(&dyn Fn(), &[Part]); 11] = [
             (&|| drop(nft("flush ruleset")), &[Part::Rule]),
             (&|| drop(nft("flush table inet sexton")), &[Part::Rule]),
             (&|| drop(nft("flush chain inet sexton forward")), &[Part::Rule]),
             (&|| drop(nft("flush set inet sexton slots")), &[Part::Rule]),
             (&|| drop(ip("link del sexton-0")), &[Part::Link, Part::Address]),
             (&|| drop(ip("link set sexton-0 down")), &[Part::Link]),
+            // REGRESSION: the inner end that was left stood in the way of another pair.
+            (&|| drop(ip("link set sexton-0 down name lost0")), &[Part::Link, Part::Address]),
+            (&|| drop(ip("link set sexton-0 netns sexton-1")), &[Part::Link, Part::Address]),
             (&|| drop(ip("addr flush dev sexton-0")), &[Part::Address]),
             (&|| drop(ip("netns del sexton-0")), &[Part::Namespace]),
             (&|| assert!(tried("umount", "/run/netns/sexton-0").0), &[Part::Namespace]),
@@ -402,6 +406,33 @@ fn two_daemons_do_not_meet() {
         assert_eq!(snapshot(), of_two);
         assert!(nft("list tables").contains(&table));
         all_ok(two.release(&two_slots));
+    });
+}
+
+#[test]
+fn of_daemons_that_make_slots_at_one_moment_each_address_is_ones() {
+    alone(|| {
+        const COUNT: u32 = 8;
+        let schemes = ["a", "b", "c", "d"].map(|cgroup| scheme(cgroup, "", false));
+        let start = Barrier::new(schemes.len());
+        let make = |scheme: Scheme| {
+            let slots = slots(&scheme, COUNT);
+            let mut net = Net::open(scheme);
+            start.wait();
+            let made = net.make(&slots);
+            let failed = made.iter().filter_map(|made| made.as_ref().err());
+            failed.for_each(|error| assert!(matches!(error, NetError::Foreign(_)), "{error}"));
+            slots.into_iter().zip(made).filter(|(_, made)| made.is_ok()).map(|(slot, _)| slot).collect::<Vec<Slot>>()
+        };
+        let make = &make;
+        let made: Vec<Slot> = std::thread::scope(|scope| {
+            let threads = schemes.map(|scheme| scope.spawn(move || make(scheme)));
+            threads.into_iter().flat_map(|thread| thread.join().expect("no panic")).collect()
+        });
+        let mut numbers: Vec<u32> = made.iter().map(|slot| slot.index).collect();
+        numbers.sort_unstable();
+        assert!(numbers.into_iter().eq(0..COUNT), "each is one daemon's");
+        made.iter().for_each(|slot| assert_eq!(call(slot, slot.gateway), slot.address));
     });
 }
 

@@ -163,6 +163,14 @@ impl Kernel {
         let Some(link) = link else {
             return Err(NetError::Failed(format!("link `{}` vanished", slot.link)));
         };
+        // RACE: a daemon that looked when we did makes the same addresses now.
+        match route::claim_network(&mut self.route, slot, link.index) {
+            Ok(()) => {}
+            Err(refused) if refused.errno == Errno::EEXIST => {
+                return Err(NetError::Foreign(format!("another daemon makes a slot at {}", slot.gateway)));
+            }
+            Err(refused) => return Err(refused.during(&format!("claim the network of `{}`", slot.link))),
+        }
         self.set_host_end(slot, link.index)?;
         inside::set_up(slot)
     }
@@ -288,6 +296,7 @@ impl Kernel {
                     self.delete_link(&link)?;
                 }
                 net::enter(namespace.as_raw_fd()).map_err(|error| Refused::from(error).during("enter a namespace"))?;
+                cut_off(slot)?;
                 self.connect(slot, namespace.as_fd())?;
             }
         }
@@ -408,6 +417,16 @@ fn stranger(slot: &Slot, link: Option<&Link>, entry: &Entry) -> Option<String> {
         Entry::Foreign(stranger) => Some(stranger.clone()),
         Entry::Missing | Entry::Ours(_) | Entry::Empty => None,
     }
+}
+
+/// Deletes what is left of the slot's pair inside, where the calling thread is: the host's end may have been renamed or
+/// moved away, and goes with it.
+fn cut_off(slot: &Slot) -> Result<(), NetError> {
+    let what = format!("remove what is left inside `{}`", slot.netns);
+    let mut inner = Netlink::open(Family::Route).map_err(|refused| refused.during(&what))?;
+    let left = route::link(&mut inner, route::INNER).map_err(|refused| refused.during(&what))?;
+    let left = left.filter(|left| left.is_inside(slot));
+    left.map_or(Ok(()), |left| route::delete_link(&mut inner, left.index)).map_err(|refused| refused.during(&what))
 }
 
 fn is_held(netlink: &mut Netlink, slot: &Slot) -> Result<bool, NetError> {

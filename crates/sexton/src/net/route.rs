@@ -19,6 +19,7 @@ const RTM_GETADDR: u16 = 22;
 const RTM_GETROUTE: u16 = 26;
 const RTM_NEWNSID: u16 = 88;
 const RTM_GETNSID: u16 = 90;
+const RTM_NEWLINKPROP: u16 = 108;
 const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
 const IFLA_LINKINFO: u16 = 18;
@@ -32,6 +33,8 @@ const IFLA_GROUP: u16 = 27;
 const IFLA_NET_NS_FD: u16 = 28;
 const IFLA_EXT_MASK: u16 = 29;
 const IFLA_LINK_NETNSID: u16 = 37;
+const IFLA_PROP_LIST: u16 = 52;
+const IFLA_ALT_IFNAME: u16 = 53;
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
 const IFA_BROADCAST: u16 = 4;
@@ -72,6 +75,11 @@ impl Link {
     /// Whether it is the host's end of `slot`: nobody else makes a veth of that name with that address.
     pub fn is_of(&self, slot: &Slot) -> bool {
         self.name == slot.link && self.kind == "veth" && self.mac == Some(slot.host_mac)
+    }
+
+    /// Whether it is the inner end of `slot`, as it was made.
+    pub fn is_inside(&self, slot: &Slot) -> bool {
+        self.kind == "veth" && self.mac == Some(slot.inner_mac)
     }
 }
 
@@ -179,6 +187,22 @@ pub fn add_pair(netlink: &mut Netlink, slot: &Slot, group: u32, inside: Borrowed
         .number(IFLA_GROUP, group)
         .nest(IFLA_LINKINFO, |info| info.text(IFLA_INFO_KIND, "veth").nest(IFLA_INFO_DATA, peer));
     netlink.ask(vec![message])
+}
+
+/// Gives link `index` the alternative name of the slot's network, which no other link can have then.
+///
+/// # Errors
+/// `EEXIST`: the network is another link's.
+///
+/// # Kernel
+/// 5.5; a link of an older one has no alternative names, and gets none.
+pub fn claim_network(netlink: &mut Netlink, slot: &Slot, index: u32) -> Result<(), Refused> {
+    let message = Message::new(RTM_NEWLINKPROP, NLM_F_CREATE | NLM_F_EXCL, &link_head(index, 0, 0))
+        .nest(IFLA_PROP_LIST, |names| names.text(IFLA_ALT_IFNAME, &slot.network_name()));
+    match netlink.ask(vec![message]) {
+        Err(refused) if refused.errno == Errno::EOPNOTSUPP => Ok(()),
+        told => told,
+    }
 }
 
 /// Takes link `index` away, and with a veth its other end; fine where it is gone.

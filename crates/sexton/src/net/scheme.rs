@@ -59,6 +59,13 @@ impl Slot {
         // A namespace is named by its table and its number.
         self.netns.rsplit_once('-').map_or("", |(table, _)| table)
     }
+
+    /// What its link is called besides: the same for whichever daemon makes a slot of these addresses, so that the
+    /// kernel lets one of them alone have it, however many try at one moment.
+    pub fn network_name(&self) -> String {
+        let base = self.gateway.to_bits() >> SLOT_BITS << SLOT_BITS;
+        format!("sexton-{}", Ipv4Addr::from_bits(base))
+    }
 }
 
 impl Scheme {
