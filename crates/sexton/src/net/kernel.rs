@@ -424,7 +424,7 @@ fn stranger(slot: &Slot, link: Option<&Link>, entry: &Entry) -> Option<String> {
 fn cut_off(slot: &Slot) -> Result<(), NetError> {
     let what = format!("remove what is left inside `{}`", slot.netns);
     let mut inner = Netlink::open(Family::Route).map_err(|refused| refused.during(&what))?;
-    let left = route::link(&mut inner, route::INNER).map_err(|refused| refused.during(&what))?;
+    let left = route::link(&mut inner, inside::INNER).map_err(|refused| refused.during(&what))?;
     let left = left.filter(|left| left.is_inside(slot));
     left.map_or(Ok(()), |left| route::delete_link(&mut inner, left.index)).map_err(|refused| refused.during(&what))
 }
