@@ -1,11 +1,11 @@
 //! The command line of `sexton-init` as an image's entry point: tini's flags and variables, and dumb-init's `-r`.
 
 use core::ffi::CStr;
-use core::fmt;
 
 use sexton_sys::entry::Start;
 use sexton_sys::signal::Signal;
 use sexton_sys::strings::{Strings, number};
+use sexton_sys::text::{Show, Text};
 
 use crate::text::Shown;
 
@@ -108,16 +108,16 @@ pub(crate) enum ArgsError<'a> {
     NoCommand,
 }
 
-impl fmt::Display for ArgsError<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Show for ArgsError<'_> {
+    fn show(&self, text: &mut Text) {
         match self {
-            ArgsError::Unknown(option) => write!(f, "invalid option -- '{}'", Shown(&[*option])),
-            ArgsError::NoValue(option) => write!(f, "option requires an argument -- '{}'", Shown(&[*option])),
+            ArgsError::Unknown(option) => text.add("invalid option -- '").add(Shown(&[*option])).add("'"),
+            ArgsError::NoValue(option) => text.add("option requires an argument -- '").add(Shown(&[*option])).add("'"),
             ArgsError::BadValue(option, value) => {
-                write!(f, "Not a valid option for -{}: {}", Shown(&[*option]), Shown(value.to_bytes()))
+                text.add("Not a valid option for -").add(Shown(&[*option])).add(": ").add(Shown(value.to_bytes()))
             }
-            ArgsError::NoCommand => f.write_str("there is no command to run"),
-        }
+            ArgsError::NoCommand => text.add("there is no command to run"),
+        };
     }
 }
 

@@ -151,7 +151,7 @@ fn list_children() -> Result<Table<u8>, SysError> {
 fn check_proc() -> Result<(), SysError> {
     let mut space = [0; 16];
     let link = file::readlink(AT_FDCWD, c"/proc/self", &mut space)?;
-    if pids_of(link).eq([process::pid()]) { Ok(()) } else { Err(SysError::of("readlinkat", sexton_sys::Errno::ESRCH)) }
+    if pids_of(link).eq([process::pid()]) { Ok(()) } else { Err(SysError::of(&"readlinkat", sexton_sys::Errno::ESRCH)) }
 }
 
 /// The numbers in `list`, as far as the first zero.

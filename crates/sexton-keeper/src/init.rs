@@ -4,13 +4,13 @@
 //! which verbosity, and that init ends when its command does.
 
 use core::ffi::CStr;
-use core::fmt;
 use core::time::Duration;
 
 use sexton_sys::entry::Start;
 use sexton_sys::process::{self, Child, Group, Program, SignalState, Spawn};
 use sexton_sys::signal::{self, Caught, Disposition, Signal, SignalSet};
 use sexton_sys::strings::Strings;
+use sexton_sys::text::Text;
 use sexton_sys::wait::{self, Ended};
 use sexton_sys::{Errno, SysError, time};
 
@@ -34,15 +34,15 @@ pub(crate) fn run(start: Start) -> i32 {
             0
         }
         Ok(Wish::Version) => {
-            say(STDOUT, format_args!("sexton-init version {VERSION}"));
+            say(STDOUT, Text::new().add("sexton-init version ").add(VERSION));
             0
         }
         Ok(Wish::Licence) => {
-            say(STDOUT, format_args!("sexton-init is licensed under Apache-2.0 OR MIT."));
+            say(STDOUT, Text::new().add("sexton-init is licensed under Apache-2.0 OR MIT."));
             0
         }
         Err(error) => {
-            say(STDERR, format_args!("{}: {error}", Shown(name)));
+            say(STDERR, Text::new().add(Shown(name)).add(": ").add(error));
             print_usage(STDERR, name);
             1
         }
@@ -54,15 +54,19 @@ fn base_name(path: &[u8]) -> &[u8] {
     path.rsplit(|&byte| byte == b'/').next().unwrap_or(path)
 }
 
+/// The usage, in two parts that are each short enough for a line.
 fn print_usage(fd: i32, name: &[u8]) {
-    let name = Shown(name);
-    say(
-        fd,
-        format_args!(
-            "{name} (version {VERSION})
-Usage: {name} [OPTIONS] PROGRAM -- [ARGS] | --version
+    let name = &Shown(name);
+    let mut head = Text::new();
+    head.add(name).add(" (version ").add(VERSION).add(")\nUsage: ").add(name);
+    head.add(
+        " [OPTIONS] PROGRAM -- [ARGS] | --version\n\nExecute a program under the supervision of a valid init process (",
+    );
+    say(fd, head.add(name).add(USAGE_HEAD));
+    say(fd, Text::new().add(USAGE_TAIL));
+}
 
-Execute a program under the supervision of a valid init process ({name})
+const USAGE_HEAD: &str = ")
 
 Command line options:
 
@@ -73,23 +77,16 @@ Command line options:
   -v: Generate more verbose output. Repeat up to 3 times.
   -w: Print a warning when processes are getting reaped.
   -g: Send signals to the child's process group.
-  -e EXIT_CODE: Remap EXIT_CODE (from 0 to 255) to 0 (can be repeated)."
-        ),
-    );
-    say(
-        fd,
-        format_args!(
-            "  -r SIGNAL:SIGNAL: Forward the first as the second, 0 for not at all (can be repeated).
+  -e EXIT_CODE: Remap EXIT_CODE (from 0 to 255) to 0 (can be repeated).";
+
+const USAGE_TAIL: &str = "  -r SIGNAL:SIGNAL: Forward the first as the second, 0 for not at all (can be repeated).
   -l: Show license and exit.
 
 Environment variables:
 
   TINI_SUBREAPER: Register as a process subreaper (requires Linux >= 3.4).
   TINI_VERBOSITY: Set the verbosity level (default: 1).
-  TINI_KILL_PROCESS_GROUP: Send signals to the child's process group."
-        ),
-    );
-}
+  TINI_KILL_PROCESS_GROUP: Send signals to the child's process group.";
 
 /// How loud a line is; it is printed from this verbosity on.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -119,7 +116,7 @@ impl<'a> Init<'a> {
     fn run(&mut self) -> i32 {
         let before = self.arrange_signals();
         if let Err(error) = self.arrange_reaping() {
-            self.tell(Level::Fatal, format_args!("{error}"));
+            self.tell(Level::Fatal, Text::new().add(error));
             return 1;
         }
         match self.start_command(before) {
@@ -153,16 +150,16 @@ impl<'a> Init<'a> {
         }
         if self.options.subreaper {
             process::become_subreaper()?;
-            self.tell(Level::Trace, format_args!("Registered as child subreaper"));
+            self.tell(Level::Trace, Text::new().add("Registered as child subreaper"));
         }
         if process::pid() != 1 && !process::is_subreaper().unwrap_or(false) {
             self.tell(
                 Level::Warn,
-                format_args!(
+                Text::new().add(
                     "sexton-init is not running as PID 1 and isn't registered as a child subreaper.
 Zombie processes will not be re-parented to sexton-init, so zombie reaping won't work.
 To fix the problem, use the -s option or set the environment variable TINI_SUBREAPER to register \
-                     sexton-init as a child subreaper, or run sexton-init as PID 1."
+                     sexton-init as a child subreaper, or run sexton-init as PID 1.",
                 ),
             );
         }
@@ -184,17 +181,20 @@ To fix the problem, use the -s option or set the environment variable TINI_SUBRE
             kept: &[],
         })?;
         let name = Shown(program.to_bytes());
-        self.tell(Level::Info, format_args!("Spawned child process '{name}' with pid '{}'", child.pid()));
+        self.tell(
+            Level::Info,
+            Text::new().add("Spawned child process '").add(name).add("' with pid '").add(child.pid()).add("'"),
+        );
         Ok(child)
     }
 
     /// Tells why the command could not be run, and the exit code that shells use for it.
     fn refuse_command(&self, error: SysError) -> i32 {
         let name = Shown(self.options.command.at(0).map(CStr::to_bytes).unwrap_or_default());
-        if error.call == "execve" {
-            self.tell(Level::Fatal, format_args!("exec {name} failed: {}", error.errno));
+        if *error.call == "execve" {
+            self.tell(Level::Fatal, Text::new().add("exec ").add(name).add(" failed: ").add(error.errno));
         } else {
-            self.tell(Level::Fatal, format_args!("could not start {name}: {error}"));
+            self.tell(Level::Fatal, Text::new().add("could not start ").add(name).add(": ").add(error));
             return 1;
         }
         match error.errno {
@@ -212,7 +212,7 @@ To fix the problem, use the -s option or set the environment variable TINI_SUBRE
             return;
         };
         if caught.signal == Signal::CHLD {
-            self.tell(Level::Debug, format_args!("Received SIGCHLD"));
+            self.tell(Level::Debug, Text::new().add("Received SIGCHLD"));
             self.finder.want();
             self.reap(caught.pid);
         } else {
@@ -230,14 +230,16 @@ To fix the problem, use the -s option or set the environment variable TINI_SUBRE
         if own {
             return;
         }
-        self.tell(Level::Debug, format_args!("Passing signal: '{signal}'"));
+        self.tell(Level::Debug, Text::new().add("Passing signal: '").add(signal).add("'"));
         let sent = if self.options.signal_group { child.signal_group(signal) } else { child.signal(signal) };
         match sent {
             Ok(()) => {}
             Err(error) if error.errno == Errno::ESRCH => {
-                self.tell(Level::Warn, format_args!("Child was dead when forwarding signal"));
+                self.tell(Level::Warn, Text::new().add("Child was dead when forwarding signal"));
             }
-            Err(error) => self.tell(Level::Warn, format_args!("Could not forward {signal}: {error}")),
+            Err(error) => {
+                self.tell(Level::Warn, Text::new().add("Could not forward ").add(signal).add(": ").add(error))
+            }
         }
     }
 
@@ -247,7 +249,7 @@ To fix the problem, use the -s option or set the environment variable TINI_SUBRE
         match self.child.take_if(|child| child.pid() == pid) {
             Some(child) => match child.reap() {
                 Ok(ended) => {
-                    self.tell(Level::Debug, format_args!("Reaped child with pid: '{pid}'"));
+                    self.tell_of_reap(pid);
                     self.command_ended(ended);
                 }
                 Err(child) => {
@@ -257,23 +259,36 @@ To fix the problem, use the -s option or set the environment variable TINI_SUBRE
             },
             None if pid == 0 || !matches!(wait::reap(pid), Ok(Some(_))) => return false,
             None => {
-                self.tell(Level::Debug, format_args!("Reaped child with pid: '{pid}'"));
+                self.tell_of_reap(pid);
                 if self.options.warn_on_reap {
-                    self.tell(Level::Warn, format_args!("Reaped zombie process with pid={pid}"));
+                    self.tell(Level::Warn, Text::new().add("Reaped zombie process with pid=").add(pid));
                 }
             }
         }
         true
     }
 
+    /// Tells that `pid` was reaped. Asked first, for there may be very many.
+    fn tell_of_reap(&self, pid: u32) {
+        if self.wants(Level::Debug) {
+            self.tell(Level::Debug, Text::new().add("Reaped child with pid: '").add(pid).add("'"));
+        }
+    }
+
     /// Notes the command's end.
     fn command_ended(&mut self, ended: Ended) {
         match ended {
             Ended::Exited(code) => {
-                self.tell(Level::Info, format_args!("Main child exited normally (with status '{code}')"));
+                self.tell(
+                    Level::Info,
+                    Text::new().add("Main child exited normally (with status '").add(u32::from(code)).add("')"),
+                );
             }
             Ended::Killed { signal, core: _ } => {
-                self.tell(Level::Info, format_args!("Main child exited with signal (with signal '{signal}')"));
+                self.tell(
+                    Level::Info,
+                    Text::new().add("Main child exited with signal (with signal '").add(signal).add("')"),
+                );
             }
         }
         let code = ended.shell_code();
@@ -283,13 +298,18 @@ To fix the problem, use the -s option or set the environment variable TINI_SUBRE
     /// Reaps who else has ended by now, so that none of them is left to a parent that may not; tells the exit code.
     fn leave(&mut self, code: u8) -> i32 {
         Finder::new().scan(Duration::ZERO, |pid, _| self.reap(pid));
-        self.tell(Level::Trace, format_args!("Exiting: child has exited"));
+        self.tell(Level::Trace, Text::new().add("Exiting: child has exited"));
         code.into()
     }
 
+    /// Whether lines of `level` are wanted.
+    fn wants(&self, level: Level) -> bool {
+        level == Level::Fatal || self.options.verbosity >= level as i32
+    }
+
     /// Prints a line, where it is wanted.
-    fn tell(&self, level: Level, line: fmt::Arguments<'_>) {
-        if level != Level::Fatal && self.options.verbosity < level as i32 {
+    fn tell(&self, level: Level, line: &Text) {
+        if !self.wants(level) {
             return;
         }
         let (fd, tag) = match level {
@@ -299,7 +319,7 @@ To fix the problem, use the -s option or set the environment variable TINI_SUBRE
             Level::Debug => (STDOUT, "DEBUG"),
             Level::Trace => (STDOUT, "TRACE"),
         };
-        say(fd, format_args!("[{tag} sexton-init ({})] {line}", process::pid()));
+        say(fd, Text::new().add("[").add(tag).add(" sexton-init (").add(process::pid()).add(")] ").add(line));
     }
 }
 

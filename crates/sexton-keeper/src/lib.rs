@@ -17,6 +17,7 @@ extern crate std;
 
 use sexton_sys::entry::Start;
 use sexton_sys::strings::number;
+use sexton_sys::text::Text;
 
 mod args;
 mod children;
@@ -51,7 +52,7 @@ pub fn main(start: Start) -> i32 {
         Some(config) => run(&config),
         None => {
             let usage = "usage: sexton-init --keeper --run-dir DIR [--lock-fd N] -- /PROGRAM [ARG]...";
-            text::say(text::STDERR, format_args!("{usage}"));
+            text::say(text::STDERR, Text::new().add(usage));
             USAGE
         }
     }

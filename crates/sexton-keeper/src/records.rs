@@ -115,7 +115,7 @@ impl<'a> Records<'a> {
     /// As `open`, `write` and `fdatasync`; then nothing has been added, and the zombies must stay.
     pub(crate) fn add(&mut self, batch: &mut [ExitRecord]) -> Result<(), SysError> {
         self.prepare_file()?;
-        let file = self.file.as_ref().map(Fd::raw).ok_or(SysError::of("openat", Errno::EBADF))?;
+        let file = self.file.as_ref().map(Fd::raw).ok_or(SysError::of(&"openat", Errno::EBADF))?;
         let mut bytes = [0; RECORD * BATCH];
         let mut len = 0;
         for (slot, (record, seq)) in bytes.chunks_exact_mut(RECORD).zip(batch.iter_mut().zip(self.waiting.next..)) {

@@ -4,15 +4,15 @@
 //! on when something in it changes: a start that is refused leaves no trace.
 
 use core::ffi::CStr;
-use core::fmt;
 use core::time::Duration;
 
 use sexton_sys::file::{self, AT_FDCWD, flags};
+use sexton_sys::text::{Show, Text};
 use sexton_sys::wait::Ended;
 use sexton_sys::{SysError, process};
 
 use crate::swap::Outcome;
-use crate::text::{Text, millis};
+use crate::text::millis;
 use crate::wire::LastEnd;
 
 const FILE: &CStr = c"keeper.status";
@@ -36,52 +36,61 @@ pub(crate) struct Status {
 /// How a process ended, in words.
 pub(crate) struct Words(pub(crate) Ended);
 
-impl fmt::Display for Words {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Show for Words {
+    fn show(&self, text: &mut Text) {
         match self.0 {
-            Ended::Exited(code) => write!(f, "exited with code {code}"),
-            Ended::Killed { signal, core: false } => write!(f, "was killed by {signal}"),
-            Ended::Killed { signal, core: true } => write!(f, "was killed by {signal} and left a core"),
-        }
+            Ended::Exited(code) => text.add("exited with code ").add(u32::from(code)),
+            Ended::Killed { signal, core: false } => text.add("was killed by ").add(signal),
+            Ended::Killed { signal, core: true } => text.add("was killed by ").add(signal).add(" and left a core"),
+        };
     }
 }
 
-impl fmt::Display for Outcome {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Show for Outcome {
+    fn show(&self, text: &mut Text) {
         match self {
-            Outcome::None => f.write_str("never tried"),
-            Outcome::Replaced => f.write_str("the program on disk runs"),
-            Outcome::NotStarted(error) => write!(f, "kept the old program: the new one could not be started: {error}"),
-            Outcome::EndedEarly(ended) => write!(f, "kept the old program: the new one {}", Words(*ended)),
-            Outcome::Silent => f.write_str("kept the old program: the new one said nothing in time"),
-            Outcome::FellBack => f.write_str("went back to the old program: the new one did not become ready"),
-        }
+            Outcome::None => text.add("never tried"),
+            Outcome::Replaced => text.add("the program on disk runs"),
+            Outcome::NotStarted(error) => {
+                text.add("kept the old program: the new one could not be started: ").add(error)
+            }
+            Outcome::EndedEarly(ended) => text.add("kept the old program: the new one ").add(Words(*ended)),
+            Outcome::Silent => text.add("kept the old program: the new one said nothing in time"),
+            Outcome::FellBack => text.add("went back to the old program: the new one did not become ready"),
+        };
     }
 }
 
 /// A status as the file shows it.
-impl fmt::Display for Status {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Show for Status {
+    fn show(&self, text: &mut Text) {
         match (self.worker, self.next_start) {
-            (Some((pid, true)), _) => writeln!(f, "Worker {pid} serves.")?,
-            (Some((pid, false)), _) => writeln!(f, "Worker {pid} is starting.")?,
-            (None, Some(pause)) => writeln!(f, "No worker is alive; the next is started in {} ms.", millis(pause))?,
-            (None, None) => writeln!(f, "No worker is alive.")?,
-        }
-        writeln!(f, "keeper_pid={}", process::pid())?;
-        writeln!(f, "worker_pid={}", self.worker.map_or(0, |(pid, _)| pid))?;
-        writeln!(f, "worker_ready={}", self.worker.is_some_and(|(_, ready)| ready))?;
-        writeln!(f, "restarts={}", self.restarts)?;
+            (Some((pid, true)), _) => text.add("Worker ").add(pid).add(" serves."),
+            (Some((pid, false)), _) => text.add("Worker ").add(pid).add(" is starting."),
+            (None, Some(pause)) => {
+                text.add("No worker is alive; the next is started in ").add(millis(pause)).add(" ms.")
+            }
+            (None, None) => text.add("No worker is alive."),
+        };
+        text.add("\nkeeper_pid=").add(process::pid());
+        text.add("\nworker_pid=").add(self.worker.map_or(0, |(pid, _)| pid));
+        text.add("\nworker_ready=").add(yes(self.worker.is_some_and(|(_, ready)| ready)));
+        text.add("\nrestarts=").add(self.restarts);
         if let Some((last, ended)) = self.last_end.and_then(|last| Some((last, Ended::from_raw(last.status)?))) {
-            writeln!(f, "last_end=worker {} {}", last.pid, Words(ended))?;
+            text.add("\nlast_end=worker ").add(last.pid).add(" ").add(Words(ended));
         }
         if let Some(pause) = self.next_start {
-            writeln!(f, "next_start_ms={}", millis(pause))?;
+            text.add("\nnext_start_ms=").add(millis(pause));
         }
-        writeln!(f, "swapping={}", self.swapping)?;
-        writeln!(f, "last_swap={}", self.outcome)?;
-        writeln!(f, "shutdown={}", self.shutdown)
+        text.add("\nswapping=").add(yes(self.swapping));
+        text.add("\nlast_swap=").add(self.outcome);
+        text.add("\nshutdown=").add(u32::from(self.shutdown)).add("\n");
     }
+}
+
+/// A fact as the file says it.
+fn yes(fact: bool) -> &'static str {
+    if fact { "true" } else { "false" }
 }
 
 /// Puts `status` in the place of the one before.
@@ -89,10 +98,9 @@ impl fmt::Display for Status {
 /// # Errors
 /// As `open`, `write` and `rename`; the old one then stays.
 pub(crate) fn write(run_dir: &CStr, status: &Status) -> Result<(), SysError> {
-    let text = Text::<1024>::of(format_args!("{status}"));
     let dir = file::open(AT_FDCWD, run_dir, flags::RDONLY | flags::DIRECTORY, 0)?;
     let new = file::open(dir.raw(), NEW_FILE, flags::WRONLY | flags::CREAT | flags::TRUNC | flags::NOFOLLOW, 0o644)?;
-    sexton_sys::fd::write_all(new.raw(), text.as_bytes())?;
+    sexton_sys::fd::write_all(new.raw(), Text::new().add(status).as_bytes())?;
     file::rename(dir.raw(), NEW_FILE, FILE)
 }
 
@@ -121,10 +129,10 @@ mod tests {
             swapping: false,
             shutdown: 0,
         };
-        let text = status.to_string();
         let expected = "Worker 7 serves.\nkeeper_pid=@\nworker_pid=7\nworker_ready=true\nrestarts=3\n\
                         last_end=worker 6 was killed by SIGTERM\nswapping=false\n\
                         last_swap=kept the old program: the new one exited with code 64\nshutdown=0\n";
-        assert_eq!(text, expected.replace("@", &process::pid().to_string()));
+        let expected = expected.replace("@", &process::pid().to_string());
+        assert_eq!(Text::new().add(status).as_bytes(), expected.as_bytes());
     }
 }

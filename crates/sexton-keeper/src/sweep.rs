@@ -1,10 +1,9 @@
 //! Zombies that reparented here and that nobody holds: they are left to others for a grace, and then reaped.
 
-use core::ffi::CStr;
-use core::fmt::Write;
 use core::time::Duration;
 
 use sexton_sys::file::{self, AT_FDCWD, flags};
+use sexton_sys::text::Text;
 use sexton_sys::{SysError, wait};
 
 use crate::pidmap::PidMap;
@@ -167,10 +166,7 @@ fn nanos(moment: Duration) -> u64 {
 /// The name of zombie `pid`; zeroes where it cannot be read, for it is only there to be shown.
 fn comm_of(pid: u32) -> [u8; 16] {
     let mut comm = [0; 16];
-    let mut path = crate::text::Text::<32>::of(format_args!("/proc/{pid}/comm"));
-    // The bound of 32 bytes holds the longest PID and the zero.
-    if path.write_str("\0").is_ok()
-        && let Ok(path) = CStr::from_bytes_with_nul(path.as_bytes())
+    if let Some(path) = Text::new().add("/proc/").add(pid).add("/comm").as_c_str()
         && let Ok(file) = file::open(AT_FDCWD, path, flags::RDONLY, 0)
     {
         let len = sexton_sys::fd::read(file.raw(), &mut comm).unwrap_or(0);

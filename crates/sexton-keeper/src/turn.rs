@@ -9,6 +9,7 @@ use core::time::Duration;
 use sexton_sys::poll::{PollFd, events, poll};
 use sexton_sys::process::{self, Child, SignalState};
 use sexton_sys::signal::{self, Disposition, Signal, SignalFd, SignalSet};
+use sexton_sys::text::Text;
 use sexton_sys::wait::{self, Ended};
 use sexton_sys::{Errno, Fd, SysError, time};
 
@@ -41,7 +42,7 @@ const UNAVAILABLE: i32 = 69;
 
 /// Prints a line of the keeper's own log.
 macro_rules! log {
-    ($($part:tt)*) => { say(STDERR, format_args!("sexton-keeper: {}", format_args!($($part)*))) };
+    ($($part:expr),+) => { say(STDERR, Text::new().add("sexton-keeper: ")$(.add($part))+) };
 }
 
 /// Keeps a worker alive until it finishes or is told to end; tells the exit code.
@@ -51,7 +52,7 @@ pub fn run(config: &KeeperConfig<'_>) -> i32 {
     match Keeper::new(config) {
         Ok(mut keeper) => keeper.run(),
         Err(error) => {
-            log!("could not begin: {error}");
+            log!("could not begin: ", error);
             UNAVAILABLE
         }
     }
@@ -178,7 +179,7 @@ impl<'a> Keeper<'a> {
     /// TERM and INT: ask, force, go.
     fn shut_down(&mut self, now: Duration) {
         self.shutdown = self.shutdown.saturating_add(1).min(3);
-        log!("told to end ({} of 3)", self.shutdown);
+        log!("told to end (", u32::from(self.shutdown), " of 3)");
         self.swap_again = false;
         if !self.swap.is_retiring() {
             let leaver = self.swap.abandon();
@@ -210,7 +211,7 @@ impl<'a> Keeper<'a> {
 
     /// Notes how a swap ended, and begins the one that was asked for meanwhile.
     fn end_swap(&mut self, outcome: Outcome) {
-        log!("reload: {outcome}");
+        log!("reload: ", outcome);
         self.outcome = outcome;
         if core::mem::take(&mut self.swap_again) {
             self.replace(time::monotonic());
@@ -356,7 +357,7 @@ impl<'a> Keeper<'a> {
         }
         let written = if self.records.has_room() { self.records.add(batch) } else { Err(NO_ROOM) };
         if let Err(error) = written {
-            log!("could not record {} exits, they stay zombies: {error}", batch.len());
+            log!("could not record ", batch.len() as u64, " exits, they stay zombies: ", error);
             self.batch.not_before = now.saturating_add(DISK_DELAY);
             self.finder.want_at(self.batch.not_before);
             return;
@@ -403,7 +404,7 @@ impl<'a> Keeper<'a> {
                 self.verdict = Some(code.into());
                 return;
             }
-            Ended::Exited(_) | Ended::Killed { .. } => log!("worker {pid} {}", Words(ended)),
+            Ended::Exited(_) | Ended::Killed { .. } => log!("worker ", pid, " ", Words(ended)),
         }
         if self.swap.prove().is_some() {
             // The one on trial: whatever it ran is not run again.
@@ -419,7 +420,7 @@ impl<'a> Keeper<'a> {
             self.verdict = Some(0);
         } else if self.starts.at.is_none() {
             let delay = self.starts.plan(now);
-            log!("the next worker is started in {} ms", millis(delay));
+            log!("the next worker is started in ", millis(delay), " ms");
         }
     }
 
@@ -468,8 +469,8 @@ impl<'a> Keeper<'a> {
                 self.worker = Some(worker);
             }
             Err(error) => {
-                log!("could not start a worker: {error}");
-                let never_will = error.call == "execve" && !matches!(error.errno, Errno::ENOMEM | Errno::EAGAIN);
+                log!("could not start a worker: ", error);
+                let never_will = *error.call == "execve" && !matches!(error.errno, Errno::ENOMEM | Errno::EAGAIN);
                 if never_will && self.starts.count == 0 {
                     self.verdict = Some(UNAVAILABLE);
                 } else {
@@ -562,7 +563,7 @@ impl<'a> Keeper<'a> {
 }
 
 /// There is no place for another record.
-const NO_ROOM: SysError = SysError::of("exits", Errno::ENOSPC);
+const NO_ROOM: SysError = SysError::of(&"exits", Errno::ENOSPC);
 
 /// Whether a zombie whose grace is over is nobody's still.
 fn fate_of(roster: &Roster, pid: u32) -> Fate {

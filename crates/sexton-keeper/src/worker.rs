@@ -1,18 +1,17 @@
 //! One worker process: how it is started, and what is known of it.
 
 use core::ffi::CStr;
-use core::fmt::Write;
 
 use sexton_sys::file::{self, AT_FDCWD, flags};
 use sexton_sys::process::{Child, Group, Program, SignalState, Spawn, spawn};
 use sexton_sys::signal::Signal;
 use sexton_sys::socket::message_pair;
 use sexton_sys::strings::Strings;
+use sexton_sys::text::Text;
 use sexton_sys::wait::Ended;
 use sexton_sys::{Fd, RawFd, SysError};
 
 use crate::connection::Connection;
-use crate::text::Text;
 
 /// How workers are started.
 #[derive(Clone, Copy, Debug)]
@@ -78,10 +77,11 @@ impl Worker {
     ) -> Result<Worker, SysError> {
         let (ours, theirs) = message_pair()?;
         let null = file::open(AT_FDCWD, c"/dev/null", flags::RDWR, 0).ok();
-        let link = variable(format_args!("SEXTON_KEEPER_FD={}", theirs.raw()));
-        let lock = variable(format_args!("SEXTON_LOCK_FD={}", config.lock_fd.unwrap_or(-1)));
+        let (mut link, mut lock) = (Text::new(), Text::new());
+        let link = link.add("SEXTON_KEEPER_FD=").add(theirs.raw()).as_c_str().unwrap_or_default();
+        let lock = lock.add("SEXTON_LOCK_FD=").add(config.lock_fd.unwrap_or(-1)).as_c_str().unwrap_or_default();
         let phase_name = if phase == Phase::Preparing { c"SEXTON_PHASE=prepare" } else { c"SEXTON_PHASE=run" };
-        let variables = [phase_name, c_str(&link), c_str(&lock)];
+        let variables = [phase_name, link, lock];
         let kept = [theirs.raw(), config.lock_fd.unwrap_or(theirs.raw())];
         let child = spawn(&Spawn {
             program: Program::Open(image.0.raw()),
@@ -115,16 +115,4 @@ impl Worker {
     pub(crate) fn end(&self) -> Option<Ended> {
         self.child.peek().ok().flatten()
     }
-}
-
-/// `NAME=value` with a zero at its end.
-fn variable(text: core::fmt::Arguments<'_>) -> Text<48> {
-    let mut variable = Text::of(text);
-    // The longest, with an 11-digit number, has room for it.
-    let _fits = variable.write_str("\0");
-    variable
-}
-
-fn c_str(variable: &Text<48>) -> &CStr {
-    CStr::from_bytes_with_nul(variable.as_bytes()).unwrap_or(c"")
 }

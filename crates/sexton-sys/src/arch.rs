@@ -16,6 +16,7 @@ pub(crate) type Args = [usize; 6];
 /// # Safety
 /// The caller vouches for what the call does with its arguments (`syscall(2)`).
 #[cfg(all(not(sexton_stub), target_os = "linux", target_arch = "x86_64"))]
+#[inline(always)]
 pub(crate) unsafe fn syscall(number: usize, args: Args) -> Result<usize, Errno> {
     let ret: isize;
     let [a, b, c, d, e, f] = args;
@@ -37,6 +38,7 @@ pub(crate) unsafe fn syscall(number: usize, args: Args) -> Result<usize, Errno> 
 /// # Safety
 /// The caller vouches for what the call does with its arguments (`syscall(2)`).
 #[cfg(all(not(sexton_stub), target_os = "linux", target_arch = "aarch64"))]
+#[inline(always)]
 pub(crate) unsafe fn syscall(number: usize, args: Args) -> Result<usize, Errno> {
     let ret: isize;
     let [a, b, c, d, e, f] = args;

@@ -2,6 +2,8 @@
 
 use core::fmt;
 
+use crate::text::{Show, Text, display};
+
 /// An error number (`errno(3)`).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Errno(pub i32);
@@ -98,12 +100,10 @@ impl Errno {
         None
     }
 
-    /// Splits what the kernel returned into a value or an error number.
-    pub(crate) fn check(ret: isize) -> Result<usize, Errno> {
-        match i32::try_from(ret) {
-            Ok(errno @ -4095..=-1) => Err(Errno(-errno)),
-            Ok(_) | Err(_) => Ok(ret.cast_unsigned()),
-        }
+    /// Splits what the kernel returned into a value or an error number: the last 4095 values are errors.
+    pub(crate) const fn check(ret: isize) -> Result<usize, Errno> {
+        let value = ret.cast_unsigned();
+        if value > usize::MAX - 4095 { Err(Errno(-(ret as i32))) } else { Ok(value) }
     }
 
     /// Whether the kernel does not have the call, or not in this form.
@@ -121,44 +121,64 @@ impl fmt::Debug for Errno {
     }
 }
 
-impl fmt::Display for Errno {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Show for Errno {
+    fn show(&self, text: &mut Text) {
         match self.sentence() {
-            Some(sentence) => f.write_str(sentence),
-            None => write!(f, "errno {}", self.0),
-        }
+            Some(sentence) => text.add(sentence),
+            None => text.add("errno ").add(self.0),
+        };
     }
 }
+
+impl fmt::Display for Errno {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        display(self, f)
+    }
+}
+
+/// The name of a system call. By reference, so that it is one word, and an error that names it is two: whatever may
+/// fail tells so in registers.
+pub type Call = &'static &'static str;
 
 /// A refused system call; prints like strace: `pidfd_open(4711): No such process`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SysError {
     /// The call's name.
-    pub call: &'static str,
-    /// The number that tells which object it was about, where one does.
-    pub arg: Option<i64>,
+    pub call: Call,
     /// Why it was refused.
     pub errno: Errno,
+    /// The descriptor, process or signal that it was about, or `NOTHING`.
+    about: i32,
 }
 
+/// No descriptor, process or signal has this number.
+const NOTHING: i32 = i32::MIN;
+
 impl SysError {
-    /// An error of `call` about `arg`.
-    pub(crate) const fn about(call: &'static str, arg: i64, errno: Errno) -> SysError {
-        SysError { call, arg: Some(arg), errno }
+    /// An error of `call` about `number`.
+    pub(crate) const fn about(call: Call, number: i32, errno: Errno) -> SysError {
+        SysError { call, errno, about: number }
     }
 
     /// An error of `call`.
-    pub const fn of(call: &'static str, errno: Errno) -> SysError {
-        SysError { call, arg: None, errno }
+    pub const fn of(call: Call, errno: Errno) -> SysError {
+        SysError::about(call, NOTHING, errno)
+    }
+}
+
+impl Show for SysError {
+    fn show(&self, text: &mut Text) {
+        text.add(self.call);
+        if self.about != NOTHING {
+            text.add("(").add(self.about).add(")");
+        }
+        text.add(": ").add(self.errno);
     }
 }
 
 impl fmt::Display for SysError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.arg {
-            Some(arg) => write!(f, "{}({arg}): {}", self.call, self.errno),
-            None => write!(f, "{}: {}", self.call, self.errno),
-        }
+        display(self, f)
     }
 }
 

@@ -31,9 +31,10 @@ pub mod renumber;
 pub mod signal;
 pub mod socket;
 pub mod strings;
+pub mod text;
 pub mod time;
 pub mod wait;
 pub mod xattr;
 
-pub use error::{Errno, SysError};
+pub use error::{Call, Errno, SysError};
 pub use fd::{Fd, RawFd};

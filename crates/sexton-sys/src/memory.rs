@@ -16,7 +16,9 @@ const MAP_ANONYMOUS: usize = 0x20;
 const MAP_NORESERVE: usize = 0x4000;
 
 mod sealed {
-    /// Plain numbers: every byte pattern is a value, all zeroes too, and nothing needs dropping.
+    use crate::error::Errno;
+
+    /// What all zeroes are a value of, and which needs no dropping.
     pub trait Zeroed: Copy {}
     impl Zeroed for u8 {}
     impl Zeroed for u16 {}
@@ -25,6 +27,10 @@ mod sealed {
     impl Zeroed for i32 {}
     impl Zeroed for i64 {}
     impl Zeroed for usize {}
+    impl Zeroed for Errno {}
+    /// No reference is null, so zeroes are `None`.
+    impl<T> Zeroed for Option<&'static T> {}
+    impl<A: Zeroed, B: Zeroed> Zeroed for (A, B) {}
 }
 pub(crate) use sealed::Zeroed;
 
@@ -85,7 +91,7 @@ impl<T> Drop for Table<T> {
 fn bytes<T>(len: usize) -> Result<usize, SysError> {
     match len.checked_mul(size_of::<T>()) {
         Some(bytes) if bytes > 0 => Ok(bytes),
-        Some(_) | None => Err(SysError::of("mmap", Errno::EINVAL)),
+        Some(_) | None => Err(SysError::of(&"mmap", Errno::EINVAL)),
     }
 }
 
@@ -93,5 +99,5 @@ fn bytes<T>(len: usize) -> Result<usize, SysError> {
 fn map(bytes: usize, flags: usize) -> Result<*mut u8, SysError> {
     // SAFETY: a new mapping at an address of the kernel's choice touches no memory of ours.
     let ret = unsafe { syscall(nr::MMAP, [0, bytes, PROT_READ_WRITE, flags, usize::MAX, 0]) };
-    ret.map(|address| address as *mut u8).map_err(|errno| SysError::of("mmap", errno))
+    ret.map(|address| address as *mut u8).map_err(|errno| SysError::of(&"mmap", errno))
 }

@@ -6,7 +6,7 @@
 use core::ffi::CStr;
 
 use crate::arch::{nr, syscall};
-use crate::error::{Errno, SysError};
+use crate::error::{Call, Errno, SysError};
 use crate::fd::{Fd, RawFd, word};
 use crate::memory::Table;
 use crate::signal::{Disposition, Signal, SignalSet, replace_mask};
@@ -75,7 +75,7 @@ pub fn set_parent_death_signal(signal: Signal) -> Result<(), SysError> {
 fn prctl(what: usize, arg: usize) -> Result<(), SysError> {
     // SAFETY: of the three operations used only PR_GET_CHILD_SUBREAPER writes, one int to a local of its caller.
     let ret = unsafe { syscall(nr::PRCTL, [what, arg, 0, 0, 0, 0]) };
-    ret.map(|_| ()).map_err(|errno| SysError::of("prctl", errno))
+    ret.map(|_| ()).map_err(|errno| SysError::of(&"prctl", errno))
 }
 
 /// What is to be run.
@@ -160,7 +160,7 @@ impl Child {
             match ret {
                 // A sandbox may refuse calls that it has never heard of.
                 Err(Errno::ENOSYS | Errno::EPERM) => {}
-                ret => return ret.map(|_| ()).map_err(|errno| self.refused("pidfd_send_signal", errno)),
+                ret => return ret.map(|_| ()).map_err(|errno| self.refused(&"pidfd_send_signal", errno)),
             }
         }
         self.kill(self.pid as usize, signal)
@@ -180,11 +180,11 @@ impl Child {
     fn kill(&self, target: usize, signal: Signal) -> Result<(), SysError> {
         // SAFETY: touches no memory; the number is proven by the unreaped child.
         let ret = unsafe { syscall(nr::KILL, [target, signal.raw(), 0, 0, 0, 0]) };
-        ret.map(|_| ()).map_err(|errno| self.refused("kill", errno))
+        ret.map(|_| ()).map_err(|errno| self.refused(&"kill", errno))
     }
 
-    fn refused(&self, call: &'static str, errno: Errno) -> SysError {
-        SysError::about(call, self.pid.into(), errno)
+    fn refused(&self, call: Call, errno: Errno) -> SysError {
+        SysError::about(call, self.pid.cast_signed(), errno)
     }
 
     /// How it ended, leaving it to be reaped; `None` while it lives.
@@ -212,30 +212,26 @@ impl Child {
 /// # Errors
 /// The call that failed, in the child too: `execve` with `ENOENT` where there is no such program.
 pub fn spawn(plan: &Spawn<'_>) -> Result<Child, SysError> {
-    // What went wrong is told through a shared page and not through a pipe: it works with no descriptor left.
-    let mut report = Table::<i32>::shared_with_children(2)?;
+    // What went wrong is told through a shared page and not through a pipe: it works with no descriptor left. The call's
+    // name lies where it lies here, for the child is a copy of this program.
+    let mut report = Table::<(Option<Call>, Errno)>::shared_with_children(1)?;
     let parent = pid();
     // Nothing may be handled between the fork and the child's own settings.
     let mask = replace_mask(SignalSet::ALL);
     let forked = fork();
     if let Ok(None) = forked {
-        let failed = exec::run_child(plan, parent);
-        if let [call, errno] = &mut *report {
-            *call = failed.step;
-            *errno = failed.errno.0;
-        }
+        let error = exec::run_child(plan, parent);
+        report.fill((Some(error.call), error.errno));
         exit(127);
     }
     replace_mask(mask);
-    let child = forked?.ok_or(SysError::of("clone", Errno::EIO))?;
-    match *report {
-        [step, errno] if errno != 0 => {
-            // It is past its last instruction, so this ends.
-            let _told = wait::reap_ending(child.pid);
-            Err(SysError::of(exec::call_of(step), Errno(errno)))
-        }
-        _ => Ok(child),
+    let child = forked?.ok_or(SysError::of(&"clone", Errno::EIO))?;
+    if let [(Some(call), errno)] = *report {
+        // It is past its last instruction, so this ends.
+        let _told = wait::reap_ending(child.pid);
+        return Err(SysError::of(call, errno));
     }
+    Ok(child)
 }
 
 /// `fork(2)` that gives a pidfd too, and lets the parent go on once the child has left its program.
@@ -254,7 +250,7 @@ fn fork() -> Result<Option<Child>, SysError> {
         ret = unsafe { syscall(nr::CLONE, [CLONE_VFORK | SIGCHLD, 0, 0, 0, 0, 0]) };
     }
     match ret {
-        Err(errno) => Err(SysError::of("clone", errno)),
+        Err(errno) => Err(SysError::of(&"clone", errno)),
         Ok(0) => Ok(None),
         Ok(pid) => Ok(Some(Child { pid: pid as u32, pidfd: (pidfd >= 0).then(|| Fd::from_raw(pidfd)) })),
     }
@@ -314,7 +310,7 @@ mod tests {
         let args = Strings::new(&slots).unwrap();
         for (program, errno) in [(c"no-such-program", Errno::ENOENT), (c"/", Errno::EACCES), (c"", Errno::ENOENT)] {
             let error = spawn(&plan(program, args)).unwrap_err();
-            assert_eq!((error.call, error.errno), ("execve", errno), "{program:?}");
+            assert_eq!((*error.call, error.errno), ("execve", errno), "{program:?}");
         }
     }
 

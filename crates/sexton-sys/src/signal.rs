@@ -7,6 +7,7 @@ use crate::arch::{nr, syscall};
 use crate::error::{Errno, SysError};
 use crate::fd::{Fd, RawFd, opened, read, word};
 use crate::strings::number;
+use crate::text::{Show, Text, display};
 use crate::time::Timespec;
 
 /// A signal number, 1 to 64.
@@ -96,14 +97,20 @@ impl fmt::Debug for Signal {
 }
 
 /// `SIGTERM`, `SIGRTMIN+3`; the two that belong to the C library by number.
+impl Show for Signal {
+    fn show(&self, text: &mut Text) {
+        match (self.name(), self.0.checked_sub(RTMIN)) {
+            (Some(name), _) => text.add("SIG").add(name),
+            (None, Some(0)) => text.add("SIGRTMIN"),
+            (None, Some(offset)) => text.add("SIGRTMIN+").add(u32::from(offset)),
+            (None, None) => text.add("signal ").add(u32::from(self.0)),
+        };
+    }
+}
+
 impl fmt::Display for Signal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (self.name(), self.0.checked_sub(RTMIN)) {
-            (Some(name), _) => write!(f, "SIG{name}"),
-            (None, Some(0)) => f.write_str("SIGRTMIN"),
-            (None, Some(offset)) => write!(f, "SIGRTMIN+{offset}"),
-            (None, None) => write!(f, "signal {}", self.0),
-        }
+        display(self, f)
     }
 }
 
@@ -208,7 +215,7 @@ fn act(signal: Signal, new: Option<&Action>) -> Result<Disposition, SysError> {
     let args = [signal.raw(), new as usize, &raw mut before as usize, SET_SIZE, 0, 0];
     // SAFETY: reads and writes one `Action` each; no handler is ever installed, so none can run.
     let ret = unsafe { syscall(nr::RT_SIGACTION, args) };
-    ret.map_err(|errno| SysError::about("rt_sigaction", signal.0.into(), errno))?;
+    ret.map_err(|errno| SysError::about(&"rt_sigaction", signal.0.into(), errno))?;
     Ok(match before.handler {
         0 => Disposition::Default,
         1 => Disposition::Ignore,
@@ -238,7 +245,7 @@ pub fn wait(set: SignalSet, timeout: Option<Duration>) -> Result<Option<Caught>,
     let ret = unsafe { syscall(nr::RT_SIGTIMEDWAIT, args) };
     match ret {
         Err(Errno::EAGAIN) => Ok(None),
-        Err(errno) => Err(SysError::of("rt_sigtimedwait", errno)),
+        Err(errno) => Err(SysError::of(&"rt_sigtimedwait", errno)),
         // The sender's PID is the fifth word of a siginfo that carries one.
         Ok(number) => Ok(caught(number, info[4])),
     }
@@ -264,7 +271,7 @@ impl SignalFd {
         let args = [word(-1), &raw const set.0 as usize, SET_SIZE, word(NONBLOCK_CLOEXEC), 0, 0];
         // SAFETY: the kernel reads one set.
         let ret = unsafe { syscall(nr::SIGNALFD4, args) };
-        ret.map(|fd| SignalFd(opened(fd))).map_err(|errno| SysError::of("signalfd4", errno))
+        ret.map(|fd| SignalFd(opened(fd))).map_err(|errno| SysError::of(&"signalfd4", errno))
     }
 
     /// The number, for `poll`.

@@ -48,7 +48,7 @@ pub fn message_pair() -> Result<(Fd, Fd), SysError> {
     let kind = SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK;
     // SAFETY: the kernel writes two descriptors into `ends`.
     let ret = unsafe { syscall(nr::SOCKETPAIR, [AF_UNIX, kind, 0, ends.as_mut_ptr() as usize, 0, 0]) };
-    ret.map_err(|errno| SysError::of("socketpair", errno))?;
+    ret.map_err(|errno| SysError::of(&"socketpair", errno))?;
     let [a, b] = ends;
     Ok((Fd::from_raw(a), Fd::from_raw(b)))
 }
@@ -61,14 +61,14 @@ pub fn message_pair() -> Result<(Fd, Fd), SysError> {
 pub fn send(socket: RawFd, bytes: &[u8], fds: &[RawFd]) -> Result<(), SysError> {
     let part = IoVec { base: bytes.as_ptr() as usize, len: bytes.len() };
     let mut control = [0_u64; CONTROL_WORDS];
-    let control_len = fill_control(&mut control, fds).ok_or(SysError::of("sendmsg", Errno::EINVAL))?;
+    let control_len = fill_control(&mut control, fds).ok_or(SysError::of(&"sendmsg", Errno::EINVAL))?;
     let message = message_of(&part, &mut control, control_len);
     loop {
         let args = [word(socket), &raw const message as usize, MSG_DONTWAIT | MSG_NOSIGNAL, 0, 0, 0];
         // SAFETY: the kernel reads the message, its one part and its control bytes, all of which live here.
         match unsafe { syscall(nr::SENDMSG, args) } {
             Err(Errno::EINTR) => {}
-            ret => return ret.map(|_| ()).map_err(|errno| SysError::about("sendmsg", socket.into(), errno)),
+            ret => return ret.map(|_| ()).map_err(|errno| SysError::about(&"sendmsg", socket, errno)),
         }
     }
 }
@@ -122,7 +122,7 @@ pub fn receive(socket: RawFd, buffer: &mut [u8]) -> Result<Received, SysError> {
         // SAFETY: the kernel writes into the message, `buffer` and `control`, within the lengths that are told.
         match unsafe { syscall(nr::RECVMSG, args) } {
             Err(Errno::EINTR) => {}
-            Err(errno) => return Err(SysError::about("recvmsg", socket.into(), errno)),
+            Err(errno) => return Err(SysError::about(&"recvmsg", socket, errno)),
             Ok(len) => {
                 let cut = message.flags & (MSG_TRUNC | MSG_CTRUNC) != 0;
                 return Ok(Received { len, fds: take_fds(&control, message.control_len), cut });
@@ -187,7 +187,7 @@ fn option(socket: RawFd, name: usize, value: *mut u8, len: usize) -> Result<(), 
     let args = [word(socket), SOL_SOCKET, name, value as usize, &raw mut len as usize, 0];
     // SAFETY: the kernel writes at most `len` bytes to `value`; both callers hand a local of that size.
     let ret = unsafe { syscall(nr::GETSOCKOPT, args) };
-    ret.map(|_| ()).map_err(|errno| SysError::about("getsockopt", socket.into(), errno))
+    ret.map(|_| ()).map_err(|errno| SysError::about(&"getsockopt", socket, errno))
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! What a forked child does before its program runs. System calls only: no lock, no allocation.
 
 use core::ffi::CStr;
+use core::marker::PhantomData;
 
 use super::{Group, PR_SET_PDEATHSIG, Program, Spawn, parent_pid, pid, prctl};
 use crate::arch::{nr, syscall};
@@ -11,49 +12,52 @@ use crate::memory::Table;
 use crate::signal::{Disposition, Signal, replace_mask, set_disposition};
 use crate::strings::Strings;
 
-/// Where the child gave up.
-pub(super) struct Failed {
-    /// Which of `CALLS`.
-    pub step: i32,
-    /// Why.
-    pub errno: Errno,
-}
-
-/// The steps that can fail; the child tells one by its place here, for a pointer to a name means nothing to others.
-const CALLS: [&str; 7] = ["prctl", "setpgid", "ioctl", "dup3", "fcntl", "execve", "mmap"];
-const PRCTL: i32 = 0;
-const SETPGID: i32 = 1;
-const IOCTL: i32 = 2;
-const DUP3: i32 = 3;
-const FCNTL: i32 = 4;
-const EXECVE: i32 = 5;
-const MMAP: i32 = 6;
-
-/// The call of `step`.
-pub(super) fn call_of(step: i32) -> &'static str {
-    usize::try_from(step).ok().and_then(|step| CALLS.get(step)).copied().unwrap_or("clone")
-}
-
 /// Turns the forked child into what `plan` says; returns only what went wrong.
-pub(super) fn run_child(plan: &Spawn<'_>, parent: u32) -> Failed {
+pub(super) fn run_child(plan: &Spawn<'_>, parent: u32) -> SysError {
     match prepare(plan, parent) {
-        Err(failed) => failed,
+        Err(error) => error,
         Ok(env) => {
             // Last: from here on a signal ends the child as it would end the program.
             replace_mask(plan.signals.mask);
-            run(plan.program, plan.args, env.strings)
+            SysError::of(&EXECVE, run(plan.program, plan.args, env.strings()))
         }
     }
 }
 
-/// An environment and the memory that it lies in.
-struct Environment<'a> {
-    strings: Strings<'a>,
-    _lies_in: Option<Table<usize>>,
+/// The call that tells whether there is such a program.
+const EXECVE: &str = "execve";
+
+/// A list that is made for `execve(2)`, and the memory that it lies in.
+struct List<'a> {
+    slots: Table<usize>,
+    len: usize,
+    lives: PhantomData<&'a CStr>,
 }
 
-/// Every step before the program.
-fn prepare<'a>(plan: &Spawn<'a>, parent: u32) -> Result<Environment<'a>, Failed> {
+impl<'a> List<'a> {
+    /// An empty list with room for `bound` strings.
+    fn new(bound: usize) -> Result<List<'a>, SysError> {
+        Ok(List { slots: Table::new(bound + 1)?, len: 0, lives: PhantomData })
+    }
+
+    /// Adds `string`, which there is room for: the last slot stays the zero that ends the list.
+    fn push(&mut self, string: &'a CStr) {
+        if let Some([slot, _, ..]) = self.slots.get_mut(self.len..) {
+            *slot = string.as_ptr() as usize;
+            self.len += 1;
+        }
+    }
+
+    /// The list.
+    fn strings(&self) -> Strings<'_> {
+        // SAFETY: the table ends in a zero, its other slots point to strings that live for 'a, which is longer than the
+        // borrow of the table.
+        unsafe { Strings::from_raw(self.slots.as_ptr().cast()) }
+    }
+}
+
+/// Every step before the program; tells the environment.
+fn prepare<'a>(plan: &Spawn<'a>, parent: u32) -> Result<List<'a>, SysError> {
     if let Some(signal) = plan.parent_death {
         bind_to_parent(signal, parent)?;
     }
@@ -62,7 +66,7 @@ fn prepare<'a>(plan: &Spawn<'a>, parent: u32) -> Result<Environment<'a>, Failed>
         make_stdin(fd)?;
     }
     for &fd in plan.kept {
-        set_close_on_exec(fd, false).map_err(|error| Failed { step: FCNTL, errno: error.errno })?;
+        set_close_on_exec(fd, false)?;
     }
     if plan.signals.child == Disposition::Ignore {
         // Cannot fail for CHLD.
@@ -72,57 +76,55 @@ fn prepare<'a>(plan: &Spawn<'a>, parent: u32) -> Result<Environment<'a>, Failed>
 }
 
 /// Has the child end with its parent, also where that one ended just now.
-fn bind_to_parent(signal: Signal, parent: u32) -> Result<(), Failed> {
-    prctl(PR_SET_PDEATHSIG, signal.raw()).map_err(|error| Failed { step: PRCTL, errno: error.errno })?;
-    if parent_pid() == parent { Ok(()) } else { Err(Failed { step: PRCTL, errno: Errno::ESRCH }) }
+fn bind_to_parent(signal: Signal, parent: u32) -> Result<(), SysError> {
+    prctl(PR_SET_PDEATHSIG, signal.raw())?;
+    if parent_pid() == parent { Ok(()) } else { Err(SysError::of(&"prctl", Errno::ESRCH)) }
 }
 
 /// Enters the process group, and takes the terminal for it.
-fn enter_group(group: Group) -> Result<(), Failed> {
+fn enter_group(group: Group) -> Result<(), SysError> {
     if group == Group::Inherited {
         return Ok(());
     }
     // SAFETY: touches no memory.
-    unsafe { syscall(nr::SETPGID, [0; 6]) }.map_err(|errno| Failed { step: SETPGID, errno })?;
+    unsafe { syscall(nr::SETPGID, [0; 6]) }.map_err(|errno| SysError::of(&"setpgid", errno))?;
     if group == Group::OwnWithTerminal { take_terminal() } else { Ok(()) }
 }
 
 /// Makes this process group the foreground one of the terminal on stdin. TTOU is blocked, so this does not stop.
-fn take_terminal() -> Result<(), Failed> {
+fn take_terminal() -> Result<(), SysError> {
     const TIOCSPGRP: usize = 0x5410;
     let group = pid();
     // SAFETY: the kernel reads one int.
     match unsafe { syscall(nr::IOCTL, [0, TIOCSPGRP, &raw const group as usize, 0, 0, 0]) } {
         // No stdin, not a terminal, not ours, or hung up: then there is none to hand on.
         Ok(_) | Err(Errno::EBADF | Errno::ENOTTY | Errno::ENXIO | Errno::EIO | Errno::EINVAL | Errno::ENODEV) => Ok(()),
-        Err(errno) => Err(Failed { step: IOCTL, errno }),
+        Err(errno) => Err(SysError::of(&"ioctl", errno)),
     }
 }
 
 /// Puts `fd` in the place of stdin.
-fn make_stdin(fd: RawFd) -> Result<(), Failed> {
+fn make_stdin(fd: RawFd) -> Result<(), SysError> {
     if fd == 0 {
-        return set_close_on_exec(0, false).map_err(|error| Failed { step: FCNTL, errno: error.errno });
+        return set_close_on_exec(0, false);
     }
     // SAFETY: touches no memory.
     let ret = unsafe { syscall(nr::DUP3, [word(fd), 0, 0, 0, 0, 0]) };
-    ret.map(|_| ()).map_err(|errno| Failed { step: DUP3, errno })
+    ret.map(|_| ()).map_err(|errno| SysError::of(&"dup3", errno))
 }
 
 /// The environment with `added`, each in the place of an entry of the same name.
-fn add_env<'a>(env: Strings<'a>, added: &'a [&'a CStr]) -> Result<Environment<'a>, Failed> {
-    if added.is_empty() {
-        return Ok(Environment { strings: env, _lies_in: None });
+fn add_env<'a>(env: Strings<'a>, added: &'a [&'a CStr]) -> Result<List<'a>, SysError> {
+    let mut list = List::new(env.len() + added.len())?;
+    for entry in env.iter() {
+        if !added.iter().any(|new| name_of(new) == name_of(entry)) {
+            list.push(entry);
+        }
     }
-    let failed = |error: SysError| Failed { step: MMAP, errno: error.errno };
-    let mut memory = Table::<usize>::new(env.len() + added.len() + 1).map_err(failed)?;
-    let kept = env.iter().filter(|entry| !added.iter().any(|new| name_of(new) == name_of(entry)));
-    for (slot, string) in memory.iter_mut().zip(kept.chain(added.iter().copied())) {
-        *slot = string.as_ptr() as usize;
+    for entry in added {
+        list.push(entry);
     }
-    // SAFETY: the table ends in a zero, its other slots point to strings that live for 'a, and it is kept with them.
-    let strings = unsafe { Strings::from_raw(memory.as_ptr().cast()) };
-    Ok(Environment { strings, _lies_in: Some(memory) })
+    Ok(list)
 }
 
 /// What stands before the first `=`.
@@ -132,12 +134,11 @@ fn name_of(entry: &CStr) -> &[u8] {
 }
 
 /// Runs the program; returns only the reason why it could not.
-fn run(program: Program<'_>, args: Strings<'_>, env: Strings<'_>) -> Failed {
-    let errno = match program {
+fn run(program: Program<'_>, args: Strings<'_>, env: Strings<'_>) -> Errno {
+    match program {
         Program::Open(fd) => execute(fd, c"", args, env),
         Program::Search(name) => search(name, args, env),
-    };
-    Failed { step: EXECVE, errno }
+    }
 }
 
 /// Runs `name`, looked up in `PATH` where it has no slash, as `execvp(3)` does.
@@ -186,15 +187,15 @@ fn execute_or_interpret(path: &CStr, args: Strings<'_>, env: Strings<'_>) -> Err
 
 /// Runs `/bin/sh path args…`.
 fn interpret(path: &CStr, args: Strings<'_>, env: Strings<'_>) -> Errno {
-    let tail = args.skip(1);
-    let Ok(mut memory) = Table::<usize>::new(tail.len() + 3) else {
+    let Ok(mut line) = List::new(args.len() + 1) else {
         return Errno::ENOEXEC;
     };
-    let line = [c"/bin/sh", path].into_iter().chain(tail.iter());
-    memory.iter_mut().zip(line).for_each(|(slot, string)| *slot = string.as_ptr() as usize);
-    // SAFETY: the table ends in a zero, its other slots point to strings that live here, and it lives until the call.
-    let args = unsafe { Strings::from_raw(memory.as_ptr().cast()) };
-    match execute(crate::file::AT_FDCWD, c"/bin/sh", args, env) {
+    line.push(c"/bin/sh");
+    line.push(path);
+    for arg in args.skip(1).iter() {
+        line.push(arg);
+    }
+    match execute(crate::file::AT_FDCWD, c"/bin/sh", line.strings(), env) {
         Errno::ENOENT => Errno::ENOEXEC,
         errno => errno,
     }
