@@ -5,7 +5,7 @@
 
 use std::ffi::OsStr;
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -66,7 +66,14 @@ const ESRCH: i32 = 3;
 /// Reads `/proc/PID/FILE` whole.
 fn read(pid: Pid, file: &str) -> Result<Vec<u8>, ReadProcError> {
     let path = format!("/proc/{pid}/{file}");
-    fs::read(&path).map_err(|source| gone_or_unreadable(pid, path, source))
+    read_at_once(&path).map_err(|source| gone_or_unreadable(pid, path, source))
+}
+
+/// Reads a file that tells no size, by one read where it is of the usual length: [`fs::read`] feels its way, by five.
+fn read_at_once(path: &str) -> io::Result<Vec<u8>> {
+    let mut text = Vec::with_capacity(1024);
+    fs::File::open(path)?.read_to_end(&mut text)?;
+    Ok(text)
 }
 
 /// A process without its directory is gone, unless `/proc` itself is, or hides it.
@@ -95,7 +102,7 @@ pub fn stat(pid: Pid) -> Result<Stat, ReadProcError> {
 
 /// The start tick of PID 1, with which this PID namespace began; `None` where it cannot be read.
 pub fn namespace_start_ticks() -> Option<u64> {
-    Some(parse_stat(&fs::read("/proc/1/stat").ok()?)?.start_ticks)
+    Some(parse_stat(&read_at_once("/proc/1/stat").ok()?)?.start_ticks)
 }
 
 /// Parses the text of `/proc/PID/stat`. The name may hold spaces, parentheses and newlines, so fields are counted
@@ -233,7 +240,7 @@ fn children_of(parent: i32) -> Result<Vec<Pid>, (String, io::Error)> {
 pub fn own_children() -> Result<Vec<Pid>, ReadProcError> {
     let me = std::process::id();
     let task = format!("/proc/self/task/{me}");
-    let read = |file: String| fs::read(&file).map_err(|source| ReadProcError::Unreadable { path: file, source });
+    let read = |file: String| read_at_once(&file).map_err(|source| ReadProcError::Unreadable { path: file, source });
     let main = read(format!("{task}/stat"))?;
     let main_has_ended = parse_stat(&main).is_none_or(|stat| matches!(stat.state, 'Z' | 'X'));
     if main_has_ended {
