@@ -30,8 +30,10 @@ use crate::worker::{Image, KeeperConfig, Phase, Worker};
 const SIGNALS_A_TURN: usize = 64;
 /// BOUND: messages that one turn takes from one worker; more than its socket holds.
 const MESSAGES_A_TURN: usize = 4096;
-/// BOUND: candidates that were ended and are not reaped yet; they end within a moment.
+/// BOUND: workers that were ended and are not reaped yet; they end within a moment.
 const LEAVERS: usize = 4;
+/// How long the end waits for workers that were killed; longer only where the kernel does not let them go.
+const LAST_WAIT: Duration = Duration::from_secs(1);
 /// How long to wait after a record could not be written.
 const DISK_DELAY: Duration = Duration::from_millis(250);
 
@@ -186,8 +188,10 @@ impl<'a> Keeper<'a> {
             self.await_leaver(leaver);
         }
         if self.shutdown == 3 {
-            // The workers end with us; instances do not.
+            // The workers end before us; instances do not.
             self.worker.iter().for_each(Worker::kill);
+            let leaver = self.worker.take().map(|worker| worker.child);
+            self.await_leaver(leaver);
             self.verdict = Some(0);
         } else if self.worker.is_none() && !self.swap.has_candidate() {
             self.without_worker(now);
@@ -370,9 +374,7 @@ impl<'a> Keeper<'a> {
 
     /// Sees whether the worker has ended.
     fn see_to_worker(&mut self, now: Duration) {
-        for leaver in &mut self.leavers {
-            *leaver = leaver.take().and_then(|child| child.reap().err());
-        }
+        self.reap_leavers();
         if self.worker.as_ref().and_then(Worker::end).is_none() {
             return;
         }
@@ -449,10 +451,16 @@ impl<'a> Keeper<'a> {
         }
     }
 
-    /// Keeps a candidate that was ended until it can be reaped.
+    /// Keeps a worker that was ended until it can be reaped.
     fn await_leaver(&mut self, leaver: Option<Child>) {
         if let (Some(child), Some(slot)) = (leaver, self.leavers.iter_mut().find(|slot| slot.is_none())) {
             *slot = Some(child);
+        }
+    }
+
+    fn reap_leavers(&mut self) {
+        for leaver in &mut self.leavers {
+            *leaver = leaver.take().and_then(|child| child.reap().err());
         }
     }
 
@@ -550,10 +558,21 @@ impl<'a> Keeper<'a> {
         let _ready = poll(&mut fds, pauses.into_iter().flatten().min());
     }
 
-    /// Leaves nothing behind that is of no use to a later keeper; tells the exit code.
+    /// Leaves nothing behind that is of no use to a later keeper, and no worker; tells the exit code.
     fn leave(&mut self, code: i32) -> i32 {
         let leaver = self.swap.abandon();
         self.await_leaver(leaver);
+        let until = time::monotonic().saturating_add(LAST_WAIT);
+        loop {
+            self.reap_leavers();
+            let left = until.saturating_sub(time::monotonic());
+            if self.leavers.iter().all(Option::is_none) || left.is_zero() {
+                break;
+            }
+            // CHLD tells of each end; whatever else comes has come to its end.
+            let _ready = poll(&mut [PollFd::new(self.signals.raw(), events::IN)], Some(left));
+            while let Ok(Some(_)) = self.signals.take() {}
+        }
         if self.ever_ready {
             status::remove(self.config.run_dir);
             self.records.remove_file();

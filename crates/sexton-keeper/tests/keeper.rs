@@ -382,15 +382,17 @@ fn three_signals_ask_force_and_leave() {
     let mut rig = Rig::new("signals");
     let mut worker = rig.ready_worker();
     let (instance, _) = worker.spawn_held("exec sleep 1000");
+    worker.order("weigh");
     rig.signal(TERM);
     worker.hears("Shutdown { level: 1 }");
     rig.signal(TERM);
     worker.hears("Shutdown { level: 2 }");
     rig.signal(TERM);
-    assert_eq!(rig.ends().code(), Some(0));
-    eventually("the worker is gone", || (!is_alive(worker.pid)).then_some(()));
-    assert!(is_alive(instance));
+    assert_eq!(rig.keeper.wait().unwrap().code(), Some(0));
+    // REGRESSION: the keeper ended first.
+    let alive = [worker.pid, instance].map(is_alive);
     send(instance, KILL);
+    assert_eq!(alive, [false, true], "the worker ends before its keeper, and an instance lives on");
 }
 
 #[test]

@@ -76,6 +76,11 @@ fn obey(link: &KeeperLink, kept: &mut Vec<UnixListener>, order: &str) -> String 
             let fd = pidfd::open(i32::try_from(child.id()).unwrap()).unwrap();
             return format!("spawned {} {}", child.id(), pidfd::inode(fd.raw()).unwrap());
         }
+        // It takes the kernel a moment to end it then.
+        "weigh" => {
+            std::vec::Vec::leak(vec![1_u8; 256 << 20]);
+            return "heavy".to_owned();
+        }
         "lock" => return format!("lock {}", std::env::var("SEXTON_LOCK_FD").unwrap_or_default()),
         "stdin" => return format!("stdin {}", std::fs::read_link("/proc/self/fd/0").unwrap().display()),
         "fds" => return format!("fds {}", std::fs::read_dir("/proc/self/fd").unwrap().count()),
