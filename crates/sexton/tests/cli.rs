@@ -12,6 +12,8 @@ use sexton_testkit::{Ground, Held, SOON, eventually, skip};
 const PROGRAM: &str = env!("CARGO_BIN_EXE_sexton");
 const SIGTERM: i32 = 15;
 const SIGUSR1: i32 = 10;
+const SIGWINCH: i32 = 28;
+const SIGRTMAX: i32 = 64;
 const SIGSTOP: i32 = 19;
 
 /// The program with nothing of this process's environment, and no configuration.
@@ -245,13 +247,17 @@ fn held(child: &Child) -> Held {
 fn signals_to_the_attached_go_to_the_child() {
     let Ok(ground) = Ground::new(PROGRAM) else { skip!("no cgroup2") };
     let _daemon = ground.serve().expect("serves");
-    let script = "trap 'echo usr' USR1; trap 'exit 9' TERM; echo ready; while :; do sleep 0.05; done";
+    let script = "for signal in 10 28 64; do trap \"echo $signal\" $signal; done; trap 'exit 9' TERM; echo ready
+                  while :; do sleep 0.05; done";
     let mut command = ground.command(&["run", "a", "--attach", "--", "sh", "-c", script]);
     let mut child = command.stdout(Stdio::piped()).spawn().expect("starts");
     let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
     assert_eq!(lines.next().expect("a line").expect("read"), "ready");
-    held(&child).signal(SIGUSR1).expect("sent");
-    assert_eq!(lines.next().expect("a line").expect("read"), "usr");
+    // REGRESSION: but for six of them, signals ended the program or were lost.
+    for signal in [SIGUSR1, SIGRTMAX, SIGWINCH] {
+        held(&child).signal(signal).expect("sent");
+        assert_eq!(lines.next().expect("a line").expect("read"), signal.to_string());
+    }
     held(&child).signal(SIGTERM).expect("sent");
     assert_eq!(child.wait().expect("ends").code(), Some(9));
 }

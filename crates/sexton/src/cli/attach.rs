@@ -19,14 +19,30 @@ use super::{events, out, words};
 use crate::api::types::Stream;
 use crate::node::readiness;
 
-/// What is passed on to the instance.
-const FORWARDED: SignalSet = SignalSet::EMPTY
-    .with(Signal::HUP)
-    .with(Signal::INT)
-    .with(Signal::QUIT)
-    .with(Signal::TERM)
-    .with(Signal::USR1)
-    .with(Signal::USR2);
+/// What is not passed on: what the kernel tells this very program, and what a terminal stops its jobs with.
+const OWN: [Signal; 15] = [
+    Signal::ILL,
+    Signal::TRAP,
+    Signal::ABRT,
+    Signal::BUS,
+    Signal::FPE,
+    Signal::SEGV,
+    Signal::SYS,
+    Signal::PIPE,
+    Signal::CHLD,
+    Signal::URG,
+    Signal::XCPU,
+    Signal::XFSZ,
+    Signal::TSTP,
+    Signal::TTIN,
+    Signal::TTOU,
+];
+
+/// `set` and all that is passed on to the instance; 32 and 33 are the C library's.
+fn with_forwarded(set: SignalSet) -> SignalSet {
+    let all = (1..=31).chain(34..=64).filter_map(Signal::new);
+    all.filter(|signal| !OWN.contains(signal)).fold(set, SignalSet::with)
+}
 
 /// How often a wait looks whether there is another life meanwhile.
 const LOOK: Duration = Duration::from_secs(5);
@@ -114,12 +130,9 @@ impl Signals {
     /// Blocks them for this thread, the only one yet; those of the runtime inherit that.
     pub fn block() -> Result<Signals, Failure> {
         let before = signal::replace_mask(SignalSet::EMPTY);
-        let blocked = [Signal::HUP, Signal::INT, Signal::QUIT, Signal::TERM, Signal::USR1, Signal::USR2]
-            .into_iter()
-            .fold(before, SignalSet::with);
-        signal::replace_mask(blocked);
+        signal::replace_mask(with_forwarded(before));
         let told = |why: String| Failure::new(exit::FAILED, format!("could not take signals: {why}"));
-        let source = SignalFd::new(FORWARDED).map_err(|error| told(error.to_string()))?;
+        let source = SignalFd::new(with_forwarded(SignalSet::EMPTY)).map_err(|error| told(error.to_string()))?;
         readiness::watch(Source(source), Interest::READABLE).map(Signals).map_err(|error| told(error.to_string()))
     }
 
