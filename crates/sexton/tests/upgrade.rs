@@ -108,6 +108,25 @@ fn hup_brings_in_the_program_on_disk_and_no_instance_notices() {
 }
 
 #[test]
+fn a_socket_file_that_is_gone_is_made_again_by_the_next_worker() {
+    let ground = Ground::new(PROGRAM).expect("a ground");
+    let mut daemon = ground.serve().expect("serves");
+    let before = run(&daemon, "calm")["identity"].clone();
+    let socket = ground.run_dir().join("sexton.sock");
+    for _ in 0..2 {
+        fs::remove_file(&socket).expect("removed");
+        daemon.keeper().expect("the keeper").signal(SIGHUP).expect("sent");
+        daemon.wait_ready().expect("ready");
+        assert_eq!(identity(&daemon, "calm"), before);
+    }
+    // And the new one is kept.
+    let made = socket_inode(&ground);
+    daemon.replace_worker().expect("another worker");
+    assert_eq!(socket_inode(&ground), made);
+    daemon.client().post("/v1/instances/calm/stop?wait=10s", &json!({})).expect("an answer").expect(200);
+}
+
+#[test]
 fn a_program_that_is_no_good_leaves_the_old_one_serving() {
     let installed = Installed::new("bad");
     let ground = Ground::new(installed.sexton()).expect("a ground");

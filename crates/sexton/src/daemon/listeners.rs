@@ -54,7 +54,8 @@ pub(super) async fn open(
     is_successor: bool,
 ) -> Result<Vec<Listener>, Refused> {
     let path = settings.listen_path();
-    let unix = match kept.unix {
+    // Where its file is gone nobody reaches the kept one any more.
+    let unix = match kept.unix.filter(|_| path.exists()) {
         Some(fd) => api::owned(fd.raw()).map(UnixListener::from),
         None => api::serve::listen(&path).map_err(io::Error::other),
     };
