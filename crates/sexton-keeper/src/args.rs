@@ -4,23 +4,13 @@ use core::ffi::CStr;
 
 use sexton_sys::entry::Start;
 use sexton_sys::signal::Signal;
-use sexton_sys::strings::{Strings, number};
+use sexton_sys::strings::{Strings, behind, number};
 use sexton_sys::text::{Show, Text};
 
 use crate::text::Shown;
 
-/// What the command line asks for.
-#[derive(Debug)]
-pub(crate) enum Wish<'a> {
-    /// Run a command.
-    Run(Options<'a>),
-    /// Print the usage.
-    Help,
-    /// Print the version.
-    Version,
-    /// Print the licence.
-    Licence,
-}
+/// The version that is told.
+pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// How to run the command.
 #[derive(Debug)]
@@ -60,44 +50,40 @@ impl Codes {
     }
 }
 
-/// What each signal is forwarded as.
+/// What each signal is forwarded as, by its number; `None` for nothing.
 #[derive(Debug)]
-pub(crate) struct Rewrites([Forward; 65]);
-
-/// What a signal is forwarded as.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Forward {
-    /// Itself.
-    Same,
-    /// Another.
-    As(Signal),
-    /// Nothing.
-    Dropped,
-}
+pub(crate) struct Rewrites([Option<Signal>; 65]);
 
 impl Rewrites {
+    /// Each signal as itself.
+    fn none() -> Rewrites {
+        Rewrites(core::array::from_fn(|number| Signal::new(number.try_into().ok()?)))
+    }
+
     /// What `signal` is forwarded as; `None` where it is dropped.
     pub(crate) fn of(&self, signal: Signal) -> Option<Signal> {
-        match self.0.get(usize::from(signal.number())).copied().unwrap_or(Forward::Same) {
-            Forward::Same => Some(signal),
-            Forward::As(other) => Some(other),
-            Forward::Dropped => None,
-        }
+        self.0.get(usize::from(signal.number())).copied().flatten()
     }
 
     /// Reads `SIG:SIG`.
     fn add(&mut self, text: &[u8]) -> Option<()> {
         let colon = text.iter().position(|&byte| byte == b':')?;
-        let (from, to) = (text.get(..colon)?, text.get(colon + 1..)?);
-        let forward = if to == b"0" { Forward::Dropped } else { Forward::As(Signal::parse(to)?) };
-        *self.0.get_mut(usize::from(Signal::parse(from)?.number()))? = forward;
+        let (from, to) = (Signal::parse(text.get(..colon)?)?, text.get(colon + 1..)?);
+        let to = if to == b"0" { None } else { Some(Signal::parse(to)?) };
+        *self.0.get_mut(usize::from(from.number()))? = to;
         Some(())
     }
 }
 
-/// Why a command line was refused.
+/// Why no command is run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum ArgsError<'a> {
+pub(crate) enum Instead<'a> {
+    /// The usage is asked for.
+    Help,
+    /// The version is.
+    Version,
+    /// The licence is.
+    Licence,
     /// There is no such option.
     Unknown(u8),
     /// The option needs a value.
@@ -108,124 +94,107 @@ pub(crate) enum ArgsError<'a> {
     NoCommand,
 }
 
-impl Show for ArgsError<'_> {
+/// What is said of it, beside the usage.
+impl Show for Instead<'_> {
     fn show(&self, text: &mut Text) {
         match self {
-            ArgsError::Unknown(option) => text.add("invalid option -- '").add(Shown(&[*option])).add("'"),
-            ArgsError::NoValue(option) => text.add("option requires an argument -- '").add(Shown(&[*option])).add("'"),
-            ArgsError::BadValue(option, value) => {
+            Instead::Help => text,
+            Instead::Version => text.add("sexton-init version ").add(VERSION),
+            Instead::Licence => text.add("sexton-init is licensed under Apache-2.0 OR MIT."),
+            Instead::Unknown(option) => text.add("invalid option -- '").add(Shown(&[*option])).add("'"),
+            Instead::NoValue(option) => text.add("option requires an argument -- '").add(Shown(&[*option])).add("'"),
+            Instead::BadValue(option, value) => {
                 text.add("Not a valid option for -").add(Shown(&[*option])).add(": ").add(Shown(value.to_bytes()))
             }
-            ArgsError::NoCommand => text.add("there is no command to run"),
+            Instead::NoCommand => text.add("there is no command to run"),
         };
     }
 }
 
-/// Reads the command line and the environment.
-pub(crate) fn parse(start: Start) -> Result<Wish<'static>, ArgsError<'static>> {
-    if start.args.len() == 2 {
-        match start.args.at(1).map(CStr::to_bytes) {
-            Some(b"--version") => return Ok(Wish::Version),
-            Some(b"--help") => return Ok(Wish::Help),
-            Some(_) | None => {}
+impl<'a> Options<'a> {
+    /// Nothing is asked for.
+    pub(crate) fn new(start: Start) -> Options<'static> {
+        Options {
+            subreaper: false,
+            signal_group: false,
+            warn_on_reap: false,
+            verbosity: 1,
+            parent_death: None,
+            expected: Codes::default(),
+            rewrites: Rewrites::none(),
+            command: start.args.skip(1),
         }
     }
-    let mut options = Options {
-        subreaper: false,
-        signal_group: false,
-        warn_on_reap: false,
-        verbosity: 1,
-        parent_death: None,
-        expected: Codes::default(),
-        rewrites: Rewrites([Forward::Same; 65]),
-        command: start.args.skip(1),
-    };
-    if let Some(wish) = parse_options(&mut options)? {
-        return Ok(wish);
-    }
-    if options.command.is_empty() {
-        return Err(ArgsError::NoCommand);
-    }
-    apply_environment(&mut options, start.env);
-    Ok(Wish::Run(options))
-}
 
-/// Takes options off the front of the command, up to `--` or the first word that is none.
-fn parse_options(options: &mut Options<'static>) -> Result<Option<Wish<'static>>, ArgsError<'static>> {
-    while let Some(word) = options.command.at(0) {
-        let Some(letters) = word.to_bytes_with_nul().strip_prefix(b"-").filter(|rest| *rest != b"\0") else {
-            return Ok(None);
-        };
-        options.command = options.command.skip(1);
-        if letters == b"-\0" {
-            return Ok(None);
-        }
-        if let Some(wish) = parse_letters(options, letters)? {
-            return Ok(Some(wish));
-        }
-    }
-    Ok(None)
-}
-
-/// Reads one word of options, such as `-vvg` or `-pTERM`; the zero at its end included.
-fn parse_letters(
-    options: &mut Options<'static>,
-    mut letters: &'static [u8],
-) -> Result<Option<Wish<'static>>, ArgsError<'static>> {
-    while let Some((&letter, rest)) = letters.split_first() {
-        letters = rest;
-        match letter {
-            0 => break,
-            b's' => options.subreaper = true,
-            b'g' => options.signal_group = true,
-            b'w' => options.warn_on_reap = true,
-            b'v' => options.verbosity += 1,
-            b'h' => return Ok(Some(Wish::Help)),
-            b'l' => return Ok(Some(Wish::Licence)),
-            b'p' | b'e' | b'r' => {
-                let value = take_value(options, letter, rest)?;
-                apply_value(options, letter, value)?;
-                break;
+    /// Reads the command line and the environment.
+    ///
+    /// # Errors
+    /// What is to be said instead of running a command.
+    pub(crate) fn read(&mut self, env: Strings<'a>) -> Result<(), Instead<'a>> {
+        if self.command.len() == 1 {
+            match self.command.at(0).map(CStr::to_bytes) {
+                Some(b"--version") => return Err(Instead::Version),
+                Some(b"--help") => return Err(Instead::Help),
+                Some(_) | None => {}
             }
-            other => return Err(ArgsError::Unknown(other)),
         }
-    }
-    Ok(None)
-}
-
-/// The value of `option`: the rest of its word, or the next one.
-fn take_value(
-    options: &mut Options<'static>,
-    option: u8,
-    rest: &'static [u8],
-) -> Result<&'static CStr, ArgsError<'static>> {
-    match CStr::from_bytes_with_nul(rest) {
-        Ok(value) if !value.is_empty() => Ok(value),
-        Ok(_) | Err(_) => {
-            let value = options.command.at(0).ok_or(ArgsError::NoValue(option))?;
-            options.command = options.command.skip(1);
-            Ok(value)
+        while let Some(letters) = self.take_letters() {
+            self.read_letters(letters)?;
         }
+        if self.command.is_empty() {
+            return Err(Instead::NoCommand);
+        }
+        // The environment has the last word, as it has with tini.
+        self.subreaper |= env.value_of(b"TINI_SUBREAPER").is_some();
+        self.signal_group |= env.value_of(b"TINI_KILL_PROCESS_GROUP").is_some();
+        if let Some(value) = env.value_of(b"TINI_VERBOSITY") {
+            self.verbosity = leading_number(value.to_bytes());
+        }
+        Ok(())
     }
-}
 
-/// Applies an option that has a value.
-fn apply_value(options: &mut Options<'static>, option: u8, value: &'static CStr) -> Result<(), ArgsError<'static>> {
-    let bytes = value.to_bytes();
-    let applied = match option {
-        b'p' => Signal::parse(bytes).map(|signal| options.parent_death = Some(signal)),
-        b'e' => number(bytes).and_then(|code| code.try_into().ok()).map(|code| options.expected.add(code)),
-        _ => options.rewrites.add(bytes),
-    };
-    applied.ok_or(ArgsError::BadValue(option, value))
-}
+    /// Takes a word of options off the front of the command, without its dash; `None` from `--` or the first word that is
+    /// none.
+    fn take_letters(&mut self) -> Option<&'a CStr> {
+        let word = self.command.at(0).filter(|word| word.to_bytes().starts_with(b"-") && *word != c"-")?;
+        self.command = self.command.skip(1);
+        (word != c"--").then(|| behind(word, 1))
+    }
 
-/// The environment has the last word, as it has with tini.
-fn apply_environment(options: &mut Options<'_>, env: Strings<'_>) {
-    options.subreaper |= env.value_of(b"TINI_SUBREAPER").is_some();
-    options.signal_group |= env.value_of(b"TINI_KILL_PROCESS_GROUP").is_some();
-    if let Some(value) = env.value_of(b"TINI_VERBOSITY") {
-        options.verbosity = leading_number(value.to_bytes());
+    /// Reads a word of options, such as `vvg` or `pTERM`.
+    fn read_letters(&mut self, mut letters: &'a CStr) -> Result<(), Instead<'a>> {
+        while let Some(&letter) = letters.to_bytes().first() {
+            letters = behind(letters, 1);
+            match letter {
+                b's' => self.subreaper = true,
+                b'g' => self.signal_group = true,
+                b'w' => self.warn_on_reap = true,
+                b'v' => self.verbosity += 1,
+                b'h' => return Err(Instead::Help),
+                b'l' => return Err(Instead::Licence),
+                b'p' | b'e' | b'r' => return self.read_value(letter, letters),
+                other => return Err(Instead::Unknown(other)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads the value of `option`: the `rest` of its word, or the next one.
+    fn read_value(&mut self, option: u8, rest: &'a CStr) -> Result<(), Instead<'a>> {
+        let value = if rest.is_empty() {
+            let next = self.command.at(0).ok_or(Instead::NoValue(option))?;
+            self.command = self.command.skip(1);
+            next
+        } else {
+            rest
+        };
+        let bytes = value.to_bytes();
+        let applied = match option {
+            b'p' => Signal::parse(bytes).map(|signal| self.parent_death = Some(signal)),
+            b'e' => number(bytes).and_then(|code| code.try_into().ok()).map(|code| self.expected.add(code)),
+            _ => self.rewrites.add(bytes),
+        };
+        applied.ok_or(Instead::BadValue(option, value))
     }
 }
 
@@ -258,15 +227,14 @@ mod tests {
 
     fn run(args: &[&str], env: &[&str]) -> Options<'static> {
         let args: Vec<&str> = ["init"].iter().chain(args).copied().collect();
-        match parse(Start { args: list(&args), env: list(env) }) {
-            Ok(Wish::Run(options)) => options,
-            other => panic!("{args:?}: {other:?}"),
-        }
+        let mut options = Options::new(Start { args: list(&args), env: list(&[]) });
+        assert_eq!(options.read(list(env)), Ok(()), "{args:?}");
+        options
     }
 
-    fn refused(args: &[&str]) -> ArgsError<'static> {
+    fn refused(args: &[&str]) -> Instead<'static> {
         let args: Vec<&str> = ["init"].iter().chain(args).copied().collect();
-        parse(Start { args: list(&args), env: list(&[]) }).unwrap_err()
+        Options::new(Start { args: list(&args), env: list(&[]) }).read(list(&[])).unwrap_err()
     }
 
     #[test]
@@ -302,13 +270,13 @@ mod tests {
 
     #[test]
     fn what_means_nothing_is_refused_by_name() {
-        assert_eq!(refused(&["-x", "cmd"]), ArgsError::Unknown(b'x'));
-        assert_eq!(refused(&["--subreaper", "cmd"]), ArgsError::Unknown(b'-'));
-        assert_eq!(refused(&["-s"]), ArgsError::NoCommand);
-        assert_eq!(refused(&["--"]), ArgsError::NoCommand);
-        assert_eq!(refused(&["-p"]), ArgsError::NoValue(b'p'));
+        assert_eq!(refused(&["-x", "cmd"]), Instead::Unknown(b'x'));
+        assert_eq!(refused(&["--subreaper", "cmd"]), Instead::Unknown(b'-'));
+        assert_eq!(refused(&["-s"]), Instead::NoCommand);
+        assert_eq!(refused(&["--"]), Instead::NoCommand);
+        assert_eq!(refused(&["-p"]), Instead::NoValue(b'p'));
         for bad in [["-p", "SIGNONE"], ["-e", "256"], ["-e", "-1"], ["-e", "x"], ["-r", "15"], ["-r", "15:99"]] {
-            assert!(matches!(refused(&[bad[0], bad[1], "cmd"]), ArgsError::BadValue(_, _)), "{bad:?}");
+            assert!(matches!(refused(&[bad[0], bad[1], "cmd"]), Instead::BadValue(_, _)), "{bad:?}");
         }
     }
 }

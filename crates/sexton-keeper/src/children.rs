@@ -10,18 +10,18 @@
 //! Where children end so fast that more than one has ended at each look, they are a crowd: to be woken for each of them
 //! costs more than to reap it, so they are let come for a moment and reaped together.
 
-use core::time::Duration;
-
 use sexton_sys::file::{self, AT_FDCWD, flags};
 use sexton_sys::memory::Table;
 use sexton_sys::strings::number;
 use sexton_sys::{SysError, process, time, wait};
 
+use crate::clock::Time;
+
 /// A scan rests for this many times what it took of a CPU.
-const REST: u32 = 20;
+const REST: u64 = 20;
 
 /// How long a crowd is let come. Nobody waits for an orphan, and a shell makes some twenty of them in that time.
-const CROWD: Duration = Duration::from_millis(10);
+const CROWD: Time = Time::millis(10);
 
 /// BOUND: children that the kernel is asked to name one by one; to look through all takes about as long as so many of
 /// these questions.
@@ -44,27 +44,15 @@ pub(crate) enum Urgency {
 #[derive(Debug)]
 pub(crate) struct Finder {
     wanted: bool,
-    not_before: Duration,
-    /// Until when a crowd is let come, where the last scan found one.
-    crowd: Option<Duration>,
+    not_before: Time,
+    /// Until when a crowd is let come, where the last scan found one; else `Time::ZERO`.
+    crowd: Time,
 }
 
 impl Finder {
     /// Wants a scan at once: children may have ended before anybody listened.
     pub(crate) const fn new() -> Finder {
-        Finder { wanted: true, ..Finder::resting() }
-    }
-
-    /// Wants none; stands in for one that is at work.
-    pub(crate) const fn resting() -> Finder {
-        Finder { wanted: false, not_before: Duration::ZERO, crowd: None }
-    }
-
-    /// Wants what was asked of the one that stood in.
-    pub(crate) fn merge(&mut self, stand_in: &Finder) {
-        if stand_in.wanted {
-            self.want_at(stand_in.not_before);
-        }
+        Finder { wanted: true, not_before: Time::ZERO, crowd: Time::ZERO }
     }
 
     /// Wants a scan, because a child ended and others may have too.
@@ -73,47 +61,45 @@ impl Finder {
     }
 
     /// Wants a scan not earlier than `at`.
-    pub(crate) fn want_at(&mut self, at: Duration) {
+    pub(crate) fn want_at(&mut self, at: Time) {
         self.wanted = true;
         self.not_before = self.not_before.max(at);
     }
 
-    /// How long until the next scan; `None` where none is wanted.
-    pub(crate) fn pause(&self, now: Duration) -> Option<Duration> {
-        self.wanted.then(|| self.not_before.saturating_sub(now))
+    /// When the next scan is to begin.
+    pub(crate) fn due(&self) -> Time {
+        if self.wanted { self.not_before } else { Time::NEVER }
     }
 
-    /// How long it is better not to listen to `SIGCHLD`, because children end faster than that pays.
-    pub(crate) fn crowd(&self, now: Duration) -> Option<Duration> {
-        self.crowd.map(|until| until.saturating_sub(now)).filter(|left| !left.is_zero())
+    /// Until when it is better not to listen to `SIGCHLD`, because children end faster than that pays.
+    pub(crate) fn crowd(&self) -> Time {
+        self.crowd
     }
 
-    /// Scans if it is time to.
-    pub(crate) fn scan_if_due(&mut self, now: Duration, each: impl FnMut(u32, Urgency) -> bool) {
-        if self.pause(now) == Some(Duration::ZERO) {
-            self.scan(now, each);
-        }
-    }
-
-    /// Calls `each` for every child that has ended, and for others too; it tells whether it has reaped the child.
-    pub(crate) fn scan(&mut self, now: Duration, each: impl FnMut(u32, Urgency) -> bool) {
-        let begun = time::thread_cpu();
+    /// Begins a scan; tells what the thread has taken of a CPU by now.
+    pub(crate) fn begin(&mut self) -> Time {
         // RACE: what ends from here on raises SIGCHLD, which wants the next scan.
         self.wanted = false;
-        let reaped = look(each);
+        Time::of(time::thread_cpu())
+    }
+
+    /// Ends the scan that had `begun`, which reaped so many.
+    pub(crate) fn end(&mut self, now: Time, begun: Time, reaped: u32) {
         // By the clock on the wall, a scan that had to wait for a busy machine would leave zombies for many seconds.
-        let rest = time::thread_cpu().saturating_sub(begun) * REST;
-        self.not_before = now + rest;
+        let rest = (Time::of(time::thread_cpu()) - begun) * REST;
+        self.not_before = self.not_before.max(now + rest);
         // A scan that follows a signal finds only whom no signal named.
-        self.crowd = (reaped > u32::from(self.crowd.is_some())).then_some(now + CROWD);
-        if let Some(until) = self.crowd {
-            self.want_at(until);
+        let is_crowd = reaped > u32::from(self.crowd != Time::ZERO);
+        self.crowd = if is_crowd { now + CROWD } else { Time::ZERO };
+        if is_crowd {
+            self.want_at(self.crowd);
         }
     }
 }
 
-/// Has `each` look at all who have ended; tells how many it reaped.
-fn look(mut each: impl FnMut(u32, Urgency) -> bool) -> u32 {
+/// Has `each` look at every child that has ended, and at others too; it tells whether it has reaped the child. Tells
+/// how many were.
+pub(crate) fn look(each: &mut dyn FnMut(u32, Urgency) -> bool) -> u32 {
     let mut reaped = 0;
     while reaped < NAMED {
         match wait::peek_any() {
@@ -122,11 +108,13 @@ fn look(mut each: impl FnMut(u32, Urgency) -> bool) -> u32 {
             Ok(None) | Err(_) => return reaped,
         }
     }
+    let Ok(list) = list_children() else {
+        return reaped + ask_kernel(each);
+    };
+    for pid in pids_of(&list) {
+        reaped += u32::from(each(pid, Urgency::None));
+    }
     reaped
-        + match list_children() {
-            Ok(list) => pids_of(&list).map(|pid| u32::from(each(pid, Urgency::None))).sum(),
-            Err(_) => ask_kernel(each),
-        }
 }
 
 /// The text of `children` of this thread, zeroes behind it.
@@ -151,7 +139,11 @@ fn list_children() -> Result<Table<u8>, SysError> {
 fn check_proc() -> Result<(), SysError> {
     let mut space = [0; 16];
     let link = file::readlink(AT_FDCWD, c"/proc/self", &mut space)?;
-    if pids_of(link).eq([process::pid()]) { Ok(()) } else { Err(SysError::of(&"readlinkat", sexton_sys::Errno::ESRCH)) }
+    if pids_of(link).next() == Some(process::pid()) {
+        Ok(())
+    } else {
+        Err(SysError::of(&"readlinkat", sexton_sys::Errno::ESRCH))
+    }
 }
 
 /// The numbers in `list`, as far as the first zero.
@@ -165,7 +157,7 @@ fn pids_of(list: &[u8]) -> impl Iterator<Item = u32> {
 ///
 /// This waits for any child, which is safe here alone: this process is the reaper of all of its children, none of them
 /// belongs to a library that waits for it elsewhere, and this only peeks; who reaps is decided by `each`.
-fn ask_kernel(mut each: impl FnMut(u32, Urgency) -> bool) -> u32 {
+fn ask_kernel(each: &mut dyn FnMut(u32, Urgency) -> bool) -> u32 {
     let mut reaped = 0;
     while let Ok(Some((pid, _))) = wait::peek_any()
         && each(pid, Urgency::Now)
@@ -180,6 +172,13 @@ mod tests {
     use super::*;
     use std::vec::Vec;
 
+    /// Scans, as both who have a finder do.
+    fn scan(finder: &mut Finder, now: Time, each: &mut dyn FnMut(u32, Urgency) -> bool) {
+        let begun = finder.begin();
+        let reaped = look(each);
+        finder.end(now, begun, reaped);
+    }
+
     #[test]
     fn numbers_are_read_up_to_the_zeroes() {
         assert_eq!(pids_of(b"12 345 6 \0\0 7").collect::<Vec<_>>(), [12, 345, 6]);
@@ -190,14 +189,13 @@ mod tests {
 
     #[test]
     fn a_scan_rests_before_the_next_one_however_often_it_is_wanted() {
-        let mut finder = Finder::resting();
-        assert_eq!(finder.pause(Duration::ZERO), None);
-        let begun = time::monotonic();
-        finder.scan(begun, |_, _| false);
-        assert_eq!(finder.pause(begun), None);
+        let mut finder = Finder::new();
+        let begun = Time::now();
+        scan(&mut finder, begun, &mut |_, _| false);
+        assert_eq!(finder.due(), Time::NEVER);
         finder.want();
-        let took = time::monotonic() - begun;
-        assert!(finder.pause(begun).is_some_and(|pause| pause <= took * (REST + 1) && pause > Duration::ZERO));
+        let took = Time::now() - begun;
+        assert!(finder.due() > begun && finder.due() <= begun + took * (REST + 1));
     }
 
     #[test]
@@ -211,16 +209,16 @@ mod tests {
             child.id()
         };
         let mut finder = Finder::new();
-        let mut now = time::monotonic();
+        let mut now = Time::now();
         // One that no signal named is a crowd; while it is let come, one is as many as a signal would have named.
         for (count, crowd) in [(0, false), (1, true), (2, true), (1, false), (0, false)] {
             let zombies: Vec<u32> = (0..count).map(|_| ended()).collect();
-            finder.scan(now, |pid, _| zombies.contains(&pid) && matches!(wait::reap(pid), Ok(Some(_))));
+            scan(&mut finder, now, &mut |pid, _| zombies.contains(&pid) && matches!(wait::reap(pid), Ok(Some(_))));
             assert!(zombies.iter().all(|&pid| wait::peek(pid).is_err()), "all are found");
-            assert_eq!(finder.crowd(now), crowd.then_some(CROWD));
-            assert_eq!(finder.pause(now).is_some_and(|pause| pause >= CROWD), crowd, "a crowd wants a scan");
-            now += CROWD;
-            assert_eq!(finder.crowd(now), None, "it is listened again though the next scan may be late");
+            assert_eq!(finder.crowd(), if crowd { now + CROWD } else { Time::ZERO });
+            assert_eq!(finder.due() != Time::NEVER, crowd, "a crowd wants a scan");
+            assert!(finder.due() >= finder.crowd());
+            now = now + CROWD;
         }
     }
 
@@ -232,15 +230,15 @@ mod tests {
         }
         let mut finder = Finder::new();
         // REGRESSION: it rested for 20 times as long as it was kept from running.
-        let kept = Duration::from_millis(300);
-        let begun = time::monotonic();
-        finder.scan(time::monotonic(), |_, _| {
+        let kept = std::time::Duration::from_millis(300);
+        let begun = Time::now();
+        scan(&mut finder, begun, &mut |_, _| {
             std::thread::sleep(kept);
             false
         });
         finder.want();
-        let rest = finder.pause(time::monotonic()).unwrap();
-        assert!(time::monotonic() - begun >= kept && rest < kept * 2, "{rest:?}");
+        let (took, rest) = (Time::now() - begun, finder.due() - Time::now());
+        assert!(took >= Time::of(kept) && rest < Time::of(kept * 2), "{rest:?}");
         assert!(child.wait().is_ok());
     }
 
@@ -252,7 +250,7 @@ mod tests {
             std::thread::yield_now();
         }
         let mut found = Vec::new();
-        Finder::new().scan(Duration::ZERO, |pid, urgency| {
+        look(&mut |pid, urgency| {
             found.push((pid, urgency));
             false
         });

@@ -4,7 +4,6 @@
 //! which verbosity, and that init ends when its command does.
 
 use core::ffi::CStr;
-use core::time::Duration;
 
 use sexton_sys::entry::Start;
 use sexton_sys::process::{self, Child, Group, Program, SignalState, Spawn};
@@ -12,13 +11,12 @@ use sexton_sys::signal::{self, Caught, Disposition, Signal, SignalSet};
 use sexton_sys::strings::Strings;
 use sexton_sys::text::Text;
 use sexton_sys::wait::{self, Ended};
-use sexton_sys::{Errno, SysError, time};
+use sexton_sys::{Errno, SysError};
 
-use crate::args::{self, Options, Wish};
-use crate::children::Finder;
+use crate::args::{Instead, Options, VERSION};
+use crate::children::{self, Finder};
+use crate::clock::Time;
 use crate::text::{STDERR, STDOUT, Shown, say};
-
-const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// Signals that tell of a fault in this very program: they are never for the command.
 const FAULTS: [Signal; 7] =
@@ -27,26 +25,20 @@ const FAULTS: [Signal; 7] =
 /// Runs what the command line says; tells the exit code.
 pub(crate) fn run(start: Start) -> i32 {
     let name = start.args.at(0).map_or(b"sexton-init".as_slice(), |name| base_name(name.to_bytes()));
-    match args::parse(start) {
-        Ok(Wish::Run(options)) => Init::new(options, start.env).run(),
-        Ok(Wish::Help) => {
-            print_usage(STDOUT, name);
-            0
-        }
-        Ok(Wish::Version) => {
-            say(STDOUT, Text::new().add("sexton-init version ").add(VERSION));
-            0
-        }
-        Ok(Wish::Licence) => {
-            say(STDOUT, Text::new().add("sexton-init is licensed under Apache-2.0 OR MIT."));
-            0
-        }
-        Err(error) => {
-            say(STDERR, Text::new().add(Shown(name)).add(": ").add(error));
+    let mut init = Init::new(start);
+    let Err(instead) = init.options.read(start.env) else {
+        return init.run();
+    };
+    match instead {
+        Instead::Help => print_usage(STDOUT, name),
+        Instead::Version | Instead::Licence => say(STDOUT, Text::new().add(instead)),
+        Instead::Unknown(_) | Instead::NoValue(_) | Instead::BadValue(_, _) | Instead::NoCommand => {
+            say(STDERR, Text::new().add(Shown(name)).add(": ").add(instead));
             print_usage(STDERR, name);
-            1
+            return 1;
         }
     }
+    0
 }
 
 /// What stands after the last slash.
@@ -108,11 +100,13 @@ struct Init<'a> {
 }
 
 impl<'a> Init<'a> {
-    fn new(options: Options<'a>, env: Strings<'a>) -> Init<'a> {
-        Init { options, env, finder: Finder::new(), child: None, code: None }
+    fn new(start: Start) -> Init<'a> {
+        Init { options: Options::new(start), env: start.env, finder: Finder::new(), child: None, code: None }
     }
 
     /// Runs the command to its end; tells the exit code.
+    // By itself, so that its state is reached by short offsets.
+    #[inline(never)]
     fn run(&mut self) -> i32 {
         let before = self.arrange_signals();
         if let Err(error) = self.arrange_reaping() {
@@ -124,10 +118,12 @@ impl<'a> Init<'a> {
             Err(error) => return self.refuse_command(error),
         }
         loop {
-            let now = time::monotonic();
-            let mut finder = core::mem::replace(&mut self.finder, Finder::resting());
-            finder.scan_if_due(now, |pid, _| self.reap(pid));
-            self.finder = finder;
+            let now = Time::now();
+            if self.finder.due() <= now {
+                let begun = self.finder.begin();
+                let reaped = self.reap_all();
+                self.finder.end(now, begun, reaped);
+            }
             if let Some(code) = self.code {
                 return self.leave(code);
             }
@@ -204,11 +200,16 @@ To fix the problem, use the -s option or set the environment variable TINI_SUBRE
     }
 
     /// Waits for a signal until there is something else to do, and acts on it.
-    fn await_signal(&mut self, now: Duration) {
-        let crowd = self.finder.crowd(now);
-        let awaited = if crowd.is_some() { forwarded().without(Signal::CHLD) } else { forwarded() };
+    fn await_signal(&mut self, now: Time) {
+        let crowd = self.finder.crowd();
+        let (awaited, until) = if crowd > now {
+            (forwarded().without(Signal::CHLD), crowd)
+        } else {
+            // It is listened again though the next scan may be late.
+            (forwarded(), self.finder.due())
+        };
         // An error is an interruption; the loop comes back here with what is left of the pause.
-        let Ok(Some(caught)) = signal::wait(awaited, crowd.or(self.finder.pause(now))) else {
+        let Ok(Some(caught)) = signal::wait(awaited, until.pause(now)) else {
             return;
         };
         if caught.signal == Signal::CHLD {
@@ -275,6 +276,11 @@ To fix the problem, use the -s option or set the environment variable TINI_SUBRE
         }
     }
 
+    /// Reaps all children that have ended; tells how many.
+    fn reap_all(&mut self) -> u32 {
+        children::look(&mut |pid, _| self.reap(pid))
+    }
+
     /// Notes the command's end.
     fn command_ended(&mut self, ended: Ended) {
         match ended {
@@ -297,7 +303,7 @@ To fix the problem, use the -s option or set the environment variable TINI_SUBRE
 
     /// Reaps who else has ended by now, so that none of them is left to a parent that may not; tells the exit code.
     fn leave(&mut self, code: u8) -> i32 {
-        Finder::new().scan(Duration::ZERO, |pid, _| self.reap(pid));
+        self.reap_all();
         self.tell(Level::Trace, Text::new().add("Exiting: child has exited"));
         code.into()
     }

@@ -21,6 +21,7 @@ use sexton_sys::text::Text;
 
 mod args;
 mod children;
+mod clock;
 mod connection;
 mod init;
 pub mod link;

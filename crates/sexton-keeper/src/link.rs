@@ -72,7 +72,7 @@ impl KeeperLink {
     /// `EAGAIN` where the keeper is behind: wait until the descriptor is writable and send it again, in order.
     /// `EPIPE` where it has ended.
     pub fn send(&self, message: &ToKeeper) -> Result<(), SysError> {
-        self.send_with(message, &[])
+        self.send_with(message, None)
     }
 
     /// Has the keeper hold a copy of `fd`, for the next worker.
@@ -80,13 +80,13 @@ impl KeeperLink {
     /// # Errors
     /// As `send`; `ETOOMANYREFS` for too many descriptors under way.
     pub fn store(&self, name: StoreName, fd: RawFd) -> Result<(), SysError> {
-        self.send_with(&ToKeeper::Store(name), &[fd])
+        self.send_with(&ToKeeper::Store(name), Some(fd))
     }
 
-    fn send_with(&self, message: &ToKeeper, fds: &[RawFd]) -> Result<(), SysError> {
+    fn send_with(&self, message: &ToKeeper, fd: Option<RawFd>) -> Result<(), SysError> {
         let mut packet = [0; MAX_MESSAGE];
         let len = message.encode(&mut packet);
-        send(self.0.raw(), packet.get(..len).unwrap_or_default(), fds)
+        send(self.0.raw(), packet.get(..len).unwrap_or_default(), fd)
     }
 
     /// Takes one message.
@@ -104,7 +104,6 @@ impl KeeperLink {
         };
         let bytes = packet.get(..received.len).unwrap_or_default();
         let message = ToWorker::decode(bytes).map_err(|Malformed| LinkError::Malformed)?;
-        let [fd, ..] = received.fds;
-        Ok(FromKeeper { message, fd })
+        Ok(FromKeeper { message, fd: received.fd })
     }
 }

@@ -11,10 +11,9 @@ const CHAINS: u32 = 4096;
 /// A place is named by its position plus one, so that the zeroes of fresh memory mean "none".
 #[derive(Debug)]
 pub(crate) struct PidMap {
+    /// The first place of each chain.
     heads: Table<u32>,
-    nexts: Table<u32>,
-    pids: Table<u32>,
-    values: Table<u64>,
+    entries: Table<Entry>,
     /// Places ever used, all at the front.
     used: u32,
     /// First place to be used again.
@@ -22,9 +21,8 @@ pub(crate) struct PidMap {
     len: u32,
 }
 
-/// A place in a `PidMap`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Place(u32);
+/// A PID, its number, and the next place in its chain; a free place has no PID.
+type Entry = (u32, u64, u32);
 
 impl PidMap {
     /// A map for `bound` entries.
@@ -32,15 +30,7 @@ impl PidMap {
     /// # Errors
     /// `ENOMEM`.
     pub(crate) fn new(bound: usize) -> Result<PidMap, SysError> {
-        Ok(PidMap {
-            heads: Table::new(CHAINS as usize)?,
-            nexts: Table::new(bound)?,
-            pids: Table::new(bound)?,
-            values: Table::new(bound)?,
-            used: 0,
-            free: 0,
-            len: 0,
-        })
+        Ok(PidMap { heads: Table::new(CHAINS as usize)?, entries: Table::new(bound)?, used: 0, free: 0, len: 0 })
     }
 
     /// How many entries it has.
@@ -50,41 +40,30 @@ impl PidMap {
 
     /// Adds `pid` with `value`; `false` where it is full, or `pid` is 0.
     pub(crate) fn insert(&mut self, pid: u32, value: u64) -> bool {
-        let Some(place) = self.take_place().filter(|_| pid != 0) else {
+        let (fresh, place) = if self.free == 0 { (1, self.used + 1) } else { (0, self.free) };
+        let (Some(entry), Some(head)) = (slot(&mut self.entries, place), self.heads.get_mut(chain_of(pid))) else {
             return false;
         };
-        let chain = chain_of(pid);
-        set(&mut self.nexts, place.0 - 1, at(&self.heads, chain));
-        set(&mut self.heads, chain, place.0);
-        set(&mut self.pids, place.0 - 1, pid);
-        set(&mut self.values, place.0 - 1, value);
+        if pid == 0 {
+            return false;
+        }
+        self.free = entry.2;
+        self.used += fresh;
         self.len += 1;
+        *entry = (pid, value, *head);
+        *head = place;
         true
-    }
-
-    /// A place to fill: one given back, or a fresh one.
-    fn take_place(&mut self) -> Option<Place> {
-        if self.free != 0 {
-            let place = Place(self.free);
-            self.free = at(&self.nexts, place.0 - 1);
-            return Some(place);
-        }
-        if self.used as usize >= self.pids.len() {
-            return None;
-        }
-        self.used += 1;
-        Some(Place(self.used))
     }
 
     /// The numbers of `pid`.
     pub(crate) fn values_of(&self, pid: u32) -> impl Iterator<Item = u64> {
-        let mut place = at(&self.heads, chain_of(pid));
+        let mut place = self.heads.get(chain_of(pid)).copied().unwrap_or(0);
         core::iter::from_fn(move || {
             while place != 0 {
-                let index = place - 1;
-                place = at(&self.nexts, index);
-                if at(&self.pids, index) == pid {
-                    return Some(at(&self.values, index));
+                let (held, value, next) = self.entry(place);
+                place = next;
+                if held == pid {
+                    return Some(value);
                 }
             }
             None
@@ -96,60 +75,56 @@ impl PidMap {
         self.values_of(pid).next().is_some()
     }
 
-    /// Removes `pid` with `value`; tells whether it was there.
-    pub(crate) fn remove(&mut self, pid: u32, value: u64) -> bool {
-        let chain = chain_of(pid);
+    /// Removes `pid` with `value`, where it is there.
+    pub(crate) fn remove(&mut self, pid: u32, value: u64) {
         let mut before = 0;
-        let mut place = at(&self.heads, chain);
+        let mut place = self.heads.get(chain_of(pid)).copied().unwrap_or(0);
         while place != 0 {
-            let index = place - 1;
-            let next = at(&self.nexts, index);
-            if at(&self.pids, index) == pid && at(&self.values, index) == value {
-                match before {
-                    0 => set(&mut self.heads, chain, next),
-                    before => set(&mut self.nexts, before - 1, next),
-                }
-                self.give_back(Place(place));
-                return true;
+            let (held, number, next) = self.entry(place);
+            if (held, number) == (pid, value) {
+                let link = match slot(&mut self.entries, before) {
+                    Some((_, _, link)) => Some(link),
+                    None => self.heads.get_mut(chain_of(pid)),
+                };
+                link.into_iter().for_each(|link| *link = next);
+                slot(&mut self.entries, place).into_iter().for_each(|entry| *entry = (0, 0, self.free));
+                self.free = place;
+                self.len -= 1;
+                return;
             }
             before = place;
             place = next;
         }
-        false
     }
 
-    /// Frees a place that no chain leads to any more.
-    fn give_back(&mut self, place: Place) {
-        set(&mut self.pids, place.0 - 1, 0);
-        set(&mut self.nexts, place.0 - 1, self.free);
-        self.free = place.0;
-        self.len -= 1;
-    }
-
-    /// The entry in the first filled place from `from` on, and the position behind it; for a walk during which
+    /// The entry in the first filled place from position `from` on, and the position behind it; for a walk during which
     /// entries may be removed.
     pub(crate) fn next_from(&self, from: u32) -> Option<(u32, u64, u32)> {
-        (from..self.used).find_map(|index| match at(&self.pids, index) {
-            0 => None,
-            pid => Some((pid, at(&self.values, index), index + 1)),
-        })
+        let mut position = from;
+        while position < self.used {
+            position += 1;
+            let (pid, value, _) = self.entry(position);
+            if pid != 0 {
+                return Some((pid, value, position));
+            }
+        }
+        None
+    }
+
+    /// What is in `place`.
+    fn entry(&self, place: u32) -> Entry {
+        self.entries.get(place as usize - 1).copied().unwrap_or_default()
     }
 }
 
 /// The chain that `pid` is in. Neighbours are in neighbouring chains, so that few pages are touched.
-fn chain_of(pid: u32) -> u32 {
-    pid % CHAINS
+fn chain_of(pid: u32) -> usize {
+    (pid % CHAINS) as usize
 }
 
-/// The number at `index`; every index here is below the table's length.
-fn at<T: Copy + Default>(table: &[T], index: u32) -> T {
-    table.get(index as usize).copied().unwrap_or_default()
-}
-
-fn set<T>(table: &mut [T], index: u32, value: T) {
-    if let Some(slot) = table.get_mut(index as usize) {
-        *slot = value;
-    }
+/// The entry in `place`; `None` for place 0, which is no place, and behind the last one.
+fn slot(entries: &mut [Entry], place: u32) -> Option<&mut Entry> {
+    entries.get_mut((place as usize).checked_sub(1)?)
 }
 
 #[cfg(test)]
@@ -176,7 +151,8 @@ mod tests {
                     model.insert((pid, value));
                 }
             } else {
-                assert_eq!(map.remove(pid, value), model.remove(&(pid, value)));
+                map.remove(pid, value);
+                model.remove(&(pid, value));
             }
             assert_eq!(map.len() as usize, model.len());
         }
@@ -196,8 +172,11 @@ mod tests {
         let mut map = PidMap::new(4).unwrap();
         assert!((1..=4).all(|pid| map.insert(pid, 9)));
         assert!(!map.insert(5, 9));
-        assert!(map.remove(2, 9) && !map.remove(2, 9));
+        map.remove(2, 9);
+        map.remove(2, 9);
         assert!(map.insert(5, 9) && map.contains(5) && !map.contains(2));
+        assert!(!map.insert(6, 9), "it is full again");
+        map.remove(5, 9);
         assert!(!map.insert(0, 1));
     }
 }

@@ -6,18 +6,19 @@
 //! its process's inode.
 
 use core::ffi::CStr;
+use core::ops::Range;
 
 use sexton_sys::file::{self, AT_FDCWD, flags};
 use sexton_sys::memory::Table;
 use sexton_sys::{Errno, Fd, RawFd, SysError};
 
-use crate::wire::ExitRecord;
+use crate::wire::{ExitRecord, Reader, Writer};
 
 /// BOUND: records that wait for their acknowledgement. When it is reached, zombies stay zombies: their status is safe
 /// there, and nothing is forgotten.
 const BOUND: usize = 65_536;
 /// BOUND: records that are written at once.
-pub(crate) const BATCH: usize = 128;
+const BATCH: usize = 128;
 
 const FILE: &CStr = c"exits";
 const NEW_FILE: &CStr = c"exits.new";
@@ -34,27 +35,24 @@ const RESERVE: u64 = 64 << 10;
 #[derive(Debug)]
 pub(crate) struct Records<'a> {
     run_dir: &'a CStr,
-    /// The same, once it has been needed: it may be made only after the keeper has started.
-    dir: Option<Fd>,
+    /// The file that is appended to; there is none where what is there is of an earlier keeper, or has grown.
     file: Option<Fd>,
     /// Records in the file, dead ones too.
     in_file: u64,
-    /// Whether the file is one of an earlier keeper, or none that can be appended to.
-    stale: bool,
     waiting: Waiting,
 }
 
-/// The records that wait, in the order of their numbers. Number `n` is in place `n % BOUND`; a PID of 0 is a gap.
+/// The records that wait, as they are in the file, in the order of their numbers. Number `n` is in place `n % BOUND`;
+/// zeroes are a gap.
 #[derive(Debug)]
 struct Waiting {
-    pids: Table<u32>,
-    statuses: Table<i32>,
-    inos: Table<u64>,
-    times: Table<u64>,
+    records: Table<[u8; RECORD]>,
     /// The first number that may still be waited for.
     first: u64,
     /// The number that the next record gets.
     next: u64,
+    /// Records from that number on that are not on the disk yet, and so not in the queue.
+    staged: u64,
     live: u64,
 }
 
@@ -66,7 +64,7 @@ impl<'a> Records<'a> {
     /// `ENOMEM`.
     pub(crate) fn load(run_dir: &'a CStr) -> Result<Records<'a>, SysError> {
         let waiting = Waiting::new()?;
-        let mut records = Records { run_dir, dir: None, file: None, in_file: 0, stale: true, waiting };
+        let mut records = Records { run_dir, file: None, in_file: 0, waiting };
         if let Ok(dir) = open_dir(run_dir)
             && let Ok(old) = file::open(dir.raw(), FILE, flags::RDONLY, 0)
         {
@@ -82,9 +80,9 @@ impl<'a> Records<'a> {
         }
         let mut bytes = [0; RECORD];
         let mut offset = HEAD_BYTES;
-        while self.waiting.has_room() && read_whole(old, &mut bytes, offset).is_some() {
-            if let Some(record) = decode(&bytes) {
-                self.waiting.push(record);
+        while !self.waiting.is_full() && read_whole(old, &mut bytes, offset).is_some() {
+            if decode(&bytes).is_some() && self.waiting.stage(&bytes) {
+                self.waiting.take_staged();
             }
             offset += RECORD as u64;
         }
@@ -96,43 +94,54 @@ impl<'a> Records<'a> {
         self.waiting.live
     }
 
-    /// Whether a whole batch can be taken.
-    pub(crate) fn has_room(&self) -> bool {
-        self.waiting.has_room()
-    }
-
     /// The first waiting record whose number is at least `seq`.
     pub(crate) fn from(&self, seq: u64) -> Option<ExitRecord> {
         (seq.max(self.waiting.first)..self.waiting.next).find_map(|seq| self.waiting.at(seq))
     }
 
-    /// Puts `batch` on the disk, and into the queue once it is there; its numbers are set.
+    /// Takes `exit` for the next `commit`; `false` where there is no room for it before that.
+    pub(crate) fn stage(&mut self, exit: &ExitRecord) -> bool {
+        let is_staged = |seq| self.waiting.read(seq).is_some_and(|other| other.pid == exit.pid);
+        self.staged().any(is_staged) || self.waiting.stage(&encode(exit))
+    }
+
+    /// The numbers that those taken for the next `commit` will have.
+    pub(crate) fn staged(&self) -> Range<u64> {
+        self.waiting.next..self.waiting.next + self.waiting.staged
+    }
+
+    /// Puts what was staged on the disk, and into the queue once it is there.
     ///
     /// # Blocking
     /// Until the disk has it: this is what the zombies wait for.
     ///
     /// # Errors
     /// As `open`, `write` and `fdatasync`; then nothing has been added, and the zombies must stay.
-    pub(crate) fn add(&mut self, batch: &mut [ExitRecord]) -> Result<(), SysError> {
-        self.prepare_file()?;
-        let file = self.file.as_ref().map(Fd::raw).ok_or(SysError::of(&"openat", Errno::EBADF))?;
-        let mut bytes = [0; RECORD * BATCH];
-        let mut len = 0;
-        for (slot, (record, seq)) in bytes.chunks_exact_mut(RECORD).zip(batch.iter_mut().zip(self.waiting.next..)) {
-            record.seq = seq;
-            slot.copy_from_slice(&encode(record));
-            len += RECORD;
+    pub(crate) fn commit(&mut self) -> Result<(), SysError> {
+        let written = self.write_staged();
+        match written {
+            Ok(()) => self.in_file += self.waiting.take_staged(),
+            Err(_) => self.waiting.staged = 0,
         }
-        let offset = HEAD_BYTES + self.in_file * RECORD as u64;
-        let written = file::write_all_at(file, bytes.get(..len).unwrap_or_default(), offset);
-        if let Err(error) = written.and_then(|()| file::sync_data(file)) {
+        written
+    }
+
+    /// Appends what is staged to the file.
+    fn write_staged(&mut self) -> Result<(), SysError> {
+        if self.waiting.is_full() {
+            return Err(SysError::of(&"exits", Errno::ENOSPC));
+        }
+        let file = match self.file.take() {
+            Some(file) => file,
+            None => self.write_anew()?,
+        };
+        let written = self.write_records(file.raw(), self.in_file, self.staged());
+        if written.is_err() {
             // What is half there is cut off, or else written over by the next attempt.
-            let _half = file::truncate(file, offset);
-            return Err(error);
+            let _half = file::truncate(file.raw(), offset_of(self.in_file));
         }
-        self.in_file += batch.len() as u64;
-        batch.iter().for_each(|&record| self.waiting.push(record));
-        Ok(())
+        self.file = Some(file);
+        written.map(|_| ())
     }
 
     /// Forgets record `seq`, which the worker has made durable.
@@ -142,19 +151,17 @@ impl<'a> Records<'a> {
         if self.waiting.live == 0 {
             self.empty_file();
         } else if wasted > MUCH_WASTE + self.waiting.live {
-            self.stale = true;
+            self.file = None;
         }
     }
 
     /// Cuts the file down to its head, where there is one of this keeper.
     fn empty_file(&mut self) {
         let Some(file) = &self.file else {
-            // An earlier keeper's.
             return self.remove_file();
         };
         if file::truncate(file.raw(), HEAD_BYTES).is_ok() {
             self.in_file = 0;
-            self.stale = false;
             let _full = file::reserve(file.raw(), RESERVE);
         }
     }
@@ -169,94 +176,89 @@ impl<'a> Records<'a> {
         }
     }
 
-    /// Opens the file to append to, with only waiting records in it.
-    fn prepare_file(&mut self) -> Result<(), SysError> {
-        if self.file.is_some() && !self.stale {
-            return Ok(());
-        }
-        let dir = match self.dir.take() {
-            Some(dir) => dir,
-            None => open_dir(self.run_dir)?,
-        };
-        let fresh = self.write_anew(dir.raw());
-        self.dir = Some(dir);
-        let (file, count) = fresh?;
-        self.file = Some(file);
-        self.in_file = count;
-        self.stale = false;
-        Ok(())
-    }
-
     /// Writes a file of all waiting records, and puts it in the place of the old one.
-    fn write_anew(&self, dir: RawFd) -> Result<(Fd, u64), SysError> {
-        let file = file::open(dir, NEW_FILE, flags::RDWR | flags::CREAT | flags::TRUNC | flags::NOFOLLOW, 0o600)?;
+    fn write_anew(&mut self) -> Result<Fd, SysError> {
+        let dir = open_dir(self.run_dir)?;
+        let flags = flags::RDWR | flags::CREAT | flags::TRUNC | flags::NOFOLLOW;
+        let file = file::open(dir.raw(), NEW_FILE, flags, 0o600)?;
         let _full = file::reserve(file.raw(), RESERVE);
         file::write_all_at(file.raw(), &HEAD, 0)?;
+        self.in_file = self.write_records(file.raw(), 0, self.waiting.first..self.waiting.next)?;
+        file::rename(dir.raw(), NEW_FILE, FILE)?;
+        Ok(file)
+    }
+
+    /// Writes the records that are there of the numbers `seqs` to `file`, the first one in `place`; tells how many, once
+    /// the disk has them.
+    fn write_records(&self, file: RawFd, place: u64, seqs: Range<u64>) -> Result<u64, SysError> {
         let mut count = 0;
-        let mut next = 0;
-        while let Some(record) = self.from(next) {
-            file::write_all_at(file.raw(), &encode(&record), HEAD_BYTES + count * RECORD as u64)?;
+        for record in seqs.filter_map(|seq| self.waiting.read(seq)) {
+            file::write_all_at(file, &encode(&record), offset_of(place + count))?;
             count += 1;
-            next = record.seq + 1;
         }
-        file::sync_data(file.raw())?;
-        file::rename(dir, NEW_FILE, FILE)?;
-        Ok((file, count))
+        file::sync_data(file)?;
+        Ok(count)
     }
 }
 
 impl Waiting {
     fn new() -> Result<Waiting, SysError> {
-        Ok(Waiting {
-            pids: Table::new(BOUND)?,
-            statuses: Table::new(BOUND)?,
-            inos: Table::new(BOUND)?,
-            times: Table::new(BOUND)?,
-            first: 1,
-            next: 1,
-            live: 0,
-        })
+        Ok(Waiting { records: Table::new(BOUND)?, first: 1, next: 1, staged: 0, live: 0 })
     }
 
-    fn has_room(&self) -> bool {
-        self.next - self.first <= (BOUND - BATCH) as u64
+    /// Whether another batch has no room, nor what is staged behind it.
+    fn is_full(&self) -> bool {
+        self.next - self.first > (BOUND - 2 * BATCH) as u64
     }
 
-    /// Appends `record` under the next number.
-    fn push(&mut self, record: ExitRecord) {
-        let place = place_of(self.next);
-        let Waiting { pids, statuses, inos, times, .. } = self;
-        let slots = (pids.get_mut(place), statuses.get_mut(place), inos.get_mut(place), times.get_mut(place));
-        if let (Some(pid), Some(status), Some(ino), Some(time)) = slots {
-            (*pid, *status, *ino, *time) = (record.pid, record.status, record.ino, record.at_ns);
-            self.next += 1;
-            self.live += 1;
+    /// Takes a record behind the queue; `false` where there is no room.
+    fn stage(&mut self, record: &[u8; RECORD]) -> bool {
+        match self.records.get_mut(place_of(self.next + self.staged)) {
+            Some(slot) if self.staged < BATCH as u64 => {
+                *slot = *record;
+                self.staged += 1;
+                true
+            }
+            Some(_) | None => false,
         }
+    }
+
+    /// Takes into the queue what is behind it; tells how many.
+    fn take_staged(&mut self) -> u64 {
+        let count = core::mem::take(&mut self.staged);
+        self.next += count;
+        self.live += count;
+        count
     }
 
     /// The record of number `seq`, where it is waited for.
     fn at(&self, seq: u64) -> Option<ExitRecord> {
-        if !(self.first..self.next).contains(&seq) {
-            return None;
-        }
-        let place = place_of(seq);
-        let pid = self.pids.get(place).copied().filter(|&pid| pid != 0)?;
-        let (status, ino, at_ns) = (*self.statuses.get(place)?, *self.inos.get(place)?, *self.times.get(place)?);
-        Some(ExitRecord { seq, pid, ino, status, at_ns })
+        if (self.first..self.next).contains(&seq) { self.read(seq) } else { None }
+    }
+
+    /// The record in the place of number `seq`, where there is one.
+    fn read(&self, seq: u64) -> Option<ExitRecord> {
+        let record = decode(self.records.get(place_of(seq))?)?;
+        Some(ExitRecord { seq, ..record })
     }
 
     fn remove(&mut self, seq: u64) {
         if self.at(seq).is_none() {
             return;
         }
-        if let Some(pid) = self.pids.get_mut(place_of(seq)) {
-            *pid = 0;
+        if let Some(record) = self.records.get_mut(place_of(seq)) {
+            *record = [0; RECORD];
             self.live -= 1;
         }
         while self.first < self.next && self.at(self.first).is_none() {
             self.first += 1;
         }
     }
+}
+
+/// Where record number `place` of a file begins.
+fn offset_of(place: u64) -> u64 {
+    HEAD_BYTES + place * RECORD as u64
 }
 
 /// The place of number `seq`.
@@ -278,33 +280,20 @@ fn read_whole(fd: RawFd, bytes: &mut [u8], offset: u64) -> Option<()> {
 /// PID, status, inode, time, a spare field, checksum. The number is not kept: another keeper counts anew.
 fn encode(record: &ExitRecord) -> [u8; RECORD] {
     let mut bytes = [0; RECORD];
-    let (body, sum) = bytes.split_at_mut(RECORD - 8);
-    let fields = [u64::from(record.pid) | u64::from(record.status.cast_unsigned()) << 32, record.ino, record.at_ns, 0];
-    for (slot, field) in body.chunks_exact_mut(8).zip(fields) {
-        slot.copy_from_slice(&field.to_le_bytes());
+    Writer::new(&mut bytes).u32(record.pid).i32(record.status).u64(record.ino).u64(record.at_ns);
+    if let Some((body, sum)) = bytes.split_last_chunk_mut() {
+        *sum = checksum(body).to_le_bytes();
     }
-    sum.copy_from_slice(&checksum(body).to_le_bytes());
     bytes
 }
 
-/// The record in `bytes`, where its checksum is right.
+/// The record in `bytes`, where there is one and its checksum is right.
 fn decode(bytes: &[u8; RECORD]) -> Option<ExitRecord> {
-    let (body, sum) = bytes.split_last_chunk::<8>()?;
-    if checksum(body) != u64::from_le_bytes(*sum) {
-        return None;
-    }
-    let (pid, rest) = body.split_first_chunk()?;
-    let (status, rest) = rest.split_first_chunk()?;
-    let (ino, rest) = rest.split_first_chunk()?;
-    let (at_ns, _spare) = rest.split_first_chunk()?;
-    let pid = u32::from_le_bytes(*pid);
-    (pid != 0).then_some(ExitRecord {
-        seq: 0,
-        pid,
-        ino: u64::from_le_bytes(*ino),
-        status: i32::from_le_bytes(*status),
-        at_ns: u64::from_le_bytes(*at_ns),
-    })
+    let mut fields = Reader::new(bytes);
+    let record = ExitRecord { seq: 0, pid: fields.u32(), status: fields.i32(), ino: fields.u64(), at_ns: fields.u64() };
+    let (body, sum) = bytes.split_last_chunk()?;
+    let is_whole = record.pid != 0 && checksum(body) == u64::from_le_bytes(*sum);
+    is_whole.then_some(record)
 }
 
 /// FNV-1a over 64 bits: against torn writes and stray bytes, not against people.

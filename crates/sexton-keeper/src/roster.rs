@@ -40,7 +40,7 @@ impl Roster {
 
     /// Removes `held`.
     pub(crate) fn release(&mut self, held: HeldProcess) {
-        let _was_there = self.0.remove(held.pid, held.ino);
+        self.0.remove(held.pid, held.ino);
     }
 
     /// Who holds `pid`, which is an unreaped child of this process, so that its number cannot change its owner.

@@ -4,15 +4,14 @@
 //! on when something in it changes: a start that is refused leaves no trace.
 
 use core::ffi::CStr;
-use core::time::Duration;
 
 use sexton_sys::file::{self, AT_FDCWD, flags};
 use sexton_sys::text::{Show, Text};
 use sexton_sys::wait::Ended;
 use sexton_sys::{SysError, process};
 
+use crate::clock::Time;
 use crate::swap::Outcome;
-use crate::text::millis;
 use crate::wire::LastEnd;
 
 const FILE: &CStr = c"keeper.status";
@@ -25,8 +24,8 @@ pub(crate) struct Status {
     pub(crate) worker: Option<(u32, bool)>,
     pub(crate) restarts: u64,
     pub(crate) last_end: Option<LastEnd>,
-    /// The pause before the next start, where no worker is alive.
-    pub(crate) next_start: Option<Duration>,
+    /// When the next worker is started, where none is alive.
+    pub(crate) next_start: Time,
     pub(crate) outcome: Outcome,
     /// Whether a candidate is preparing or on trial.
     pub(crate) swapping: bool,
@@ -61,16 +60,16 @@ impl Show for Outcome {
     }
 }
 
-/// A status as the file shows it.
-impl Show for Status {
-    fn show(&self, text: &mut Text) {
-        match (self.worker, self.next_start) {
-            (Some((pid, true)), _) => text.add("Worker ").add(pid).add(" serves."),
-            (Some((pid, false)), _) => text.add("Worker ").add(pid).add(" is starting."),
-            (None, Some(pause)) => {
-                text.add("No worker is alive; the next is started in ").add(millis(pause)).add(" ms.")
-            }
-            (None, None) => text.add("No worker is alive."),
+impl Status {
+    /// The status as the file shows it `now`.
+    fn show(&self, now: Time, text: &mut Text) {
+        let pause = self.next_start - now;
+        let is_planned = self.next_start != Time::NEVER;
+        match self.worker {
+            Some((pid, true)) => text.add("Worker ").add(pid).add(" serves."),
+            Some((pid, false)) => text.add("Worker ").add(pid).add(" is starting."),
+            None if is_planned => text.add("No worker is alive; the next is started in ").add(pause).add(" ms."),
+            None => text.add("No worker is alive."),
         };
         text.add("\nkeeper_pid=").add(process::pid());
         text.add("\nworker_pid=").add(self.worker.map_or(0, |(pid, _)| pid));
@@ -79,8 +78,8 @@ impl Show for Status {
         if let Some((last, ended)) = self.last_end.and_then(|last| Some((last, Ended::from_raw(last.status)?))) {
             text.add("\nlast_end=worker ").add(last.pid).add(" ").add(Words(ended));
         }
-        if let Some(pause) = self.next_start {
-            text.add("\nnext_start_ms=").add(millis(pause));
+        if is_planned {
+            text.add("\nnext_start_ms=").add(pause);
         }
         text.add("\nswapping=").add(yes(self.swapping));
         text.add("\nlast_swap=").add(self.outcome);
@@ -97,10 +96,12 @@ fn yes(fact: bool) -> &'static str {
 ///
 /// # Errors
 /// As `open`, `write` and `rename`; the old one then stays.
-pub(crate) fn write(run_dir: &CStr, status: &Status) -> Result<(), SysError> {
+pub(crate) fn write(run_dir: &CStr, status: &Status, now: Time) -> Result<(), SysError> {
+    let mut text = Text::new();
+    status.show(now, &mut text);
     let dir = file::open(AT_FDCWD, run_dir, flags::RDONLY | flags::DIRECTORY, 0)?;
     let new = file::open(dir.raw(), NEW_FILE, flags::WRONLY | flags::CREAT | flags::TRUNC | flags::NOFOLLOW, 0o644)?;
-    sexton_sys::fd::write_all(new.raw(), Text::new().add(status).as_bytes())?;
+    file::write_all_at(new.raw(), text.as_bytes(), 0)?;
     file::rename(dir.raw(), NEW_FILE, FILE)
 }
 
@@ -124,7 +125,7 @@ mod tests {
             worker: Some((7, true)),
             restarts: 3,
             last_end: Some(LastEnd { pid: 6, status: killed.raw() }),
-            next_start: None,
+            next_start: Time::NEVER,
             outcome: Outcome::EndedEarly(Ended::Exited(64)),
             swapping: false,
             shutdown: 0,
@@ -133,6 +134,8 @@ mod tests {
                         last_end=worker 6 was killed by SIGTERM\nswapping=false\n\
                         last_swap=kept the old program: the new one exited with code 64\nshutdown=0\n";
         let expected = expected.replace("@", &process::pid().to_string());
-        assert_eq!(Text::new().add(status).as_bytes(), expected.as_bytes());
+        let mut text = Text::new();
+        status.show(Time::ZERO, &mut text);
+        assert_eq!(text.as_bytes(), expected.as_bytes());
     }
 }

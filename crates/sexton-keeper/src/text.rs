@@ -26,11 +26,6 @@ fn hex(value: u8) -> u8 {
     if value < 10 { b'0' + value } else { b'a' + value - 10 }
 }
 
-/// `span` in whole milliseconds.
-pub(crate) fn millis(span: Duration) -> u64 {
-    span.as_secs().saturating_mul(1000).saturating_add(span.subsec_millis().into())
-}
-
 /// Stdout and stderr.
 pub(crate) const STDOUT: RawFd = 1;
 pub(crate) const STDERR: RawFd = 2;

@@ -96,9 +96,6 @@ pub struct ExitRecord {
 }
 
 impl ExitRecord {
-    /// Nobody's.
-    pub(crate) const EMPTY: ExitRecord = ExitRecord { seq: 0, pid: 0, ino: 0, status: 0, at_ns: 0 };
-
     /// How it ended.
     pub fn ended(&self) -> Option<Ended> {
         Ended::from_raw(self.status)
@@ -106,7 +103,7 @@ impl ExitRecord {
 }
 
 /// A zombie that was reaped.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Zombie {
     /// Its PID.
     pub pid: u32,
@@ -122,7 +119,7 @@ impl Zombie {
 }
 
 /// What one sweep reaped, or several where the worker did not listen meanwhile.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Swept {
     /// How many zombies.
     pub count: u32,
@@ -132,6 +129,9 @@ pub struct Swept {
 }
 
 impl Swept {
+    /// Nobody.
+    pub const NOBODY: Swept = Swept { count: 0, named: 0, zombies: [Zombie { pid: 0, comm: [0; 16] }; MAX_SWEPT] };
+
     /// Counts `zombie`, and names it where there is room.
     pub fn add(&mut self, zombie: Zombie) {
         self.count = self.count.saturating_add(1);
@@ -296,17 +296,18 @@ impl ToWorker {
     /// # Errors
     /// `Malformed` where a field is missing or means nothing.
     pub fn decode(packet: &[u8]) -> Result<Option<ToWorker>, Malformed> {
-        let (kind, mut body) = Reader::open(packet)?;
-        Ok(Some(match kind {
-            1 => ToWorker::Welcome(body.welcome()?),
-            2 => ToWorker::Stored(body.name()?),
-            3 => ToWorker::Exit(body.exit()?),
-            4 => ToWorker::Swept(body.swept()?),
+        let (kind, mut body) = Reader::open(packet);
+        let message = match kind {
+            1 => ToWorker::Welcome(body.welcome()),
+            2 => ToWorker::Stored(body.name()),
+            3 => ToWorker::Exit(body.exit()),
+            4 => ToWorker::Swept(body.swept()),
             5 => ToWorker::Go,
             6 => ToWorker::Retire,
-            7 => ToWorker::Shutdown { level: body.u8()? },
-            _ => return Ok(None),
-        }))
+            7 => ToWorker::Shutdown { level: body.u8() },
+            _ => return body.checked(None),
+        };
+        body.checked(Some(message))
     }
 }
 
@@ -353,45 +354,43 @@ impl ToKeeper {
     /// # Errors
     /// `Malformed` where a field is missing or means nothing.
     pub fn decode(packet: &[u8]) -> Result<Option<ToKeeper>, Malformed> {
-        let (kind, mut body) = Reader::open(packet)?;
-        Ok(Some(match kind {
-            1 => ToKeeper::Hello { version: body.u16()? },
+        let (kind, mut body) = Reader::open(packet);
+        let message = match kind {
+            1 => ToKeeper::Hello { version: body.u16() },
             2 => ToKeeper::Prepared,
             3 => ToKeeper::Ready,
-            4 => ToKeeper::Hold(HeldProcess { pid: body.u32()?, ino: body.u64()? }),
-            5 => ToKeeper::Release(HeldProcess { pid: body.u32()?, ino: body.u64()? }),
-            6 => ToKeeper::Ack { seq: body.u64()? },
-            7 => ToKeeper::Store(body.name()?),
-            8 => ToKeeper::Unstore(body.name()?),
-            9 => {
-                ToKeeper::Sweep(SweepPolicy { enabled: body.bool()?, interval_ms: body.u32()?, grace_ms: body.u32()? })
-            }
-            10 => ToKeeper::Mode(if body.bool()? { OnShutdown::Drain } else { OnShutdown::Detach }),
-            11 => ToKeeper::Finished { code: body.u8()? },
-            _ => return Ok(None),
-        }))
+            4 => ToKeeper::Hold(HeldProcess { pid: body.u32(), ino: body.u64() }),
+            5 => ToKeeper::Release(HeldProcess { pid: body.u32(), ino: body.u64() }),
+            6 => ToKeeper::Ack { seq: body.u64() },
+            7 => ToKeeper::Store(body.name()),
+            8 => ToKeeper::Unstore(body.name()),
+            9 => ToKeeper::Sweep(SweepPolicy { enabled: body.bool(), interval_ms: body.u32(), grace_ms: body.u32() }),
+            10 => ToKeeper::Mode(if body.bool() { OnShutdown::Drain } else { OnShutdown::Detach }),
+            11 => ToKeeper::Finished { code: body.u8() },
+            _ => return body.checked(None),
+        };
+        body.checked(Some(message))
     }
 }
 
-/// Fills a packet. What does not fit is left out; the longest message fits, which a test holds.
-struct Writer<'a> {
-    packet: &'a mut [u8; MAX_MESSAGE],
+/// Writes fields one behind the other. What does not fit is left out; the longest message fits, which a test holds.
+pub(crate) struct Writer<'a> {
+    target: &'a mut [u8],
     len: usize,
 }
 
 impl<'a> Writer<'a> {
-    fn new(packet: &'a mut [u8; MAX_MESSAGE]) -> Writer<'a> {
-        Writer { packet, len: HEAD }
+    pub(crate) fn new(target: &'a mut [u8]) -> Writer<'a> {
+        Writer { target, len: 0 }
     }
 
+    /// Begins a message; its length follows in `finish`.
     fn kind(&mut self, kind: u16) -> &mut Self {
-        let [low, high, ..] = &mut *self.packet;
-        [*low, *high] = kind.to_le_bytes();
-        self
+        self.u16(kind).u16(0)
     }
 
-    fn bytes(&mut self, bytes: &[u8]) -> &mut Self {
-        if let Some(target) = self.packet.get_mut(self.len..self.len + bytes.len()) {
+    pub(crate) fn bytes(&mut self, bytes: &[u8]) -> &mut Self {
+        if let Some(target) = self.target.get_mut(self.len..self.len + bytes.len()) {
             target.copy_from_slice(bytes);
             self.len += bytes.len();
         }
@@ -410,15 +409,15 @@ impl<'a> Writer<'a> {
         self.bytes(&value.to_le_bytes())
     }
 
-    fn u32(&mut self, value: u32) -> &mut Self {
+    pub(crate) fn u32(&mut self, value: u32) -> &mut Self {
         self.bytes(&value.to_le_bytes())
     }
 
-    fn i32(&mut self, value: i32) -> &mut Self {
-        self.bytes(&value.to_le_bytes())
+    pub(crate) fn i32(&mut self, value: i32) -> &mut Self {
+        self.u32(value.cast_unsigned())
     }
 
-    fn u64(&mut self, value: u64) -> &mut Self {
+    pub(crate) fn u64(&mut self, value: u64) -> &mut Self {
         self.bytes(&value.to_le_bytes())
     }
 
@@ -430,90 +429,109 @@ impl<'a> Writer<'a> {
     fn finish(self) -> usize {
         // MAX_MESSAGE is below 2^16.
         let body = u16::try_from(self.len - HEAD).unwrap_or(u16::MAX);
-        let [_, _, low, high, ..] = self.packet;
-        [*low, *high] = body.to_le_bytes();
+        if let [_, _, low, high, ..] = self.target {
+            [*low, *high] = body.to_le_bytes();
+        }
         self.len
     }
 }
 
-/// Takes fields from the front of a body.
-struct Reader<'a> {
+/// Takes fields from the front of a body. What is missing or means nothing reads as zero, and is noted.
+pub(crate) struct Reader<'a> {
     rest: &'a [u8],
+    is_sound: bool,
 }
 
 impl<'a> Reader<'a> {
+    pub(crate) const fn new(rest: &'a [u8]) -> Reader<'a> {
+        Reader { rest, is_sound: true }
+    }
+
     /// The kind and the body of `packet`.
-    fn open(packet: &'a [u8]) -> Result<(u16, Reader<'a>), Malformed> {
-        let mut head = Reader { rest: packet };
-        let kind = head.u16()?;
-        let len = head.u16()?;
-        let rest = head.rest.get(..len.into()).ok_or(Malformed)?;
-        Ok((kind, Reader { rest }))
+    fn open(packet: &'a [u8]) -> (u16, Reader<'a>) {
+        let mut head = Reader::new(packet);
+        let kind = head.u16();
+        let len = head.u16();
+        let body = head.take(len.into());
+        (kind, Reader { rest: body, ..head })
     }
 
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], Malformed> {
-        let (array, rest) = self.rest.split_first_chunk().ok_or(Malformed)?;
+    /// `message`, where all of its fields were there and meant something.
+    fn checked<T>(&self, message: T) -> Result<T, Malformed> {
+        if self.is_sound { Ok(message) } else { Err(Malformed) }
+    }
+
+    /// The next `len` bytes; none where there are not so many.
+    fn take(&mut self, len: usize) -> &'a [u8] {
+        let Some((taken, rest)) = self.rest.split_at_checked(len) else {
+            self.is_sound = false;
+            return &[];
+        };
         self.rest = rest;
-        Ok(*array)
+        taken
     }
 
-    fn u8(&mut self) -> Result<u8, Malformed> {
-        self.array().map(u8::from_le_bytes)
+    /// The number in the next `len` bytes, 8 at most.
+    fn number(&mut self, len: usize) -> u64 {
+        self.take(len).iter().rev().fold(0, |sum, &byte| sum << 8 | u64::from(byte))
     }
 
-    fn u16(&mut self) -> Result<u16, Malformed> {
-        self.array().map(u16::from_le_bytes)
+    fn u8(&mut self) -> u8 {
+        self.number(1).try_into().unwrap_or(0)
     }
 
-    fn u32(&mut self) -> Result<u32, Malformed> {
-        self.array().map(u32::from_le_bytes)
+    fn u16(&mut self) -> u16 {
+        self.number(2).try_into().unwrap_or(0)
     }
 
-    fn i32(&mut self) -> Result<i32, Malformed> {
-        self.array().map(i32::from_le_bytes)
+    pub(crate) fn u32(&mut self) -> u32 {
+        self.number(4).try_into().unwrap_or(0)
     }
 
-    fn u64(&mut self) -> Result<u64, Malformed> {
-        self.array().map(u64::from_le_bytes)
+    pub(crate) fn i32(&mut self) -> i32 {
+        self.u32().cast_signed()
     }
 
-    fn bool(&mut self) -> Result<bool, Malformed> {
-        match self.u8()? {
-            0 => Ok(false),
-            1 => Ok(true),
-            _ => Err(Malformed),
+    pub(crate) fn u64(&mut self) -> u64 {
+        self.number(8)
+    }
+
+    fn bool(&mut self) -> bool {
+        let value = self.u8();
+        self.is_sound &= value <= 1;
+        value == 1
+    }
+
+    fn name(&mut self) -> StoreName {
+        let len = self.u8();
+        StoreName::new(self.take(len.into())).unwrap_or_else(|| {
+            self.is_sound = false;
+            StoreName { len: 0, bytes: [0; MAX_NAME] }
+        })
+    }
+
+    fn welcome(&mut self) -> Welcome {
+        let (version, keeper_pid, restarts) = (self.u16(), self.u32(), self.u64());
+        let has_last = self.bool();
+        let last = LastEnd { pid: self.u32(), status: self.i32() };
+        Welcome { version, keeper_pid, restarts, last_end: has_last.then_some(last), was_ready: self.bool() }
+    }
+
+    fn exit(&mut self) -> ExitRecord {
+        ExitRecord { seq: self.u64(), pid: self.u32(), ino: self.u64(), status: self.i32(), at_ns: self.u64() }
+    }
+
+    fn swept(&mut self) -> Swept {
+        let count = self.u32();
+        let mut swept = Swept::NOBODY;
+        for _ in 0..self.u8() {
+            let pid = self.u32();
+            let comm = self.take(16).try_into().unwrap_or_default();
+            swept.add(Zombie { pid, comm });
         }
-    }
-
-    fn name(&mut self) -> Result<StoreName, Malformed> {
-        let len = self.u8()?;
-        let bytes = self.rest.get(..len.into()).ok_or(Malformed)?;
-        StoreName::new(bytes).ok_or(Malformed)
-    }
-
-    fn welcome(&mut self) -> Result<Welcome, Malformed> {
-        let (version, keeper_pid, restarts) = (self.u16()?, self.u32()?, self.u64()?);
-        let has_last = self.bool()?;
-        let last = LastEnd { pid: self.u32()?, status: self.i32()? };
-        Ok(Welcome { version, keeper_pid, restarts, last_end: has_last.then_some(last), was_ready: self.bool()? })
-    }
-
-    fn exit(&mut self) -> Result<ExitRecord, Malformed> {
-        Ok(ExitRecord { seq: self.u64()?, pid: self.u32()?, ino: self.u64()?, status: self.i32()?, at_ns: self.u64()? })
-    }
-
-    fn swept(&mut self) -> Result<Swept, Malformed> {
-        let count = self.u32()?;
-        let named = self.u8()?;
-        let mut swept = Swept::default();
-        for _ in 0..named {
-            swept.add(Zombie { pid: self.u32()?, comm: self.array()? });
-        }
-        if count < swept.count {
-            return Err(Malformed);
-        }
+        self.is_sound &= count >= swept.count;
         swept.count = count;
-        Ok(swept)
+        swept
     }
 }
 

@@ -78,8 +78,8 @@ impl Worker {
         let (ours, theirs) = message_pair()?;
         let null = file::open(AT_FDCWD, c"/dev/null", flags::RDWR, 0).ok();
         let (mut link, mut lock) = (Text::new(), Text::new());
-        let link = link.add("SEXTON_KEEPER_FD=").add(theirs.raw()).as_c_str().unwrap_or_default();
-        let lock = lock.add("SEXTON_LOCK_FD=").add(config.lock_fd.unwrap_or(-1)).as_c_str().unwrap_or_default();
+        let link = link.add("SEXTON_KEEPER_FD=").add(theirs.raw()).as_c_str();
+        let lock = lock.add("SEXTON_LOCK_FD=").add(config.lock_fd.unwrap_or(-1)).as_c_str();
         let phase_name = if phase == Phase::Preparing { c"SEXTON_PHASE=prepare" } else { c"SEXTON_PHASE=run" };
         let variables = [phase_name, link, lock];
         let kept = [theirs.raw(), config.lock_fd.unwrap_or(theirs.raw())];
@@ -100,15 +100,16 @@ impl Worker {
         Ok(Worker { child, connection, phase })
     }
 
-    /// Ends it, by its pidfd or as our own unreaped child. It cannot refuse, and is found ended like any other.
+    /// Ends it, as our own unreaped child. It cannot refuse, and is found ended like any other.
     pub(crate) fn kill(&self) {
         let _ended_already = self.child.signal(Signal::KILL);
     }
 
     /// Lets a prepared candidate start.
-    pub(crate) fn release(&mut self) {
+    pub(crate) fn released(mut self) -> Worker {
         self.phase = Phase::Starting;
         self.connection.release();
+        self
     }
 
     /// How it ended, where it has; it stays unreaped.

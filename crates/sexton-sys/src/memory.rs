@@ -6,7 +6,7 @@ use core::marker::PhantomData;
 use core::ops::{Deref, DerefMut};
 
 use crate::arch::{nr, syscall};
-use crate::error::{Errno, SysError};
+use crate::error::SysError;
 
 const PROT_READ_WRITE: usize = 3;
 const MAP_SHARED: usize = 0x01;
@@ -30,37 +30,66 @@ mod sealed {
     impl Zeroed for Errno {}
     /// No reference is null, so zeroes are `None`.
     impl<T> Zeroed for Option<&'static T> {}
+    impl<T: Zeroed, const N: usize> Zeroed for [T; N] {}
     impl<A: Zeroed, B: Zeroed> Zeroed for (A, B) {}
+    impl<A: Zeroed, B: Zeroed, C: Zeroed> Zeroed for (A, B, C) {}
 }
 pub(crate) use sealed::Zeroed;
 
-/// A table of zeroes, given back when dropped.
+/// Memory of our own, given back when dropped.
+#[derive(Debug)]
+struct Mapping {
+    start: *mut u8,
+    bytes: usize,
+}
+
+// SAFETY: the memory belongs to this value alone, as a `Vec`'s buffer does.
+unsafe impl Send for Mapping {}
+// SAFETY: as above; shared access only reads.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    /// Maps `bytes` of zeroes; `None` stands for more than can be counted.
+    fn new(bytes: Option<usize>, flags: usize) -> Result<Mapping, SysError> {
+        let bytes = bytes.unwrap_or(usize::MAX);
+        // SAFETY: a new mapping at an address of the kernel's choice touches no memory of ours.
+        let ret = unsafe { syscall(nr::MMAP, [0, bytes, PROT_READ_WRITE, flags | MAP_ANONYMOUS, usize::MAX, 0]) };
+        ret.map(|start| Mapping { start: start as *mut u8, bytes }).map_err(|errno| SysError::of(&"mmap", errno))
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: unmaps exactly what `new` mapped; nothing borrows from it any more.
+        let _unmapped = unsafe { syscall(nr::MUNMAP, [self.start as usize, self.bytes, 0, 0, 0, 0]) };
+    }
+}
+
+/// A table of zeroes.
 #[derive(Debug)]
 pub struct Table<T> {
-    start: *mut T,
+    memory: Mapping,
     len: usize,
     owns: PhantomData<T>,
 }
-
-// SAFETY: the mapping belongs to this value alone, as a `Vec`'s buffer does.
-unsafe impl<T: Send> Send for Table<T> {}
-// SAFETY: as above; shared access only reads.
-unsafe impl<T: Sync> Sync for Table<T> {}
 
 impl<T: Zeroed> Table<T> {
     /// Reserves `len` zeroes; a page is taken when it is first written.
     ///
     /// # Errors
-    /// `ENOMEM` where the address space is used up or limited.
+    /// `ENOMEM` where the address space is used up or limited, `EINVAL` for none at all.
     pub fn new(len: usize) -> Result<Table<T>, SysError> {
-        let start = map(bytes::<T>(len)?, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE)?;
-        Ok(Table { start: start.cast(), len, owns: PhantomData })
+        Table::mapped(len, MAP_PRIVATE | MAP_NORESERVE)
     }
 
     /// Like `new`, but a forked child writes into the same memory.
     pub(crate) fn shared_with_children(len: usize) -> Result<Table<T>, SysError> {
-        let start = map(bytes::<T>(len)?, MAP_SHARED | MAP_ANONYMOUS)?;
-        Ok(Table { start: start.cast(), len, owns: PhantomData })
+        Table::mapped(len, MAP_SHARED)
+    }
+
+    fn mapped(len: usize, flags: usize) -> Result<Table<T>, SysError> {
+        let memory = Mapping::new(len.checked_mul(size_of::<T>()), flags)?;
+        Ok(Table { memory, len, owns: PhantomData })
     }
 }
 
@@ -69,35 +98,13 @@ impl<T: Zeroed> Deref for Table<T> {
 
     fn deref(&self) -> &[T] {
         // SAFETY: `len` values lie there, zeroed by the kernel, aligned to a page, and owned by this value.
-        unsafe { core::slice::from_raw_parts(self.start, self.len) }
+        unsafe { core::slice::from_raw_parts(self.memory.start.cast(), self.len) }
     }
 }
 
 impl<T: Zeroed> DerefMut for Table<T> {
     fn deref_mut(&mut self) -> &mut [T] {
         // SAFETY: as in `deref`, and `self` is borrowed alone.
-        unsafe { core::slice::from_raw_parts_mut(self.start, self.len) }
+        unsafe { core::slice::from_raw_parts_mut(self.memory.start.cast(), self.len) }
     }
-}
-
-impl<T> Drop for Table<T> {
-    fn drop(&mut self) {
-        // SAFETY: unmaps exactly what `new` mapped; nothing borrows from it any more.
-        let _unmapped = unsafe { syscall(nr::MUNMAP, [self.start as usize, self.len * size_of::<T>(), 0, 0, 0, 0]) };
-    }
-}
-
-/// The size of a table in bytes.
-fn bytes<T>(len: usize) -> Result<usize, SysError> {
-    match len.checked_mul(size_of::<T>()) {
-        Some(bytes) if bytes > 0 => Ok(bytes),
-        Some(_) | None => Err(SysError::of(&"mmap", Errno::EINVAL)),
-    }
-}
-
-/// Maps `bytes` of zeroes.
-fn map(bytes: usize, flags: usize) -> Result<*mut u8, SysError> {
-    // SAFETY: a new mapping at an address of the kernel's choice touches no memory of ours.
-    let ret = unsafe { syscall(nr::MMAP, [0, bytes, PROT_READ_WRITE, flags, usize::MAX, 0]) };
-    ret.map(|address| address as *mut u8).map_err(|errno| SysError::of(&"mmap", errno))
 }

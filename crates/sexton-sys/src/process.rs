@@ -7,7 +7,7 @@ use core::ffi::CStr;
 
 use crate::arch::{nr, syscall};
 use crate::error::{Call, Errno, SysError};
-use crate::fd::{Fd, RawFd, word};
+use crate::fd::{RawFd, word};
 use crate::memory::Table;
 use crate::signal::{Disposition, Signal, SignalSet, replace_mask};
 use crate::strings::Strings;
@@ -135,7 +135,6 @@ pub struct Spawn<'a> {
 #[derive(Debug)]
 pub struct Child {
     pid: u32,
-    pidfd: Option<Fd>,
 }
 
 impl Child {
@@ -144,25 +143,11 @@ impl Child {
         self.pid
     }
 
-    /// Its pidfd, readable once it has ended; `None` where the kernel gave none (before 5.2, or none was left).
-    pub fn pidfd(&self) -> Option<RawFd> {
-        self.pidfd.as_ref().map(Fd::raw)
-    }
-
     /// Sends it `signal`. One that has ended and is not reaped is no error.
     ///
     /// # Errors
     /// `EPERM` where it changed its credentials beyond this process's.
     pub fn signal(&self, signal: Signal) -> Result<(), SysError> {
-        if let Some(pidfd) = &self.pidfd {
-            // SAFETY: no siginfo is given; touches no memory.
-            let ret = unsafe { syscall(nr::PIDFD_SEND_SIGNAL, [word(pidfd.raw()), signal.raw(), 0, 0, 0, 0]) };
-            match ret {
-                // A sandbox may refuse calls that it has never heard of.
-                Err(Errno::ENOSYS | Errno::EPERM) => {}
-                ret => return ret.map(|_| ()).map_err(|errno| self.refused(&"pidfd_send_signal", errno)),
-            }
-        }
         self.kill(self.pid as usize, signal)
     }
 
@@ -180,11 +165,7 @@ impl Child {
     fn kill(&self, target: usize, signal: Signal) -> Result<(), SysError> {
         // SAFETY: touches no memory; the number is proven by the unreaped child.
         let ret = unsafe { syscall(nr::KILL, [target, signal.raw(), 0, 0, 0, 0]) };
-        ret.map(|_| ()).map_err(|errno| self.refused(&"kill", errno))
-    }
-
-    fn refused(&self, call: Call, errno: Errno) -> SysError {
-        SysError::about(call, self.pid.cast_signed(), errno)
+        ret.map(|_| ()).map_err(|errno| SysError::about(&"kill", self.pid.cast_signed(), errno))
     }
 
     /// How it ended, leaving it to be reaped; `None` while it lives.
@@ -234,25 +215,16 @@ pub fn spawn(plan: &Spawn<'_>) -> Result<Child, SysError> {
     Ok(child)
 }
 
-/// `fork(2)` that gives a pidfd too, and lets the parent go on once the child has left its program.
+/// `fork(2)` that lets the parent go on once the child has left its program; `None` in the child.
 fn fork() -> Result<Option<Child>, SysError> {
     const SIGCHLD: usize = 17;
     const CLONE_VFORK: usize = 0x4000;
-    const CLONE_PIDFD: usize = 0x1000;
-    let mut pidfd = -1_i32;
-    let flags = CLONE_VFORK | CLONE_PIDFD | SIGCHLD;
-    // SAFETY: without CLONE_VM the child has a copy of all memory, this stack too, and the kernel writes one int.
+    // SAFETY: without CLONE_VM the child has a copy of all memory, this stack too.
     // The child of a program with threads must call nothing that takes a lock: `run_child` makes system calls only.
-    let mut ret = unsafe { syscall(nr::CLONE, [flags, 0, &raw mut pidfd as usize, 0, 0, 0]) };
-    if matches!(ret, Err(Errno::EMFILE | Errno::ENFILE | Errno::EINVAL)) {
-        pidfd = -1;
-        // SAFETY: as above.
-        ret = unsafe { syscall(nr::CLONE, [CLONE_VFORK | SIGCHLD, 0, 0, 0, 0, 0]) };
-    }
-    match ret {
+    match unsafe { syscall(nr::CLONE, [CLONE_VFORK | SIGCHLD, 0, 0, 0, 0, 0]) } {
         Err(errno) => Err(SysError::of(&"clone", errno)),
         Ok(0) => Ok(None),
-        Ok(pid) => Ok(Some(Child { pid: pid as u32, pidfd: (pidfd >= 0).then(|| Fd::from_raw(pidfd)) })),
+        Ok(pid) => Ok(Some(Child { pid: pid as u32 })),
     }
 }
 

@@ -23,11 +23,12 @@ macro_rules! signals {
         #[allow(missing_docs, reason = "named as in signal(7)")]
         impl Signal {
             $(pub const $name: Signal = Signal($number);)*
-
         }
 
-        /// The signals that have a name of their own.
-        const NAMES: &[(&str, Signal)] = &[$((stringify!($name), Signal::$name)),*];
+        /// The names of the signals that have one of their own, from the first on, and how long each is: a table of
+        /// strings would be five times as long.
+        const NAMES: &str = concat!($(stringify!($name)),*);
+        const LENGTHS: &[u8] = &[$(stringify!($name).len() as u8),*];
     };
 }
 
@@ -49,7 +50,17 @@ impl Signal {
 
     /// The name without `SIG`, where the signal has one of its own.
     pub fn name(self) -> Option<&'static str> {
-        NAMES.iter().find(|(_, signal)| *signal == self).map(|&(name, _)| name)
+        let before = usize::from(self.0) - 1;
+        let len = *LENGTHS.get(before)?;
+        let from = LENGTHS.iter().take(before).map(|&len| usize::from(len)).sum();
+        NAMES.get(from..)?.get(..usize::from(len))
+    }
+
+    /// The signal whose name is `name`, in any case.
+    fn named(name: &[u8]) -> Option<Signal> {
+        let of_its_own = (1..RTMIN).map(Signal).find(|signal| signal.name().is_some_and(|known| same(name, known)));
+        let alias = || ALIASES.iter().find(|(known, _)| same(name, known)).map(|&(_, signal)| signal);
+        of_its_own.or_else(alias)
     }
 
     /// The number, 1 to 64.
@@ -68,25 +79,27 @@ impl Signal {
             return Signal::new(decimal(text)?);
         }
         let name = match text.get(..3) {
-            Some(prefix) if prefix.eq_ignore_ascii_case(b"SIG") => text.get(3..)?,
+            Some(prefix) if same(prefix, "SIG") => text.get(3..)?,
             Some(_) | None => text,
         };
-        let mut named = NAMES.iter().chain(ALIASES);
-        let found = named.find(|(known, _)| name.eq_ignore_ascii_case(known.as_bytes()));
-        found.map(|&(_, signal)| signal).or_else(|| Signal::real_time(name))
+        Signal::named(name).or_else(|| Signal::real_time(name))
     }
 
     /// `RTMIN`, `RTMIN+n`, `RTMAX`, `RTMAX-n`.
     fn real_time(name: &[u8]) -> Option<Signal> {
         let (base, offset) = name.split_at_checked(5)?;
-        let number = match offset.split_first() {
-            None if base.eq_ignore_ascii_case(b"RTMIN") => RTMIN,
-            None if base.eq_ignore_ascii_case(b"RTMAX") => RTMAX,
-            Some((b'+', digits)) if base.eq_ignore_ascii_case(b"RTMIN") => RTMIN.checked_add(decimal(digits)?)?,
-            Some((b'-', digits)) if base.eq_ignore_ascii_case(b"RTMAX") => RTMAX.checked_sub(decimal(digits)?)?,
-            None | Some(_) => return None,
+        let counts = |sign: u8| match offset.split_first() {
+            None => Some(0),
+            Some((first, digits)) if *first == sign => decimal(digits).filter(|&count| count <= RTMAX - RTMIN),
+            Some(_) => None,
         };
-        if (RTMIN..=RTMAX).contains(&number) { Signal::new(number) } else { None }
+        if same(base, "RTMIN") {
+            Some(Signal(RTMIN + counts(b'+')?))
+        } else if same(base, "RTMAX") {
+            Some(Signal(RTMAX - counts(b'-')?))
+        } else {
+            None
+        }
     }
 }
 
@@ -112,6 +125,11 @@ impl fmt::Display for Signal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         display(self, f)
     }
+}
+
+/// Whether `name` is `known`, which is in capitals.
+fn same(name: &[u8], known: &str) -> bool {
+    name.iter().map(u8::to_ascii_uppercase).eq(known.bytes())
 }
 
 /// A number below 256.

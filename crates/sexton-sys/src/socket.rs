@@ -1,8 +1,8 @@
-//! Unix sockets that carry messages and descriptors, and who is at the other end.
+//! Unix sockets that carry messages and a descriptor each, and who is at the other end.
 
 use crate::arch::{nr, syscall};
 use crate::error::{Errno, SysError};
-use crate::fd::{Fd, RawFd, opened, word};
+use crate::fd::{Fd, RawFd, word};
 
 const AF_UNIX: usize = 1;
 const SOCK_SEQPACKET: usize = 5;
@@ -15,11 +15,19 @@ const MSG_CMSG_CLOEXEC: usize = 0x4000_0000;
 const MSG_TRUNC: i32 = 0x20;
 const MSG_CTRUNC: i32 = 0x8;
 
-/// BOUND: descriptors in one message; no message of ours carries more.
-pub const MAX_FDS: usize = 8;
+/// A control message of one descriptor: `struct cmsghdr` and what it carries.
+#[repr(C)]
+#[derive(Default)]
+struct Control {
+    len: usize,
+    level: i32,
+    kind: i32,
+    fd: i32,
+}
 
-/// The control buffer's size in words: a header of two, and the descriptors.
-const CONTROL_WORDS: usize = 2 + MAX_FDS / 2;
+/// The length of a control message of one descriptor. The struct is padded to more, where a second one would fit.
+const CONTROL_LEN: usize = 20;
+const SCM_RIGHTS: i32 = 1;
 
 #[repr(C)]
 struct IoVec {
@@ -53,16 +61,18 @@ pub fn message_pair() -> Result<(Fd, Fd), SysError> {
     Ok((Fd::from_raw(a), Fd::from_raw(b)))
 }
 
-/// Sends one message, with descriptors that stay the sender's own; never blocks and never raises SIGPIPE.
+/// Sends one message, with a descriptor that stays the sender's own; never blocks and never raises SIGPIPE.
 ///
 /// # Errors
 /// `EAGAIN` where the socket is full, `EPIPE` or `ECONNRESET` where nobody is at the other end, `EMSGSIZE`;
-/// `ETOOMANYREFS` for too many descriptors in flight, `EINVAL` for more than `MAX_FDS`.
-pub fn send(socket: RawFd, bytes: &[u8], fds: &[RawFd]) -> Result<(), SysError> {
+/// `ETOOMANYREFS` for too many descriptors in flight.
+pub fn send(socket: RawFd, bytes: &[u8], fd: Option<RawFd>) -> Result<(), SysError> {
     let part = IoVec { base: bytes.as_ptr() as usize, len: bytes.len() };
-    let mut control = [0_u64; CONTROL_WORDS];
-    let control_len = fill_control(&mut control, fds).ok_or(SysError::of(&"sendmsg", Errno::EINVAL))?;
-    let message = message_of(&part, &mut control, control_len);
+    let mut control = Control { len: CONTROL_LEN, level: SOL_SOCKET as i32, kind: SCM_RIGHTS, fd: fd.unwrap_or(-1) };
+    let mut message = message_of(&part, &mut control);
+    if fd.is_none() {
+        message.control_len = 0;
+    }
     loop {
         let args = [word(socket), &raw const message as usize, MSG_DONTWAIT | MSG_NOSIGNAL, 0, 0, 0];
         // SAFETY: the kernel reads the message, its one part and its control bytes, all of which live here.
@@ -73,29 +83,11 @@ pub fn send(socket: RawFd, bytes: &[u8], fds: &[RawFd]) -> Result<(), SysError> 
     }
 }
 
-/// Writes an `SCM_RIGHTS` header and `fds` into `control`; the length used, `None` where they do not fit.
-fn fill_control(control: &mut [u64; CONTROL_WORDS], fds: &[RawFd]) -> Option<usize> {
-    const SCM_RIGHTS: u64 = 1;
-    if fds.len() > MAX_FDS {
-        return None;
-    }
-    if fds.is_empty() {
-        return Some(0);
-    }
-    let (head, body) = control.split_at_mut(2);
-    head.copy_from_slice(&[(16 + 4 * fds.len()) as u64, SOL_SOCKET as u64 | SCM_RIGHTS << 32]);
-    for (slot, pair) in body.iter_mut().zip(fds.chunks(2)) {
-        let [low, high] = [pair.first(), pair.get(1)].map(|fd| u64::from(fd.copied().unwrap_or(0).cast_unsigned()));
-        *slot = low | high << 32;
-    }
-    Some(16 + 8 * fds.len().div_ceil(2))
-}
-
-/// A header over one part and `control_len` bytes of `control`.
-fn message_of(part: &IoVec, control: &mut [u64; CONTROL_WORDS], control_len: usize) -> Message {
-    let control = if control_len == 0 { 0 } else { control.as_mut_ptr() as usize };
+/// A header over one part and a control message.
+fn message_of(part: &IoVec, control: &mut Control) -> Message {
     let parts = core::ptr::from_ref(part) as usize;
-    Message { name: 0, name_len: 0, parts, part_count: 1, control, control_len, flags: 0 }
+    let control = core::ptr::from_mut(control) as usize;
+    Message { name: 0, name_len: 0, parts, part_count: 1, control, control_len: CONTROL_LEN, flags: 0 }
 }
 
 /// A message that was received.
@@ -103,8 +95,8 @@ fn message_of(part: &IoVec, control: &mut [u64; CONTROL_WORDS], control_len: usi
 pub struct Received {
     /// Its length; 0 means that the other end is closed (no message of ours is empty).
     pub len: usize,
-    /// The descriptors that came with it, close-on-exec.
-    pub fds: [Option<Fd>; MAX_FDS],
+    /// The descriptor that came with it, close-on-exec.
+    pub fd: Option<Fd>,
     /// Whether bytes or descriptors were lost for want of room.
     pub cut: bool,
 }
@@ -115,9 +107,9 @@ pub struct Received {
 /// `EAGAIN` where there is none, `ECONNRESET`.
 pub fn receive(socket: RawFd, buffer: &mut [u8]) -> Result<Received, SysError> {
     let part = IoVec { base: buffer.as_mut_ptr() as usize, len: buffer.len() };
-    let mut control = [0_u64; CONTROL_WORDS];
+    let mut control = Control::default();
+    let mut message = message_of(&part, &mut control);
     loop {
-        let mut message = message_of(&part, &mut control, 8 * CONTROL_WORDS);
         let args = [word(socket), &raw mut message as usize, MSG_DONTWAIT | MSG_CMSG_CLOEXEC, 0, 0, 0];
         // SAFETY: the kernel writes into the message, `buffer` and `control`, within the lengths that are told.
         match unsafe { syscall(nr::RECVMSG, args) } {
@@ -125,26 +117,12 @@ pub fn receive(socket: RawFd, buffer: &mut [u8]) -> Result<Received, SysError> {
             Err(errno) => return Err(SysError::about(&"recvmsg", socket, errno)),
             Ok(len) => {
                 let cut = message.flags & (MSG_TRUNC | MSG_CTRUNC) != 0;
-                return Ok(Received { len, fds: take_fds(&control, message.control_len), cut });
+                // No other kind of control message was asked for, and there is room for one descriptor.
+                let came = control.kind == SCM_RIGHTS && control.len >= CONTROL_LEN;
+                return Ok(Received { len, fd: came.then(|| Fd::from_raw(control.fd)), cut });
             }
         }
     }
-}
-
-/// The descriptors that the kernel installed and named in `control`.
-fn take_fds(control: &[u64; CONTROL_WORDS], control_len: usize) -> [Option<Fd>; MAX_FDS] {
-    let mut fds = [const { None }; MAX_FDS];
-    let [len, kind, body @ ..] = control;
-    if control_len < 16 || *kind != (SOL_SOCKET as u64 | 1 << 32) {
-        return fds;
-    }
-    let count = usize::try_from(*len).unwrap_or(0).saturating_sub(16) / 4;
-    let numbers = body.iter().flat_map(|pair| [*pair & 0xffff_ffff, *pair >> 32]);
-    for (slot, number) in fds.iter_mut().zip(numbers).take(count) {
-        // The kernel writes the 32 bits of an int.
-        *slot = Some(opened(number as usize));
-    }
-    fds
 }
 
 /// Who connected to a unix socket, as the kernel recorded it then.
@@ -197,19 +175,18 @@ mod tests {
     use crate::poll::EventFd;
 
     #[test]
-    fn a_message_arrives_whole_with_its_descriptors() {
+    fn a_message_arrives_whole_with_its_descriptor() {
         let (a, b) = message_pair().unwrap();
-        let bells: [EventFd; 3] = core::array::from_fn(|_| EventFd::new().unwrap());
-        send(a.raw(), b"three", &bells.each_ref().map(EventFd::raw)).unwrap();
-        send(a.raw(), b"none", &[]).unwrap();
+        let bell = EventFd::new().unwrap();
+        send(a.raw(), b"one", Some(bell.raw())).unwrap();
+        send(a.raw(), b"none", None).unwrap();
         let mut buffer = [0_u8; 64];
         let got = receive(b.raw(), &mut buffer).unwrap();
-        assert_eq!((&buffer[..got.len], got.cut), (&b"three"[..], false));
-        assert_eq!(got.fds.iter().flatten().count(), 3);
-        crate::fd::write(got.fds[2].as_ref().unwrap().raw(), &1_u64.to_ne_bytes()).unwrap();
-        assert!(bells[2].clear(), "the third descriptor is the third bell");
+        assert_eq!((&buffer[..got.len], got.cut), (&b"one"[..], false));
+        crate::fd::write(got.fd.unwrap().raw(), &1_u64.to_ne_bytes()).unwrap();
+        assert!(bell.clear(), "the descriptor is the bell");
         let got = receive(b.raw(), &mut buffer).unwrap();
-        assert_eq!((&buffer[..got.len], got.fds.iter().flatten().count()), (&b"none"[..], 0));
+        assert_eq!((&buffer[..got.len], got.fd), (&b"none"[..], None));
         assert_eq!(receive(b.raw(), &mut buffer).unwrap_err().errno, Errno::EAGAIN);
     }
 
@@ -218,13 +195,13 @@ mod tests {
         let (a, b) = message_pair().unwrap();
         drop(a);
         assert_eq!(receive(b.raw(), &mut [0; 8]).unwrap().len, 0);
-        assert_eq!(send(b.raw(), b"x", &[]).unwrap_err().errno, Errno::EPIPE);
+        assert_eq!(send(b.raw(), b"x", None).unwrap_err().errno, Errno::EPIPE);
     }
 
     #[test]
     fn what_does_not_fit_is_cut_and_told() {
         let (a, b) = message_pair().unwrap();
-        send(a.raw(), b"longer", &[]).unwrap();
+        send(a.raw(), b"longer", None).unwrap();
         let got = receive(b.raw(), &mut [0; 3]).unwrap();
         assert_eq!((got.len, got.cut), (3, true));
     }

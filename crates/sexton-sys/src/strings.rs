@@ -19,6 +19,13 @@ pub fn number(digits: &[u8]) -> Option<u32> {
     rest.iter().try_fold(value(first)?, |sum, digit| sum.checked_mul(10)?.checked_add(value(digit)?))
 }
 
+/// `string` without its first `count` bytes; empty where it has no more.
+pub fn behind(string: &CStr, count: usize) -> &CStr {
+    let count = count.min(string.count_bytes());
+    // SAFETY: it begins within the string, or at the zero that ends it.
+    unsafe { CStr::from_ptr(string.as_ptr().wrapping_add(count)) }
+}
+
 impl<'a> Slot<'a> {
     /// Closes a list.
     pub const END: Slot<'static> = Slot { string: ptr::null(), lives: PhantomData };
@@ -92,11 +99,8 @@ impl<'a> Strings<'a> {
 
     /// The value of `NAME=value`, where the list is an environment; the first one counts, as in `getenv(3)`.
     pub fn value_of(&self, name: &[u8]) -> Option<&'a CStr> {
-        self.iter().find_map(|entry| {
-            let bytes = entry.to_bytes_with_nul();
-            let value = bytes.strip_prefix(name)?.strip_prefix(b"=")?;
-            CStr::from_bytes_with_nul(value).ok()
-        })
+        let named = |entry: &&CStr| entry.to_bytes().strip_prefix(name).is_some_and(|rest| rest.starts_with(b"="));
+        self.iter().find(named).map(|entry| behind(entry, name.len() + 1))
     }
 
     /// The kernel's pointer.

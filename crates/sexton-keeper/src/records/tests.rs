@@ -32,6 +32,11 @@ fn exit(pid: u32) -> ExitRecord {
     ExitRecord { seq: 0, pid, ino: u64::from(pid) << 33, status: 256 * 7, at_ns: 1_700_000_000_000_000_000 }
 }
 
+fn add(records: &mut Records<'_>, batch: &[ExitRecord]) -> Result<(), SysError> {
+    assert!(batch.iter().all(|exit| records.stage(exit)));
+    records.commit()
+}
+
 fn all(records: &Records<'_>) -> Vec<ExitRecord> {
     let mut all = Vec::new();
     while let Some(record) = records.from(all.last().map_or(0, |last: &ExitRecord| last.seq + 1)) {
@@ -49,14 +54,14 @@ fn a_new_keeper_reads_what_was_not_acknowledged() {
     let dir = Dir::new("reload");
     let path = dir.c();
     let mut records = Records::load(&path).unwrap();
-    records.add(&mut [exit(10), exit(11)]).unwrap();
-    records.add(&mut [exit(12)]).unwrap();
+    add(&mut records, &[exit(10), exit(11)]).unwrap();
+    add(&mut records, &[exit(12)]).unwrap();
     assert_eq!(all(&records)[2], ExitRecord { seq: 3, ..exit(12) });
     let path = dir.c();
     let mut second = Records::load(&path).unwrap();
     assert_eq!(pids(&second), [10, 11, 12]);
     second.forget(2);
-    second.add(&mut [exit(13)]).unwrap();
+    add(&mut second, &[exit(13)]).unwrap();
     let path = dir.c();
     let third = Records::load(&path).unwrap();
     assert_eq!(
@@ -70,7 +75,7 @@ fn the_file_is_emptied_when_all_is_acknowledged_and_removed_at_the_end() {
     let dir = Dir::new("empty");
     let path = dir.c();
     let mut records = Records::load(&path).unwrap();
-    records.add(&mut [exit(10), exit(11)]).unwrap();
+    add(&mut records, &[exit(10), exit(11)]).unwrap();
     records.forget(1);
     records.forget(1);
     records.forget(99);
@@ -79,7 +84,7 @@ fn the_file_is_emptied_when_all_is_acknowledged_and_removed_at_the_end() {
     assert!(dir.file().exists(), "what is waited for stays");
     records.forget(2);
     assert_eq!(std::fs::read(dir.file()).unwrap(), HEAD);
-    records.add(&mut [exit(12)]).unwrap();
+    add(&mut records, &[exit(12)]).unwrap();
     assert_eq!(pids(&records), [12]);
     records.forget(3);
     records.remove_file();
@@ -90,11 +95,11 @@ fn the_file_is_emptied_when_all_is_acknowledged_and_removed_at_the_end() {
 fn the_file_of_an_earlier_keeper_goes_when_all_in_it_is_acknowledged() {
     let dir = Dir::new("earlier");
     let path = dir.c();
-    Records::load(&path).unwrap().add(&mut [exit(10)]).unwrap();
+    add(&mut Records::load(&path).unwrap(), &[exit(10)]).unwrap();
     let mut records = Records::load(&path).unwrap();
     records.forget(1);
     assert!(!dir.file().exists());
-    records.add(&mut [exit(11)]).unwrap();
+    add(&mut records, &[exit(11)]).unwrap();
     assert_eq!(pids(&Records::load(&path).unwrap()), [11]);
 }
 
@@ -103,7 +108,7 @@ fn a_torn_record_is_left_out_and_the_others_are_found() {
     let dir = Dir::new("torn");
     let path = dir.c();
     let mut records = Records::load(&path).unwrap();
-    records.add(&mut [exit(10), exit(11), exit(12)]).unwrap();
+    add(&mut records, &[exit(10), exit(11), exit(12)]).unwrap();
     let whole = std::fs::read(dir.file()).unwrap();
     for at in HEAD.len()..whole.len() {
         let mut torn = whole.clone();
@@ -133,7 +138,7 @@ fn loading_changes_nothing_on_disk() {
     assert_eq!(std::fs::read_dir(&dir.0).unwrap().count(), 0);
     drop(records);
     let mut records = Records::load(c"/nonexistent").unwrap();
-    assert!(records.add(&mut [exit(1)]).is_err());
+    assert!(add(&mut records, &[exit(1)]).is_err());
     assert_eq!(records.waiting(), 0, "what is not on disk is not told");
 }
 
@@ -142,11 +147,11 @@ fn the_file_stays_small_however_many_come_and_go() {
     let dir = Dir::new("waste");
     let path = dir.c();
     let mut records = Records::load(&path).unwrap();
-    records.add(&mut [exit(1)]).unwrap();
+    add(&mut records, &[exit(1)]).unwrap();
     for round in 0..100_u64 {
-        let mut batch: Vec<ExitRecord> = (0..BATCH).map(|_| exit(5)).collect();
-        records.add(&mut batch).unwrap();
-        batch.iter().for_each(|record| records.forget(record.seq));
+        let batch: Vec<ExitRecord> = (0..BATCH).map(|_| exit(5)).collect();
+        add(&mut records, &batch).unwrap();
+        all(&records).iter().filter(|record| record.pid == 5).for_each(|record| records.forget(record.seq));
         assert_eq!(records.waiting(), 1, "round {round}");
     }
     let bound = HEAD_BYTES + (MUCH_WASTE + 2 * BATCH as u64) * RECORD as u64;
@@ -161,15 +166,30 @@ fn a_full_queue_takes_no_more_until_one_is_acknowledged() {
     let dir = Dir::new("full");
     let path = dir.c();
     let mut records = Records::load(&path).unwrap();
-    let mut batch: Vec<ExitRecord> = (1..=128).map(exit).collect();
-    while records.has_room() {
-        records.add(&mut batch).unwrap();
+    let batch: Vec<ExitRecord> = (1..=128).map(exit).collect();
+    while !records.waiting.is_full() {
+        add(&mut records, &batch).unwrap();
     }
-    assert_eq!(records.waiting(), BOUND as u64);
+    assert_eq!(records.waiting(), (BOUND - BATCH) as u64);
     records.forget(500);
-    assert!(!records.has_room());
+    assert!(records.waiting.is_full());
     (1..=400).for_each(|seq| records.forget(seq));
-    assert!(records.has_room());
+    assert!(!records.waiting.is_full());
     assert_eq!(records.from(0).unwrap().seq, 401);
     assert_eq!(records.from(500).unwrap().seq, 501);
+}
+
+#[test]
+fn an_exit_that_is_found_again_is_recorded_once_and_a_batch_has_a_bound() {
+    let dir = Dir::new("again");
+    let path = dir.c();
+    let mut records = Records::load(&path).unwrap();
+    assert!(records.stage(&exit(7)) && records.stage(&exit(8)) && records.stage(&exit(7)));
+    assert!(pids(&records).is_empty(), "what is not on disk is not told");
+    records.commit().unwrap();
+    assert_eq!(pids(&records), [7, 8]);
+    assert!((1..=128).map(exit).all(|exit| records.stage(&exit)));
+    assert!(!records.stage(&exit(129)));
+    records.commit().unwrap();
+    assert_eq!(records.waiting(), 130);
 }

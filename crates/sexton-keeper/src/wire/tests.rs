@@ -3,7 +3,7 @@ use super::*;
 use std::vec::Vec;
 
 fn to_worker() -> Vec<ToWorker> {
-    let mut swept = Swept::default();
+    let mut swept = Swept::NOBODY;
     for pid in 0..40 {
         swept.add(Zombie { pid, comm: *b"a)b (\n\xff\0\0\0\0\0\0\0\0\0" });
     }
@@ -15,7 +15,7 @@ fn to_worker() -> Vec<ToWorker> {
         ToWorker::Stored(StoreName::new(b"x").unwrap()),
         ToWorker::Stored(StoreName::new(&[0xfe; MAX_NAME]).unwrap()),
         ToWorker::Exit(ExitRecord { seq: 1, pid: 2, ino: u64::MAX, status: 0x8b, at_ns: 5 }),
-        ToWorker::Swept(Swept::default()),
+        ToWorker::Swept(Swept::NOBODY),
         ToWorker::Swept(swept),
         ToWorker::Go,
         ToWorker::Retire,

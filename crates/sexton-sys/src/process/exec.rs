@@ -147,7 +147,7 @@ fn search(name: &CStr, args: Strings<'_>, env: Strings<'_>) -> Errno {
     if bytes.is_empty() {
         return Errno::ENOENT;
     }
-    if bytes.contains(&b'/') {
+    if bytes.iter().position(|&byte| byte == b'/').is_some() {
         return execute_or_interpret(name, args, env);
     }
     let path = env.value_of(b"PATH").map_or(b"/bin:/usr/bin".as_slice(), CStr::to_bytes);
@@ -170,11 +170,13 @@ fn search(name: &CStr, args: Strings<'_>, env: Strings<'_>) -> Errno {
 /// `dir/name` in `space`; an empty `dir` is the working directory. `None` where it does not fit.
 fn join<'a>(dir: &[u8], name: &[u8], space: &'a mut [u8]) -> Option<&'a CStr> {
     let slash: &[u8] = if dir.is_empty() { b"" } else { b"/" };
-    let parts = dir.iter().chain(slash).chain(name).chain(b"\0");
-    let len = dir.len() + slash.len() + name.len() + 1;
-    let target = space.get_mut(..len)?;
-    target.iter_mut().zip(parts).for_each(|(to, from)| *to = *from);
-    CStr::from_bytes_with_nul(target).ok()
+    let mut len = 0;
+    for part in [dir, slash, name, b"\0"] {
+        space.get_mut(len..)?.get_mut(..part.len())?.copy_from_slice(part);
+        len += part.len();
+    }
+    // SAFETY: the last part is a zero.
+    Some(unsafe { CStr::from_ptr(space.as_ptr().cast()) })
 }
 
 /// Runs the file `path`, by `/bin/sh` where it is text without an interpreter line.
