@@ -7,7 +7,7 @@
 //!
 //! One thread of the process lives in that namespace and does all the work there; nobody else ever enters it.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::fs;
 use std::io;
 use std::os::fd::AsRawFd;
@@ -19,7 +19,7 @@ use std::thread;
 use sexton_plan::identity::Identity;
 use sexton_sys::cpu::Cpus;
 use sexton_sys::mount::{self, MountKind};
-use sexton_sys::{Call, Errno, SysError};
+use sexton_sys::{Errno, SysError};
 
 use crate::handle::Handle;
 
@@ -169,10 +169,10 @@ impl Pins {
         let file = fs::OpenOptions::new().append(true).create_new(true).open(Path::new("/").join(key));
         if let Err(error) = file {
             if error.kind() != io::ErrorKind::AlreadyExists {
-                return Err(sys_error(&"openat", &error));
+                return Err(sys_error(c"openat", &error));
             }
             self.unpin(key)?;
-            fs::File::create_new(Path::new("/").join(key)).map_err(|error| sys_error(&"openat", &error))?;
+            fs::File::create_new(Path::new("/").join(key)).map_err(|error| sys_error(c"openat", &error))?;
         }
         handle.attach(&path)
     }
@@ -191,7 +191,7 @@ impl Pins {
         match fs::remove_file(Path::new("/").join(key)) {
             Ok(()) => Ok(Released::Now),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Released::WasGone),
-            Err(error) => Err(sys_error(&"unlink", &error)),
+            Err(error) => Err(sys_error(c"unlink", &error)),
         }
     }
 
@@ -243,7 +243,7 @@ fn pin_thread(kept: &fs::File, told: &mpsc::Sender<Result<Entered, SysError>>, q
 
 /// A mount namespace whose only content is an empty tmpfs: it holds nothing of the host busy.
 fn make_namespace() -> Result<Entered, SysError> {
-    let ns = fs::read_link("/proc/thread-self").map_err(|error| sys_error(&"readlink", &error))?;
+    let ns = fs::read_link("/proc/thread-self").map_err(|error| sys_error(c"readlink", &error))?;
     mount::unshare_mounts()?;
     mount::mount(MountKind::Private, c"/")?;
     mount::mount(MountKind::Tmpfs, STAGING)?;
@@ -261,6 +261,6 @@ fn c_path(path: &Path) -> CString {
     CString::new(path.as_os_str().as_bytes()).unwrap_or_default()
 }
 
-fn sys_error(call: Call, error: &io::Error) -> SysError {
+fn sys_error(call: &'static CStr, error: &io::Error) -> SysError {
     SysError::of(call, Errno(error.raw_os_error().unwrap_or(Errno::EIO.0)))
 }

@@ -142,7 +142,7 @@ fn check_proc() -> Result<(), SysError> {
     if pids_of(link).next() == Some(process::pid()) {
         Ok(())
     } else {
-        Err(SysError::of(&"readlinkat", sexton_sys::Errno::ESRCH))
+        Err(SysError::of(c"readlinkat", sexton_sys::Errno::ESRCH))
     }
 }
 

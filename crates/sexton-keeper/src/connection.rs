@@ -165,25 +165,25 @@ impl Connection {
         // What a worker must know before it starts: the descriptors that others stored, and the exits.
         let stored = if self.gone { None } else { news.store.from(self.stored) };
         if !self.welcomed {
-            self.welcomed = self.send(now, &ToWorker::Welcome(news.welcome), None);
+            self.welcomed = self.send(now, ToWorker::Welcome(news.welcome), None);
         } else if let Some((name, fd, next)) = stored {
-            if self.send(now, &ToWorker::Stored(name), Some(fd)) {
+            if self.send(now, ToWorker::Stored(name), Some(fd)) {
                 self.stored = next;
             }
         } else if let Some(record) = news.records.from(self.next_exit) {
-            if self.send(now, &ToWorker::Exit(record), None) {
+            if self.send(now, ToWorker::Exit(record), None) {
                 self.next_exit = record.seq + 1;
             }
         } else if !self.gone {
-            self.gone = self.send(now, &ToWorker::Go, None);
+            self.gone = self.send(now, ToWorker::Go, None);
         } else if news.retire && !self.retired {
-            self.retired = self.send(now, &ToWorker::Retire, None);
+            self.retired = self.send(now, ToWorker::Retire, None);
         } else if news.shutdown > self.shutdown {
-            if self.send(now, &ToWorker::Shutdown { level: news.shutdown }, None) {
+            if self.send(now, ToWorker::Shutdown { level: news.shutdown }, None) {
                 self.shutdown = news.shutdown;
             }
         } else if let Some(&swept) = news.sweep.untold() {
-            if self.send(now, &ToWorker::Swept(swept), None) {
+            if self.send(now, ToWorker::Swept(swept), None) {
                 news.sweep.told();
             }
         } else {
@@ -193,7 +193,7 @@ impl Connection {
     }
 
     /// Sends one message; `false` where the worker does not take it now.
-    fn send(&mut self, now: Time, message: &ToWorker, fd: Option<RawFd>) -> bool {
+    fn send(&mut self, now: Time, message: ToWorker, fd: Option<RawFd>) -> bool {
         let mut packet = [0; MAX_MESSAGE];
         let len = message.encode(&mut packet);
         let Err(error) = send(self.socket.raw(), packet.get(..len).unwrap_or_default(), fd) else {

@@ -187,7 +187,7 @@ To fix the problem, use the -s option or set the environment variable TINI_SUBRE
     /// Tells why the command could not be run, and the exit code that shells use for it.
     fn refuse_command(&self, error: SysError) -> i32 {
         let name = Shown(self.options.command.at(0).map(CStr::to_bytes).unwrap_or_default());
-        if *error.call == "execve" {
+        if error.call.name() == c"execve" {
             self.tell(Level::Fatal, Text::new().add("exec ").add(name).add(" failed: ").add(error.errno));
         } else {
             self.tell(Level::Fatal, Text::new().add("could not start ").add(name).add(": ").add(error));

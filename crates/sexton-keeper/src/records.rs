@@ -129,7 +129,7 @@ impl<'a> Records<'a> {
     /// Appends what is staged to the file.
     fn write_staged(&mut self) -> Result<(), SysError> {
         if self.waiting.is_full() {
-            return Err(SysError::of(&"exits", Errno::ENOSPC));
+            return Err(SysError::of(c"exits", Errno::ENOSPC));
         }
         let file = match self.file.take() {
             Some(file) => file,

@@ -478,7 +478,8 @@ impl<'a> Keeper<'a> {
             }
             Err(error) => {
                 log!("could not start a worker: ", error);
-                let never_will = *error.call == "execve" && !matches!(error.errno, Errno::ENOMEM | Errno::EAGAIN);
+                let never_will =
+                    error.call.name() == c"execve" && !matches!(error.errno, Errno::ENOMEM | Errno::EAGAIN);
                 if never_will && self.starts.count == 0 {
                     self.verdict = Some(UNAVAILABLE);
                 } else {

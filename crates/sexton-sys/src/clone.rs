@@ -202,7 +202,7 @@ impl Stage {
         let len = (data + STACK_BYTES).next_multiple_of(4096);
         let args = [0, len, PROT_READ_WRITE, MAP_PRIVATE_ANONYMOUS_STACK, usize::MAX, 0];
         // SAFETY: a new anonymous mapping, placed by the kernel.
-        let base = unsafe { syscall(nr::MMAP, args) }.map_err(|errno| SysError::of(&"mmap", errno))?;
+        let base = unsafe { syscall(nr::MMAP, args) }.map_err(|errno| SysError::of(c"mmap", errno))?;
         Ok(Stage { base: ptr::with_exposed_provenance_mut(base), len, used: 0 })
     }
 
@@ -295,7 +295,7 @@ pub fn try_clone3() -> Result<(), SysError> {
     // SAFETY: the kernel refuses arguments of no bytes before it reads any.
     match unsafe { syscall(nr::CLONE3, [0; 6]) } {
         Ok(_) | Err(Errno::EINVAL) => Ok(()),
-        Err(errno) => Err(SysError::of(&"clone3", errno)),
+        Err(errno) => Err(SysError::of(c"clone3", errno)),
     }
 }
 
@@ -309,7 +309,7 @@ impl WaitingChild {
         let (report, report_write) = pipe()?;
         let mut stage = Stage::map(Stage::data_bytes(spec))?;
         let fds = [go_read.raw(), report_write.raw()];
-        let script = write_script(&mut stage, spec, fds).ok_or(SysError::of(&"clone3", Errno::E2BIG))?;
+        let script = write_script(&mut stage, spec, fds).ok_or(SysError::of(c"clone3", Errno::E2BIG))?;
         let (pid, pidfd) = clone_child(spec, &stage, script)?;
         set_nonblocking(report.raw())?;
         let released = ReleasedChild { report, stage: Some(stage) };
@@ -377,7 +377,7 @@ fn pipe() -> Result<(Fd, Fd), SysError> {
     let mut ends = [0i32; 2];
     // SAFETY: the kernel writes two descriptors into `ends`.
     let made = unsafe { syscall(nr::PIPE2, [ends.as_mut_ptr() as usize, word(O_CLOEXEC), 0, 0, 0, 0]) };
-    made.map_err(|errno| SysError::of(&"pipe2", errno))?;
+    made.map_err(|errno| SysError::of(c"pipe2", errno))?;
     let [read, write] = ends;
     Ok((Fd::from_raw(read), Fd::from_raw(write)))
 }
@@ -389,7 +389,7 @@ fn set_nonblocking(fd: RawFd) -> Result<(), SysError> {
     const F_SETFL: usize = 4;
     // SAFETY: changes a flag of a descriptor; no memory is touched.
     let set = unsafe { syscall(nr::FCNTL, [word(fd), F_SETFL, word(O_NONBLOCK), 0, 0, 0]) };
-    set.map(|_| ()).map_err(|errno| SysError::about(&"fcntl", fd, errno))
+    set.map(|_| ()).map_err(|errno| SysError::about(c"fcntl", fd, errno))
 }
 
 /// Copies all that the child reads into its stage.
@@ -450,7 +450,7 @@ fn clone_child(spec: &ChildSpec<'_>, stage: &Stage, script: *const Script) -> Re
     // reads only its script. With all signals blocked no handler of the parent runs on the shared memory.
     let cloned = unsafe { arch::clone3(args.0.as_ptr(), size_of::<CloneArgs>(), child::child_main, script.cast()) };
     swap_mask(before);
-    let pid = cloned.map_err(|errno| SysError::of(&"clone3", errno))?;
+    let pid = cloned.map_err(|errno| SysError::of(c"clone3", errno))?;
     Ok((pid as i32, opened(pidfd.cast_unsigned() as usize)))
 }
 

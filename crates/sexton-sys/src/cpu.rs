@@ -23,7 +23,7 @@ impl Cpus {
         let args = [0, size_of_val(&set.0), set.0.as_mut_ptr() as usize, 0, 0, 0];
         // SAFETY: the kernel writes at most as many bytes as the array has.
         let ret = unsafe { syscall(nr::SCHED_GETAFFINITY, args) };
-        ret.map_err(|errno| SysError::of(&"sched_getaffinity", errno))?;
+        ret.map_err(|errno| SysError::of(c"sched_getaffinity", errno))?;
         Ok(set)
     }
 
@@ -47,6 +47,6 @@ impl Cpus {
         let args = [0, size_of_val(&self.0), self.0.as_ptr() as usize, 0, 0, 0];
         // SAFETY: the kernel reads as many bytes as the array has.
         let ret = unsafe { syscall(nr::SCHED_SETAFFINITY, args) };
-        ret.map(|_| ()).map_err(|errno| SysError::of(&"sched_setaffinity", errno))
+        ret.map(|_| ()).map_err(|errno| SysError::of(c"sched_setaffinity", errno))
     }
 }

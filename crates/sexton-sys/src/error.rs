@@ -1,6 +1,8 @@
 //! What a refused system call says.
 
+use core::ffi::{CStr, c_char};
 use core::fmt;
+use core::ptr::NonNull;
 
 use crate::text::{Show, Text, display};
 
@@ -136,9 +138,54 @@ impl fmt::Display for Errno {
     }
 }
 
-/// The name of a system call. By reference, so that it is one word, and an error that names it is two: whatever may
-/// fail tells so in registers.
-pub type Call = &'static &'static str;
+/// The name of a system call. It is one word, so that an error is two, which every result of a call has room for.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+pub struct Call(NonNull<c_char>);
+
+// SAFETY: it points to a constant.
+unsafe impl Send for Call {}
+// SAFETY: as above.
+unsafe impl Sync for Call {}
+
+impl Call {
+    const fn named(name: &'static CStr) -> Call {
+        // SAFETY: a string is somewhere, and never at address 0.
+        Call(unsafe { NonNull::new_unchecked(name.as_ptr().cast_mut()) })
+    }
+
+    /// The name.
+    pub fn name(self) -> &'static CStr {
+        // SAFETY: it was made from a string that lives for ever.
+        unsafe { CStr::from_ptr(self.0.as_ptr()) }
+    }
+}
+
+impl PartialEq for Call {
+    fn eq(&self, other: &Call) -> bool {
+        self.name() == other.name()
+    }
+}
+
+impl Eq for Call {}
+
+impl Show for Call {
+    fn show(&self, text: &mut Text) {
+        self.name().to_bytes().show(text);
+    }
+}
+
+impl fmt::Debug for Call {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        display(self, f)
+    }
+}
+
+impl fmt::Display for Call {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        display(self, f)
+    }
+}
 
 /// A refused system call; prints like strace: `pidfd_open(4711): No such process`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -156,12 +203,12 @@ const NOTHING: i32 = i32::MIN;
 
 impl SysError {
     /// An error of `call` about `number`.
-    pub(crate) const fn about(call: Call, number: i32, errno: Errno) -> SysError {
-        SysError { call, errno, about: number }
+    pub(crate) const fn about(call: &'static CStr, number: i32, errno: Errno) -> SysError {
+        SysError { call: Call::named(call), errno, about: number }
     }
 
     /// An error of `call`.
-    pub const fn of(call: Call, errno: Errno) -> SysError {
+    pub const fn of(call: &'static CStr, errno: Errno) -> SysError {
         SysError::about(call, NOTHING, errno)
     }
 }

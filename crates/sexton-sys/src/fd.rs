@@ -62,7 +62,7 @@ pub fn read(fd: RawFd, buffer: &mut [u8]) -> Result<usize, SysError> {
         let ret = unsafe { syscall(nr::READ, [word(fd), buffer.as_mut_ptr() as usize, buffer.len(), 0, 0, 0]) };
         match ret {
             Err(Errno::EINTR) => {}
-            ret => return ret.map_err(|errno| SysError::about(&"read", fd, errno)),
+            ret => return ret.map_err(|errno| SysError::about(c"read", fd, errno)),
         }
     }
 }
@@ -77,7 +77,7 @@ pub fn write(fd: RawFd, bytes: &[u8]) -> Result<usize, SysError> {
         let ret = unsafe { syscall(nr::WRITE, [word(fd), bytes.as_ptr() as usize, bytes.len(), 0, 0, 0]) };
         match ret {
             Err(Errno::EINTR) => {}
-            ret => return ret.map_err(|errno| SysError::about(&"write", fd, errno)),
+            ret => return ret.map_err(|errno| SysError::about(c"write", fd, errno)),
         }
     }
 }
@@ -91,7 +91,7 @@ pub fn write_all(fd: RawFd, mut bytes: &[u8]) -> Result<(), SysError> {
         let written = write(fd, bytes)?;
         bytes = match bytes.get(written..) {
             Some(rest) if written > 0 => rest,
-            Some(_) | None => return Err(SysError::about(&"write", fd, Errno::EIO)),
+            Some(_) | None => return Err(SysError::about(c"write", fd, Errno::EIO)),
         };
     }
     Ok(())

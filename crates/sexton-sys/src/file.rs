@@ -3,7 +3,7 @@
 use core::ffi::CStr;
 
 use crate::arch::{nr, syscall};
-use crate::error::{Call, Errno, SysError};
+use crate::error::{Errno, SysError};
 use crate::fd::{Fd, RawFd, opened, word};
 
 /// Names are relative to the working directory (`openat(2)`).
@@ -45,7 +45,7 @@ pub fn open(dir: RawFd, path: &CStr, flags: i32, mode: u32) -> Result<Fd, SysErr
         // SAFETY: the kernel reads one C string.
         match unsafe { syscall(nr::OPENAT, args) } {
             Err(Errno::EINTR) => {}
-            ret => return ret.map(opened).map_err(|errno| SysError::of(&"openat", errno)),
+            ret => return ret.map(opened).map_err(|errno| SysError::of(c"openat", errno)),
         }
     }
 }
@@ -57,7 +57,7 @@ pub fn open(dir: RawFd, path: &CStr, flags: i32, mode: u32) -> Result<Fd, SysErr
 pub fn mkdir(dir: RawFd, path: &CStr, mode: u32) -> Result<(), SysError> {
     // SAFETY: the kernel reads one C string.
     let ret = unsafe { syscall(nr::MKDIRAT, [word(dir), path.as_ptr() as usize, mode as usize, 0, 0, 0]) };
-    done(&"mkdirat", ret)
+    done(c"mkdirat", ret)
 }
 
 /// Gives the file behind `fd`, which was opened without a name (`O_TMPFILE`), the name `path` below `dir`; what it
@@ -71,7 +71,7 @@ pub fn link_unnamed(fd: RawFd, dir: RawFd, path: &CStr) -> Result<(), SysError> 
     let args = [word(AT_FDCWD), source.as_ptr() as usize, word(dir), path.as_ptr() as usize, AT_SYMLINK_FOLLOW, 0];
     // SAFETY: the kernel reads two C strings; `fd_path` ends with NULs.
     let ret = unsafe { syscall(nr::LINKAT, args) };
-    done(&"linkat", ret)
+    done(c"linkat", ret)
 }
 
 /// `/proc/self/fd/N`, with NULs behind it.
@@ -118,7 +118,7 @@ pub fn rmdir(dir: RawFd, path: &CStr) -> Result<(), SysError> {
 fn remove(dir: RawFd, path: &CStr, flags: usize) -> Result<(), SysError> {
     // SAFETY: the kernel reads one C string.
     let ret = unsafe { syscall(nr::UNLINKAT, [word(dir), path.as_ptr() as usize, flags, 0, 0, 0]) };
-    done(&"unlinkat", ret)
+    done(c"unlinkat", ret)
 }
 
 /// Renames `from` to `to`, both below `dir`, atomically replacing what was there.
@@ -143,7 +143,7 @@ fn rename_by(dir: RawFd, from: &CStr, to: &CStr, flags: usize) -> Result<(), Sys
     let args = [word(dir), from.as_ptr() as usize, word(dir), to.as_ptr() as usize, flags, 0];
     // SAFETY: the kernel reads two C strings.
     let ret = unsafe { syscall(nr::RENAMEAT2, args) };
-    done(&"renameat2", ret)
+    done(c"renameat2", ret)
 }
 
 /// Reads the target of the symbolic link `path` below `dir` into `buffer`: what fits of it.
@@ -154,8 +154,8 @@ pub fn readlink<'a>(dir: RawFd, path: &CStr, buffer: &'a mut [u8]) -> Result<&'a
     let args = [word(dir), path.as_ptr() as usize, buffer.as_mut_ptr() as usize, buffer.len(), 0, 0];
     // SAFETY: the kernel reads one C string and writes at most `len` bytes into `buffer`.
     let ret = unsafe { syscall(nr::READLINKAT, args) };
-    let len = ret.map_err(|errno| SysError::of(&"readlinkat", errno))?;
-    buffer.get(..len).ok_or(SysError::of(&"readlinkat", Errno::EIO))
+    let len = ret.map_err(|errno| SysError::of(c"readlinkat", errno))?;
+    buffer.get(..len).ok_or(SysError::of(c"readlinkat", Errno::EIO))
 }
 
 /// Reads at `offset` into `buffer`; 0 is the end.
@@ -168,7 +168,7 @@ pub fn read_at(fd: RawFd, buffer: &mut [u8], offset: u64) -> Result<usize, SysEr
         // SAFETY: the kernel writes at most `len` bytes into `buffer`.
         match unsafe { syscall(nr::PREAD64, args) } {
             Err(Errno::EINTR) => {}
-            ret => return ret.map_err(|errno| SysError::about(&"pread64", fd, errno)),
+            ret => return ret.map_err(|errno| SysError::about(c"pread64", fd, errno)),
         }
     }
 }
@@ -183,7 +183,7 @@ pub fn write_at(fd: RawFd, bytes: &[u8], offset: u64) -> Result<usize, SysError>
         // SAFETY: the kernel reads at most `len` bytes of `bytes`.
         match unsafe { syscall(nr::PWRITE64, args) } {
             Err(Errno::EINTR) => {}
-            ret => return ret.map_err(|errno| SysError::about(&"pwrite64", fd, errno)),
+            ret => return ret.map_err(|errno| SysError::about(c"pwrite64", fd, errno)),
         }
     }
 }
@@ -197,7 +197,7 @@ pub fn write_all_at(fd: RawFd, mut bytes: &[u8], mut offset: u64) -> Result<(), 
         let written = write_at(fd, bytes, offset)?;
         bytes = match bytes.get(written..) {
             Some(rest) if written > 0 => rest,
-            Some(_) | None => return Err(SysError::about(&"pwrite64", fd, Errno::EIO)),
+            Some(_) | None => return Err(SysError::about(c"pwrite64", fd, Errno::EIO)),
         };
         offset += written as u64;
     }
@@ -210,7 +210,7 @@ pub fn write_all_at(fd: RawFd, mut bytes: &[u8], mut offset: u64) -> Result<(), 
 /// As `ftruncate(2)`.
 pub fn truncate(fd: RawFd, len: u64) -> Result<(), SysError> {
     // SAFETY: touches no memory.
-    done(&"ftruncate", unsafe { syscall(nr::FTRUNCATE, [word(fd), register(len), 0, 0, 0, 0]) })
+    done(c"ftruncate", unsafe { syscall(nr::FTRUNCATE, [word(fd), register(len), 0, 0, 0, 0]) })
 }
 
 /// Waits until the file's data, and what is needed to read it back, are on the disk.
@@ -219,7 +219,7 @@ pub fn truncate(fd: RawFd, len: u64) -> Result<(), SysError> {
 /// As `fdatasync(2)`; after one, what was not yet written is lost to the page cache too.
 pub fn sync_data(fd: RawFd) -> Result<(), SysError> {
     // SAFETY: touches no memory.
-    done(&"fdatasync", unsafe { syscall(nr::FDATASYNC, [word(fd), 0, 0, 0, 0, 0]) })
+    done(c"fdatasync", unsafe { syscall(nr::FDATASYNC, [word(fd), 0, 0, 0, 0, 0]) })
 }
 
 /// Waits until the file or directory is on the disk, with all that is known about it.
@@ -228,7 +228,7 @@ pub fn sync_data(fd: RawFd) -> Result<(), SysError> {
 /// As `fsync(2)`.
 pub fn sync(fd: RawFd) -> Result<(), SysError> {
     // SAFETY: touches no memory.
-    done(&"fsync", unsafe { syscall(nr::FSYNC, [word(fd), 0, 0, 0, 0, 0]) })
+    done(c"fsync", unsafe { syscall(nr::FSYNC, [word(fd), 0, 0, 0, 0, 0]) })
 }
 
 /// Gives back the blocks of `len` bytes from `offset` on; they read as zeroes, and offsets stay what they were.
@@ -239,7 +239,7 @@ pub fn punch_hole(fd: RawFd, offset: u64, len: u64) -> Result<(), SysError> {
     const KEEP_SIZE_PUNCH_HOLE: usize = 1 | 2;
     let args = [word(fd), KEEP_SIZE_PUNCH_HOLE, register(offset), register(len), 0, 0];
     // SAFETY: touches no memory.
-    done(&"fallocate", unsafe { syscall(nr::FALLOCATE, args) })
+    done(c"fallocate", unsafe { syscall(nr::FALLOCATE, args) })
 }
 
 /// Keeps blocks for the first `len` bytes, beyond the end of the file too, whose length stays what it is.
@@ -249,7 +249,7 @@ pub fn punch_hole(fd: RawFd, offset: u64, len: u64) -> Result<(), SysError> {
 pub fn reserve(fd: RawFd, len: u64) -> Result<(), SysError> {
     const KEEP_SIZE: usize = 1;
     // SAFETY: touches no memory.
-    done(&"fallocate", unsafe { syscall(nr::FALLOCATE, [word(fd), KEEP_SIZE, 0, register(len), 0, 0]) })
+    done(c"fallocate", unsafe { syscall(nr::FALLOCATE, [word(fd), KEEP_SIZE, 0, register(len), 0, 0]) })
 }
 
 /// The first offset from `offset` on that is not in a hole; `None` where only holes follow.
@@ -262,7 +262,7 @@ pub fn seek_data(fd: RawFd, offset: u64) -> Result<Option<u64>, SysError> {
     match unsafe { syscall(nr::LSEEK, [word(fd), register(offset), SEEK_DATA, 0, 0, 0]) } {
         Ok(found) => Ok(Some(found as u64)),
         Err(Errno::ENXIO) => Ok(None),
-        Err(errno) => Err(SysError::about(&"lseek", fd, errno)),
+        Err(errno) => Err(SysError::about(c"lseek", fd, errno)),
     }
 }
 
@@ -273,7 +273,7 @@ pub fn seek_data(fd: RawFd, offset: u64) -> Result<Option<u64>, SysError> {
 pub fn set_close_on_exec(fd: RawFd, close: bool) -> Result<(), SysError> {
     const F_SETFD: usize = 2;
     // SAFETY: touches no memory.
-    done(&"fcntl", unsafe { syscall(nr::FCNTL, [word(fd), F_SETFD, close.into(), 0, 0, 0]) })
+    done(c"fcntl", unsafe { syscall(nr::FCNTL, [word(fd), F_SETFD, close.into(), 0, 0, 0]) })
 }
 
 /// Closes every open descriptor from `first` on (`close_range(2)`, Linux 5.9): for a program that starts, and has opened
@@ -283,7 +283,7 @@ pub fn set_close_on_exec(fd: RawFd, close: bool) -> Result<(), SysError> {
 /// `ENOSYS`.
 pub fn close_from(first: RawFd) -> Result<(), SysError> {
     // SAFETY: touches no memory.
-    done(&"close_range", unsafe { syscall(nr::CLOSE_RANGE, [word(first), u32::MAX as usize, 0, 0, 0, 0]) })
+    done(c"close_range", unsafe { syscall(nr::CLOSE_RANGE, [word(first), u32::MAX as usize, 0, 0, 0, 0]) })
 }
 
 /// A second descriptor, at least 3, of the same open file.
@@ -294,7 +294,7 @@ pub fn duplicate(fd: RawFd) -> Result<Fd, SysError> {
     const F_DUPFD_CLOEXEC: usize = 1030;
     // SAFETY: touches no memory.
     let ret = unsafe { syscall(nr::FCNTL, [word(fd), F_DUPFD_CLOEXEC, 3, 0, 0, 0]) };
-    ret.map(opened).map_err(|errno| SysError::about(&"fcntl", fd, errno))
+    ret.map(opened).map_err(|errno| SysError::about(c"fcntl", fd, errno))
 }
 
 /// Makes the number `over`, which stays its owner's, name the same open file as `fd`; what it named before is closed.
@@ -308,7 +308,7 @@ pub fn duplicate_over(fd: RawFd, over: RawFd) -> Result<(), SysError> {
     const O_CLOEXEC: usize = 0o2_000_000;
     // SAFETY: touches no memory.
     let ret = unsafe { syscall(nr::DUP3, [word(fd), word(over), O_CLOEXEC, 0, 0, 0]) };
-    ret.map(|_| ()).map_err(|errno| SysError::about(&"dup3", fd, errno))
+    ret.map(|_| ()).map_err(|errno| SysError::about(c"dup3", fd, errno))
 }
 
 /// What kind of file a directory entry is, where the file system says so.
@@ -342,7 +342,7 @@ pub struct DirEntry<'a> {
 pub fn read_dir(fd: RawFd, buffer: &mut [u8], mut each: impl FnMut(DirEntry<'_>)) -> Result<bool, SysError> {
     // SAFETY: the kernel writes at most `len` bytes into `buffer`.
     let ret = unsafe { syscall(nr::GETDENTS64, [word(fd), buffer.as_mut_ptr() as usize, buffer.len(), 0, 0, 0]) };
-    let len = ret.map_err(|errno| SysError::about(&"getdents64", fd, errno))?;
+    let len = ret.map_err(|errno| SysError::about(c"getdents64", fd, errno))?;
     let mut rest = buffer.get(..len).unwrap_or_default();
     while let Some((entry, after)) = split_entry(rest) {
         if !matches!(entry.name.to_bytes(), b"." | b"..") {
@@ -377,7 +377,7 @@ fn register(offset: u64) -> usize {
 }
 
 /// A call that tells nothing but success.
-fn done(call: Call, ret: Result<usize, Errno>) -> Result<(), SysError> {
+fn done(call: &'static CStr, ret: Result<usize, Errno>) -> Result<(), SysError> {
     ret.map(|_| ()).map_err(|errno| SysError::of(call, errno))
 }
 

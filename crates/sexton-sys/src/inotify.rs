@@ -39,7 +39,7 @@ impl Inotify {
         const IN_NONBLOCK_CLOEXEC: i32 = 0o4_000 | 0o2_000_000;
         // SAFETY: touches no memory.
         let fd = unsafe { syscall(nr::INOTIFY_INIT1, [word(IN_NONBLOCK_CLOEXEC), 0, 0, 0, 0, 0]) };
-        fd.map(|fd| Inotify(opened(fd))).map_err(|errno| SysError::of(&"inotify_init1", errno))
+        fd.map(|fd| Inotify(opened(fd))).map_err(|errno| SysError::of(c"inotify_init1", errno))
     }
 
     /// The descriptor, for polling.
@@ -63,7 +63,7 @@ impl Inotify {
         };
         // SAFETY: the kernel reads one string up to its NUL.
         let wd = unsafe { syscall(nr::INOTIFY_ADD_WATCH, [word(self.raw()), path.as_ptr() as usize, mask, 0, 0, 0]) };
-        wd.map(|wd| wd as i32).map_err(|errno| SysError::of(&"inotify_add_watch", errno))
+        wd.map(|wd| wd as i32).map_err(|errno| SysError::of(c"inotify_add_watch", errno))
     }
 
     /// Takes what notices are there, and calls `each` with the number of every one, and whether it tells of a change

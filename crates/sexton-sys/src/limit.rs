@@ -14,7 +14,7 @@ pub fn open_files() -> Result<[u64; 2], SysError> {
     let mut limits = [0u64; 2];
     // SAFETY: the kernel writes one `struct rlimit64`, two words, into `limits`.
     let told = unsafe { syscall(nr::PRLIMIT64, [0, RLIMIT_NOFILE, 0, limits.as_mut_ptr() as usize, 0, 0]) };
-    told.map(|_| limits).map_err(|errno| SysError::of(&"prlimit64", errno))
+    told.map(|_| limits).map_err(|errno| SysError::of(c"prlimit64", errno))
 }
 
 /// Sets both limits; the hard one can only be raised by root.
@@ -24,7 +24,7 @@ pub fn open_files() -> Result<[u64; 2], SysError> {
 pub fn set_open_files(limits: [u64; 2]) -> Result<(), SysError> {
     // SAFETY: the kernel reads one `struct rlimit64`, two words, from `limits`.
     let set = unsafe { syscall(nr::PRLIMIT64, [0, RLIMIT_NOFILE, limits.as_ptr() as usize, 0, 0, 0]) };
-    set.map(|_| ()).map_err(|errno| SysError::of(&"prlimit64", errno))
+    set.map(|_| ()).map_err(|errno| SysError::of(c"prlimit64", errno))
 }
 
 /// Has the kernel lay out this process's table of descriptors for numbers below `count` at once; `fd` is any that is open.
@@ -39,7 +39,7 @@ pub fn make_room(fd: RawFd, count: u32) -> Result<(), SysError> {
     let last = count.saturating_sub(1) as usize;
     // SAFETY: takes numbers alone.
     let ret = unsafe { syscall(nr::FCNTL, [word(fd), F_DUPFD_CLOEXEC, last, 0, 0, 0]) };
-    ret.map(opened).map(drop).map_err(|errno| SysError::about(&"fcntl", fd, errno))
+    ret.map(opened).map(drop).map_err(|errno| SysError::about(c"fcntl", fd, errno))
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ const MAP_ANONYMOUS: usize = 0x20;
 const MAP_NORESERVE: usize = 0x4000;
 
 mod sealed {
-    use crate::error::Errno;
+    use crate::error::{Call, Errno};
 
     /// What all zeroes are a value of, and which needs no dropping.
     pub trait Zeroed: Copy {}
@@ -28,8 +28,8 @@ mod sealed {
     impl Zeroed for i64 {}
     impl Zeroed for usize {}
     impl Zeroed for Errno {}
-    /// No reference is null, so zeroes are `None`.
-    impl<T> Zeroed for Option<&'static T> {}
+    /// It is a pointer that is never null, so zeroes are `None`.
+    impl Zeroed for Option<Call> {}
     impl<T: Zeroed, const N: usize> Zeroed for [T; N] {}
     impl<A: Zeroed, B: Zeroed> Zeroed for (A, B) {}
     impl<A: Zeroed, B: Zeroed, C: Zeroed> Zeroed for (A, B, C) {}
@@ -54,7 +54,7 @@ impl Mapping {
         let bytes = bytes.unwrap_or(usize::MAX);
         // SAFETY: a new mapping at an address of the kernel's choice touches no memory of ours.
         let ret = unsafe { syscall(nr::MMAP, [0, bytes, PROT_READ_WRITE, flags | MAP_ANONYMOUS, usize::MAX, 0]) };
-        ret.map(|start| Mapping { start: start as *mut u8, bytes }).map_err(|errno| SysError::of(&"mmap", errno))
+        ret.map(|start| Mapping { start: start as *mut u8, bytes }).map_err(|errno| SysError::of(c"mmap", errno))
     }
 }
 

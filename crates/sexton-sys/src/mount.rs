@@ -18,7 +18,7 @@ pub fn unshare_mounts() -> Result<(), SysError> {
     const CLONE_FS_NEWNS: usize = 0x200 | 0x2_0000;
     // SAFETY: changes what paths mean to this thread; no memory is touched.
     let unshared = unsafe { syscall(nr::UNSHARE, [CLONE_FS_NEWNS, 0, 0, 0, 0, 0]) };
-    unshared.map(|_| ()).map_err(|errno| SysError::of(&"unshare", errno))
+    unshared.map(|_| ()).map_err(|errno| SysError::of(c"unshare", errno))
 }
 
 /// Gives the calling thread a file-system context of its own, so that it alone may change namespace.
@@ -26,7 +26,7 @@ fn unshare_fs() -> Result<(), SysError> {
     const CLONE_FS: usize = 0x200;
     // SAFETY: changes what paths mean to this thread; no memory is touched.
     let unshared = unsafe { syscall(nr::UNSHARE, [CLONE_FS, 0, 0, 0, 0, 0]) };
-    unshared.map(|_| ()).map_err(|errno| SysError::of(&"unshare", errno))
+    unshared.map(|_| ()).map_err(|errno| SysError::of(c"unshare", errno))
 }
 
 /// Takes the calling thread, and no other of its process, into the mount namespace behind `fd` (`setns(2)`).
@@ -38,7 +38,7 @@ pub fn enter(fd: RawFd) -> Result<(), SysError> {
     unshare_fs()?;
     // SAFETY: changes what paths mean to this thread; no memory is touched.
     let entered = unsafe { syscall(nr::SETNS, [word(fd), CLONE_NEWNS, 0, 0, 0, 0]) };
-    entered.map(|_| ()).map_err(|errno| SysError::about(&"setns", fd, errno))
+    entered.map(|_| ()).map_err(|errno| SysError::about(c"setns", fd, errno))
 }
 
 /// What [`mount`] does.
@@ -76,7 +76,7 @@ pub fn mount(kind: MountKind<'_>, target: &CStr) -> Result<(), SysError> {
     let args = [source.as_ptr() as usize, target.as_ptr() as usize, fstype.as_ptr() as usize, flags, 0, 0];
     // SAFETY: the kernel reads three strings up to their NUL.
     let mounted = unsafe { syscall(nr::MOUNT, args) };
-    mounted.map(|_| ()).map_err(|errno| SysError::of(&"mount", errno))
+    mounted.map(|_| ()).map_err(|errno| SysError::of(c"mount", errno))
 }
 
 /// Takes the topmost mount at `target` away, at once for paths and for good when it is no longer used.
@@ -87,7 +87,7 @@ pub fn unmount(target: &CStr) -> Result<(), SysError> {
     const MNT_DETACH_NOFOLLOW: usize = 2 | 8;
     // SAFETY: the kernel reads one string up to its NUL.
     let unmounted = unsafe { syscall(nr::UMOUNT2, [target.as_ptr() as usize, MNT_DETACH_NOFOLLOW, 0, 0, 0, 0]) };
-    unmounted.map(|_| ()).map_err(|errno| SysError::of(&"umount2", errno))
+    unmounted.map(|_| ()).map_err(|errno| SysError::of(c"umount2", errno))
 }
 
 /// Takes the topmost mount at `target` away, unless it is in use or something is mounted below it.
@@ -98,7 +98,7 @@ pub fn unmount_unused(target: &CStr) -> Result<(), SysError> {
     const UMOUNT_NOFOLLOW: usize = 8;
     // SAFETY: the kernel reads one string up to its NUL.
     let unmounted = unsafe { syscall(nr::UMOUNT2, [target.as_ptr() as usize, UMOUNT_NOFOLLOW, 0, 0, 0, 0]) };
-    unmounted.map(|_| ()).map_err(|errno| SysError::of(&"umount2", errno))
+    unmounted.map(|_| ()).map_err(|errno| SysError::of(c"umount2", errno))
 }
 
 /// Attaches what `fd` refers to onto the file `target` of the calling thread's mount namespace
@@ -113,12 +113,12 @@ pub fn attach(fd: RawFd, target: &CStr) -> Result<(), SysError> {
     let args = [word(fd), empty, OPEN_TREE_CLONE_CLOEXEC | AT_EMPTY_PATH, 0, 0, 0];
     // SAFETY: the kernel reads one empty string.
     let tree = unsafe { syscall(nr::OPEN_TREE, args) };
-    let tree = tree.map(opened).map_err(|errno| SysError::about(&"open_tree", fd, errno))?;
+    let tree = tree.map(opened).map_err(|errno| SysError::about(c"open_tree", fd, errno))?;
     let onto = target.as_ptr() as usize;
     let args = [word(tree.raw()), empty, word(AT_FDCWD), onto, MOVE_MOUNT_F_EMPTY_PATH, 0];
     // SAFETY: the kernel reads two strings up to their NUL.
     let moved = unsafe { syscall(nr::MOVE_MOUNT, args) };
-    moved.map(|_| ()).map_err(|errno| SysError::about(&"move_mount", fd, errno))
+    moved.map(|_| ()).map_err(|errno| SysError::about(c"move_mount", fd, errno))
 }
 
 /// Opens `path` as the calling thread sees it, for reading, without following a link at its end; opening a pin gives
@@ -131,7 +131,7 @@ pub fn open(path: &CStr) -> Result<Fd, SysError> {
     let args = [word(AT_FDCWD), path.as_ptr() as usize, O_RDONLY_CLOEXEC_NOFOLLOW, 0, 0, 0];
     // SAFETY: the kernel reads one string up to its NUL.
     let fd = unsafe { syscall(nr::OPENAT, args) };
-    fd.map(opened).map_err(|errno| SysError::of(&"openat", errno))
+    fd.map(opened).map_err(|errno| SysError::of(c"openat", errno))
 }
 
 /// Makes the calling thread's working directory the root of its mount namespace, and lets go of everything that was
@@ -143,7 +143,7 @@ pub fn keep_only_working_directory() -> Result<(), SysError> {
     let here = c".".as_ptr() as usize;
     // SAFETY: the kernel reads one string twice.
     let pivoted = unsafe { syscall(nr::PIVOT_ROOT, [here, here, 0, 0, 0, 0]) };
-    pivoted.map_err(|errno| SysError::of(&"pivot_root", errno))?;
+    pivoted.map_err(|errno| SysError::of(c"pivot_root", errno))?;
     unmount(c".")
 }
 
@@ -155,5 +155,5 @@ pub fn keep_only_working_directory() -> Result<(), SysError> {
 pub fn change_directory(path: &CStr) -> Result<(), SysError> {
     // SAFETY: the kernel reads one string up to its NUL.
     let changed = unsafe { syscall(nr::CHDIR, [path.as_ptr() as usize, 0, 0, 0, 0, 0]) };
-    changed.map(|_| ()).map_err(|errno| SysError::of(&"chdir", errno))
+    changed.map(|_| ()).map_err(|errno| SysError::of(c"chdir", errno))
 }

@@ -3,7 +3,7 @@
 use core::ffi::CStr;
 
 use crate::arch::{nr, syscall};
-use crate::error::{Call, Errno, SysError};
+use crate::error::{Errno, SysError};
 use crate::fd::{Fd, RawFd, opened, word};
 use crate::file::{self, flags};
 
@@ -25,7 +25,7 @@ pub enum Family {
 pub fn unshare() -> Result<(), SysError> {
     // SAFETY: changes which network this thread sees; no memory is touched.
     let unshared = unsafe { syscall(nr::UNSHARE, [CLONE_NEWNET, 0, 0, 0, 0, 0]) };
-    unshared.map(|_| ()).map_err(|errno| SysError::of(&"unshare", errno))
+    unshared.map(|_| ()).map_err(|errno| SysError::of(c"unshare", errno))
 }
 
 /// Takes the calling thread, and no other of its process, into the network namespace behind `fd` (`setns(2)`).
@@ -35,7 +35,7 @@ pub fn unshare() -> Result<(), SysError> {
 pub fn enter(fd: RawFd) -> Result<(), SysError> {
     // SAFETY: changes which network this thread sees; no memory is touched.
     let entered = unsafe { syscall(nr::SETNS, [word(fd), CLONE_NEWNET, 0, 0, 0, 0]) };
-    entered.map(|_| ()).map_err(|errno| SysError::about(&"setns", fd, errno))
+    entered.map(|_| ()).map_err(|errno| SysError::about(c"setns", fd, errno))
 }
 
 /// A netlink socket of the calling thread's namespace, whose errors come without the request and with the kernel's
@@ -50,7 +50,7 @@ pub fn netlink(family: Family) -> Result<Fd, SysError> {
     const CAP_ACK_EXT_ACK_STRICT: [usize; 3] = [10, 11, 12];
     // SAFETY: makes a descriptor; no memory is touched.
     let made = unsafe { syscall(nr::SOCKET, [AF_NETLINK, SOCK_RAW_CLOEXEC, family as usize, 0, 0, 0]) };
-    let socket = made.map(opened).map_err(|errno| SysError::of(&"socket", errno))?;
+    let socket = made.map(opened).map_err(|errno| SysError::of(c"socket", errno))?;
     for option in CAP_ACK_EXT_ACK_STRICT {
         let on: i32 = 1;
         let args = [word(socket.raw()), SOL_NETLINK, option, &raw const on as usize, size_of::<i32>(), 0];
@@ -78,7 +78,7 @@ impl Request {
 /// `bytes`, and zeros behind them.
 fn padded<const N: usize>(bytes: &[u8]) -> Result<[u8; N], SysError> {
     let mut all = [0; N];
-    let place = all.get_mut(..bytes.len()).ok_or(SysError::of(&"ioctl", Errno::EINVAL))?;
+    let place = all.get_mut(..bytes.len()).ok_or(SysError::of(c"ioctl", Errno::EINVAL))?;
     place.copy_from_slice(bytes);
     Ok(all)
 }
@@ -109,7 +109,7 @@ impl Links {
         const SOCK_STREAM_CLOEXEC: usize = 1 | 0o2_000_000;
         // SAFETY: makes a descriptor; no memory is touched.
         let made = unsafe { syscall(nr::SOCKET, [AF_INET, SOCK_STREAM_CLOEXEC, 0, 0, 0, 0]) };
-        made.map(|fd| Links(opened(fd))).map_err(|errno| SysError::of(&"socket", errno))
+        made.map(|fd| Links(opened(fd))).map_err(|errno| SysError::of(c"socket", errno))
     }
 
     /// Brings link `name` up; fine where it is.
@@ -121,11 +121,11 @@ impl Links {
         const SIOCSIFFLAGS: usize = 0x8914;
         const IFF_UP: u8 = 1;
         let mut request = Request::new(name, [])?;
-        self.ask(&"ioctl(SIOCGIFFLAGS)", SIOCGIFFLAGS, &mut request)?;
+        self.ask(c"ioctl(SIOCGIFFLAGS)", SIOCGIFFLAGS, &mut request)?;
         // In the machine's order the low byte is the first on all that this is built for.
         let [flags, ..] = &mut request.what;
         *flags |= IFF_UP;
-        self.ask(&"ioctl(SIOCSIFFLAGS)", SIOCSIFFLAGS, &mut request)
+        self.ask(c"ioctl(SIOCSIFFLAGS)", SIOCSIFFLAGS, &mut request)
     }
 
     /// Gives link `name` the one IPv4 address that it has, with the broadcast address of its network.
@@ -135,8 +135,8 @@ impl Links {
     pub fn set_address(&self, name: &CStr, address: [u8; 4], mask: [u8; 4]) -> Result<(), SysError> {
         const SIOCSIFADDR: usize = 0x8916;
         const SIOCSIFNETMASK: usize = 0x891c;
-        self.ask(&"ioctl(SIOCSIFADDR)", SIOCSIFADDR, &mut Request::new(name, inet(address))?)?;
-        self.ask(&"ioctl(SIOCSIFNETMASK)", SIOCSIFNETMASK, &mut Request::new(name, inet(mask))?)
+        self.ask(c"ioctl(SIOCSIFADDR)", SIOCSIFADDR, &mut Request::new(name, inet(address))?)?;
+        self.ask(c"ioctl(SIOCSIFNETMASK)", SIOCSIFNETMASK, &mut Request::new(name, inet(mask))?)
     }
 
     /// Tells for good at which hardware address `address` is, beyond link `name`, an ethernet link (`arp(7)`).
@@ -164,7 +164,7 @@ impl Links {
             mask: [0; 16],
             link: padded(name.to_bytes_with_nul())?,
         };
-        self.ask(&"ioctl(SIOCSARP)", SIOCSARP, &mut request)
+        self.ask(c"ioctl(SIOCSARP)", SIOCSARP, &mut request)
     }
 
     /// Sends what is for nobody else to `gateway`.
@@ -188,11 +188,11 @@ impl Links {
         let anything = inet([0; 4]);
         let mut request =
             Route { pad: 0, to: anything, gateway: inet(gateway), mask: anything, flags: RTF_UP_GATEWAY, rest: [0; 7] };
-        self.ask(&"ioctl(SIOCADDRT)", SIOCADDRT, &mut request)
+        self.ask(c"ioctl(SIOCADDRT)", SIOCADDRT, &mut request)
     }
 
     /// `request` is the structure that `number` takes.
-    fn ask<R>(&self, what: Call, number: usize, request: &mut R) -> Result<(), SysError> {
+    fn ask<R>(&self, what: &'static CStr, number: usize, request: &mut R) -> Result<(), SysError> {
         // SAFETY: the kernel reads and writes one structure of the request's own kind, which lives as long as the call.
         let done = unsafe { syscall(nr::IOCTL, [word(self.0.raw()), number, &raw mut *request as usize, 0, 0, 0]) };
         done.map(|_| ()).map_err(|errno| SysError::of(what, errno))
@@ -214,10 +214,10 @@ pub fn make_tap(name: &CStr) -> Result<(), SysError> {
     let at = &raw mut request as usize;
     // SAFETY: the kernel reads and writes one `struct ifreq`, which is 40 bytes.
     let named = unsafe { syscall(nr::IOCTL, [word(tun.raw()), TUNSETIFF, at, 0, 0, 0]) };
-    named.map_err(|errno| SysError::of(&"ioctl(TUNSETIFF)", errno))?;
+    named.map_err(|errno| SysError::of(c"ioctl(TUNSETIFF)", errno))?;
     // SAFETY: sets a flag; no memory is touched.
     let kept = unsafe { syscall(nr::IOCTL, [word(tun.raw()), TUNSETPERSIST, 1, 0, 0, 0]) };
-    kept.map(|_| ()).map_err(|errno| SysError::of(&"ioctl(TUNSETPERSIST)", errno))
+    kept.map(|_| ()).map_err(|errno| SysError::of(c"ioctl(TUNSETPERSIST)", errno))
 }
 
 #[cfg(test)]

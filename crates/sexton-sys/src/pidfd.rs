@@ -15,7 +15,7 @@ const AT_EMPTY_PATH: usize = 0x1000;
 pub fn open(pid: i32) -> Result<Fd, SysError> {
     // SAFETY: touches no memory.
     let fd = unsafe { syscall(nr::PIDFD_OPEN, [word(pid), 0, 0, 0, 0, 0]) };
-    fd.map(opened).map_err(|errno| SysError::about(&"pidfd_open", pid, errno))
+    fd.map(opened).map_err(|errno| SysError::about(c"pidfd_open", pid, errno))
 }
 
 /// Sends `signal` (0 only asks) to exactly that process (`pidfd_send_signal(2)`, Linux 5.1).
@@ -25,7 +25,7 @@ pub fn open(pid: i32) -> Result<Fd, SysError> {
 pub fn send_signal(pidfd: RawFd, signal: i32) -> Result<(), SysError> {
     // SAFETY: a null `siginfo` lets the kernel fill one in.
     let sent = unsafe { syscall(nr::PIDFD_SEND_SIGNAL, [word(pidfd), word(signal), 0, 0, 0, 0]) };
-    sent.map(|_| ()).map_err(|errno| SysError::about(&"pidfd_send_signal", pidfd, errno))
+    sent.map(|_| ()).map_err(|errno| SysError::about(c"pidfd_send_signal", pidfd, errno))
 }
 
 /// Inode and kind of what a descriptor refers to (`statx(2)`).
@@ -40,7 +40,7 @@ pub fn inode(fd: RawFd) -> Result<u64, SysError> {
     let args = [word(fd), c"".as_ptr() as usize, AT_EMPTY_PATH, STATX_INO, buffer.as_mut_ptr() as usize, 0];
     // SAFETY: the kernel writes one `struct statx`, 256 bytes, into `buffer`.
     let told = unsafe { syscall(nr::STATX, args) };
-    told.map_err(|errno| SysError::about(&"statx", fd, errno))?;
+    told.map_err(|errno| SysError::about(c"statx", fd, errno))?;
     // SAFETY: all bytes were zero before, so they are initialised whatever the kernel wrote.
     let bytes = unsafe { buffer.assume_init() };
     let ino = bytes.get(INO_AT..INO_AT + 8).and_then(|ino| ino.try_into().ok());
@@ -85,7 +85,7 @@ pub fn facts(pidfd: RawFd) -> Result<PidfdFacts, SysError> {
     let mut info = PidfdInfo { mask: PID | CGROUP_ID | EXIT, ..PidfdInfo::default() };
     // SAFETY: the request's size, 64 bytes, is that of `PidfdInfo`, which the kernel reads and writes.
     let told = unsafe { syscall(nr::IOCTL, [word(pidfd), PIDFD_GET_INFO, (&raw mut info) as usize, 0, 0, 0]) };
-    told.map_err(|errno| SysError::about(&"pidfd_get_info", pidfd, errno))?;
+    told.map_err(|errno| SysError::about(c"pidfd_get_info", pidfd, errno))?;
     let alive = info.mask & PID != 0;
     Ok(PidfdFacts {
         pid: alive.then_some(info.tgid.cast_signed()),
@@ -126,7 +126,7 @@ impl FileHandle {
         let args = [word(fd), c"".as_ptr() as usize, raw_at, mount_at, AT_EMPTY_PATH, 0];
         // SAFETY: the kernel writes at most `len` bytes behind the header, and one mount id.
         let told = unsafe { syscall(nr::NAME_TO_HANDLE_AT, args) };
-        told.map_err(|errno| SysError::about(&"name_to_handle_at", fd, errno))?;
+        told.map_err(|errno| SysError::about(c"name_to_handle_at", fd, errno))?;
         Ok(FileHandle { kind: raw.kind, len: (raw.len as usize).min(FileHandle::ROOM), bytes: raw.bytes })
     }
 
@@ -175,7 +175,7 @@ impl FileHandle {
         // SAFETY: the kernel reads `len` bytes behind the header.
         let fd =
             unsafe { syscall(nr::OPEN_BY_HANDLE_AT, [word(mount), (&raw mut raw) as usize, word(flags), 0, 0, 0]) };
-        fd.map(opened).map_err(|errno| SysError::of(&"open_by_handle_at", errno))
+        fd.map(opened).map_err(|errno| SysError::of(c"open_by_handle_at", errno))
     }
 }
 
@@ -198,7 +198,7 @@ pub fn reap(pidfd: RawFd) -> Result<Option<i32>, SysError> {
     let args = [P_PIDFD, word(pidfd), info.as_mut_ptr() as usize, WNOHANG_WEXITED, 0, 0];
     // SAFETY: the kernel writes one `siginfo_t`, 128 bytes, into `info`.
     let waited = unsafe { syscall(nr::WAITID, args) };
-    waited.map_err(|errno| SysError::about(&"waitid", pidfd, errno))?;
+    waited.map_err(|errno| SysError::about(c"waitid", pidfd, errno))?;
     let [signo, _, code, _, pid, _, status, ..] = info;
     Ok((signo != 0 && pid != 0).then(|| wait_word(code, status)))
 }
@@ -237,7 +237,7 @@ pub fn poll_end(pidfd: RawFd) -> Result<End, SysError> {
     let mut no_wait = [0u64; 2];
     let args = [(&raw mut poll) as usize, 1, no_wait.as_mut_ptr() as usize, 0, 8, 0];
     // SAFETY: one `struct pollfd`, read and written; a zero time-out, read and perhaps written on this stack.
-    unsafe { syscall(nr::PPOLL, args) }.map_err(|errno| SysError::about(&"ppoll", pidfd, errno))?;
+    unsafe { syscall(nr::PPOLL, args) }.map_err(|errno| SysError::about(c"ppoll", pidfd, errno))?;
     Ok(match poll.revents {
         events if events & POLLHUP != 0 => End::Reaped,
         events if events & POLLIN != 0 => End::Zombie,

@@ -65,7 +65,7 @@ pub fn poll(fds: &mut [PollFd], timeout: Option<Duration>) -> Result<usize, SysE
             fds.iter_mut().for_each(|fd| fd.came = 0);
             Ok(0)
         }
-        ret => ret.map_err(|errno| SysError::of(&"ppoll", errno)),
+        ret => ret.map_err(|errno| SysError::of(c"ppoll", errno)),
     }
 }
 
@@ -115,7 +115,7 @@ impl Epoll {
         const EPOLL_CLOEXEC: usize = 0o2_000_000;
         // SAFETY: touches no memory.
         let ret = unsafe { syscall(nr::EPOLL_CREATE1, [EPOLL_CLOEXEC, 0, 0, 0, 0, 0]) };
-        ret.map(|fd| Epoll(opened(fd))).map_err(|errno| SysError::of(&"epoll_create1", errno))
+        ret.map(|fd| Epoll(opened(fd))).map_err(|errno| SysError::of(c"epoll_create1", errno))
     }
 
     /// The number: readable when one of the set is ready.
@@ -154,7 +154,7 @@ impl Epoll {
         // SAFETY: the kernel reads one event.
         let ret =
             unsafe { syscall(nr::EPOLL_CTL, [word(self.0.raw()), op, word(fd), &raw const event as usize, 0, 0]) };
-        ret.map(|_| ()).map_err(|errno| SysError::about(&"epoll_ctl", fd, errno))
+        ret.map(|_| ()).map_err(|errno| SysError::about(c"epoll_ctl", fd, errno))
     }
 
     /// Waits until one of the set is ready or `timeout` has passed; the events that came, none when interrupted.
@@ -169,7 +169,7 @@ impl Epoll {
         // SAFETY: the kernel writes at most `len` events into `space`; no signal mask is given.
         match unsafe { syscall(nr::EPOLL_PWAIT, args) } {
             Err(Errno::EINTR) => Ok(&[]),
-            Err(errno) => Err(SysError::of(&"epoll_pwait", errno)),
+            Err(errno) => Err(SysError::of(c"epoll_pwait", errno)),
             Ok(count) => Ok(space.get(..count).unwrap_or_default()),
         }
     }
@@ -188,7 +188,7 @@ impl EventFd {
         const NONBLOCK_CLOEXEC: usize = 0o2_004_000;
         // SAFETY: touches no memory.
         let ret = unsafe { syscall(nr::EVENTFD2, [0, NONBLOCK_CLOEXEC, 0, 0, 0, 0]) };
-        ret.map(|fd| EventFd(opened(fd))).map_err(|errno| SysError::of(&"eventfd2", errno))
+        ret.map(|fd| EventFd(opened(fd))).map_err(|errno| SysError::of(c"eventfd2", errno))
     }
 
     /// The number: readable while it is set.

@@ -75,7 +75,7 @@ pub fn set_parent_death_signal(signal: Signal) -> Result<(), SysError> {
 fn prctl(what: usize, arg: usize) -> Result<(), SysError> {
     // SAFETY: of the three operations used only PR_GET_CHILD_SUBREAPER writes, one int to a local of its caller.
     let ret = unsafe { syscall(nr::PRCTL, [what, arg, 0, 0, 0, 0]) };
-    ret.map(|_| ()).map_err(|errno| SysError::of(&"prctl", errno))
+    ret.map(|_| ()).map_err(|errno| SysError::of(c"prctl", errno))
 }
 
 /// What is to be run.
@@ -165,7 +165,7 @@ impl Child {
     fn kill(&self, target: usize, signal: Signal) -> Result<(), SysError> {
         // SAFETY: touches no memory; the number is proven by the unreaped child.
         let ret = unsafe { syscall(nr::KILL, [target, signal.raw(), 0, 0, 0, 0]) };
-        ret.map(|_| ()).map_err(|errno| SysError::about(&"kill", self.pid.cast_signed(), errno))
+        ret.map(|_| ()).map_err(|errno| SysError::about(c"kill", self.pid.cast_signed(), errno))
     }
 
     /// How it ended, leaving it to be reaped; `None` while it lives.
@@ -206,11 +206,11 @@ pub fn spawn(plan: &Spawn<'_>) -> Result<Child, SysError> {
         exit(127);
     }
     replace_mask(mask);
-    let child = forked?.ok_or(SysError::of(&"clone", Errno::EIO))?;
+    let child = forked?.ok_or(SysError::of(c"clone", Errno::EIO))?;
     if let [(Some(call), errno)] = *report {
         // It is past its last instruction, so this ends.
         let _told = wait::reap_ending(child.pid);
-        return Err(SysError::of(call, errno));
+        return Err(SysError::of(call.name(), errno));
     }
     Ok(child)
 }
@@ -222,7 +222,7 @@ fn fork() -> Result<Option<Child>, SysError> {
     // SAFETY: without CLONE_VM the child has a copy of all memory, this stack too.
     // The child of a program with threads must call nothing that takes a lock: `run_child` makes system calls only.
     match unsafe { syscall(nr::CLONE, [CLONE_VFORK | SIGCHLD, 0, 0, 0, 0, 0]) } {
-        Err(errno) => Err(SysError::of(&"clone", errno)),
+        Err(errno) => Err(SysError::of(c"clone", errno)),
         Ok(0) => Ok(None),
         Ok(pid) => Ok(Some(Child { pid: pid as u32 })),
     }
@@ -282,7 +282,7 @@ mod tests {
         let args = Strings::new(&slots).unwrap();
         for (program, errno) in [(c"no-such-program", Errno::ENOENT), (c"/", Errno::EACCES), (c"", Errno::ENOENT)] {
             let error = spawn(&plan(program, args)).unwrap_err();
-            assert_eq!((*error.call, error.errno), ("execve", errno), "{program:?}");
+            assert_eq!((error.call.name(), error.errno), (c"execve", errno), "{program:?}");
         }
     }
 

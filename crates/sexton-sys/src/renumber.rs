@@ -20,7 +20,7 @@ pub fn child_with_pid(pid: i32) -> Result<Fd, SysError> {
     // SAFETY: the kernel reads eleven words and one number, and writes one descriptor; the child shares no memory and
     // does nothing but system calls.
     let cloned = unsafe { syscall(nr::CLONE3, [args.as_ptr() as usize, size_of_val(&args), 0, 0, 0, 0]) };
-    match cloned.map_err(|errno| SysError::about(&"clone3", pid, errno))? {
+    match cloned.map_err(|errno| SysError::about(c"clone3", pid, errno))? {
         0 => wait_to_be_killed(),
         _ => Ok(opened(pidfd.cast_unsigned() as usize)),
     }

@@ -233,7 +233,7 @@ fn act(signal: Signal, new: Option<&Action>) -> Result<Disposition, SysError> {
     let args = [signal.raw(), new as usize, &raw mut before as usize, SET_SIZE, 0, 0];
     // SAFETY: reads and writes one `Action` each; no handler is ever installed, so none can run.
     let ret = unsafe { syscall(nr::RT_SIGACTION, args) };
-    ret.map_err(|errno| SysError::about(&"rt_sigaction", signal.0.into(), errno))?;
+    ret.map_err(|errno| SysError::about(c"rt_sigaction", signal.0.into(), errno))?;
     Ok(match before.handler {
         0 => Disposition::Default,
         1 => Disposition::Ignore,
@@ -263,7 +263,7 @@ pub fn wait(set: SignalSet, timeout: Option<Duration>) -> Result<Option<Caught>,
     let ret = unsafe { syscall(nr::RT_SIGTIMEDWAIT, args) };
     match ret {
         Err(Errno::EAGAIN) => Ok(None),
-        Err(errno) => Err(SysError::of(&"rt_sigtimedwait", errno)),
+        Err(errno) => Err(SysError::of(c"rt_sigtimedwait", errno)),
         // The sender's PID is the fifth word of a siginfo that carries one.
         Ok(number) => Ok(caught(number, info[4])),
     }
@@ -289,7 +289,7 @@ impl SignalFd {
         let args = [word(-1), &raw const set.0 as usize, SET_SIZE, word(NONBLOCK_CLOEXEC), 0, 0];
         // SAFETY: the kernel reads one set.
         let ret = unsafe { syscall(nr::SIGNALFD4, args) };
-        ret.map(|fd| SignalFd(opened(fd))).map_err(|errno| SysError::of(&"signalfd4", errno))
+        ret.map(|fd| SignalFd(opened(fd))).map_err(|errno| SysError::of(c"signalfd4", errno))
     }
 
     /// The number, for `poll`.

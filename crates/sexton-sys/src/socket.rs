@@ -56,7 +56,7 @@ pub fn message_pair() -> Result<(Fd, Fd), SysError> {
     let kind = SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK;
     // SAFETY: the kernel writes two descriptors into `ends`.
     let ret = unsafe { syscall(nr::SOCKETPAIR, [AF_UNIX, kind, 0, ends.as_mut_ptr() as usize, 0, 0]) };
-    ret.map_err(|errno| SysError::of(&"socketpair", errno))?;
+    ret.map_err(|errno| SysError::of(c"socketpair", errno))?;
     let [a, b] = ends;
     Ok((Fd::from_raw(a), Fd::from_raw(b)))
 }
@@ -78,7 +78,7 @@ pub fn send(socket: RawFd, bytes: &[u8], fd: Option<RawFd>) -> Result<(), SysErr
         // SAFETY: the kernel reads the message, its one part and its control bytes, all of which live here.
         match unsafe { syscall(nr::SENDMSG, args) } {
             Err(Errno::EINTR) => {}
-            ret => return ret.map(|_| ()).map_err(|errno| SysError::about(&"sendmsg", socket, errno)),
+            ret => return ret.map(|_| ()).map_err(|errno| SysError::about(c"sendmsg", socket, errno)),
         }
     }
 }
@@ -114,7 +114,7 @@ pub fn receive(socket: RawFd, buffer: &mut [u8]) -> Result<Received, SysError> {
         // SAFETY: the kernel writes into the message, `buffer` and `control`, within the lengths that are told.
         match unsafe { syscall(nr::RECVMSG, args) } {
             Err(Errno::EINTR) => {}
-            Err(errno) => return Err(SysError::about(&"recvmsg", socket, errno)),
+            Err(errno) => return Err(SysError::about(c"recvmsg", socket, errno)),
             Ok(len) => {
                 let cut = message.flags & (MSG_TRUNC | MSG_CTRUNC) != 0;
                 // No other kind of control message was asked for, and there is room for one descriptor.
@@ -165,7 +165,7 @@ fn option(socket: RawFd, name: usize, value: *mut u8, len: usize) -> Result<(), 
     let args = [word(socket), SOL_SOCKET, name, value as usize, &raw mut len as usize, 0];
     // SAFETY: the kernel writes at most `len` bytes to `value`; both callers hand a local of that size.
     let ret = unsafe { syscall(nr::GETSOCKOPT, args) };
-    ret.map(|_| ()).map_err(|errno| SysError::about(&"getsockopt", socket, errno))
+    ret.map(|_| ()).map_err(|errno| SysError::about(c"getsockopt", socket, errno))
 }
 
 #[cfg(test)]

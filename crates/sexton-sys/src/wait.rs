@@ -125,7 +125,7 @@ fn waitid(kind: usize, id: usize, options: usize) -> Result<Option<(u32, Ended)>
         // SAFETY: the kernel writes one siginfo of 128 bytes.
         match unsafe { syscall(nr::WAITID, args) } {
             Err(Errno::EINTR) => {}
-            Err(errno) => return Err(SysError::about(&"waitid", id as i32, errno)),
+            Err(errno) => return Err(SysError::about(c"waitid", id as i32, errno)),
             Ok(_) => return Ok(ended(&info)),
         }
     }

@@ -15,7 +15,7 @@ pub fn set(fd: RawFd, name: &CStr, value: &[u8]) -> Result<(), SysError> {
     let args = [word(fd), name.as_ptr() as usize, value.as_ptr() as usize, value.len(), 0, 0];
     // SAFETY: the kernel reads the name up to its NUL and `len` bytes of the value.
     let set = unsafe { syscall(nr::FSETXATTR, args) };
-    set.map(|_| ()).map_err(|errno| SysError::about(&"fsetxattr", fd, errno))
+    set.map(|_| ()).map_err(|errno| SysError::about(c"fsetxattr", fd, errno))
 }
 
 /// Sets attribute `name` of the file at `path` (`setxattr(2)`): a socket cannot be opened.
@@ -26,7 +26,7 @@ pub fn set_at(path: &CStr, name: &CStr, value: &[u8]) -> Result<(), SysError> {
     let args = [path.as_ptr() as usize, name.as_ptr() as usize, value.as_ptr() as usize, value.len(), 0, 0];
     // SAFETY: the kernel reads path and name up to their NUL and `len` bytes of the value.
     let set = unsafe { syscall(nr::SETXATTR, args) };
-    set.map(|_| ()).map_err(|errno| SysError::of(&"setxattr", errno))
+    set.map(|_| ()).map_err(|errno| SysError::of(c"setxattr", errno))
 }
 
 /// Reads attribute `name` into `buffer`; `None` where it was never set. (pidfs answers 0 bytes for that, others
@@ -40,7 +40,7 @@ pub fn read<'b>(fd: RawFd, name: &CStr, buffer: &'b mut [u8]) -> Result<Option<&
     match unsafe { syscall(nr::FGETXATTR, args) } {
         Ok(0) | Err(Errno::ENODATA) => Ok(None),
         Ok(len) => Ok(buffer.get(..len)),
-        Err(errno) => Err(SysError::about(&"fgetxattr", fd, errno)),
+        Err(errno) => Err(SysError::about(c"fgetxattr", fd, errno)),
     }
 }
 
@@ -53,7 +53,7 @@ pub fn list(fd: RawFd, buffer: &mut [u8]) -> Result<impl Iterator<Item = &CStr>,
     let args = [word(fd), buffer.as_mut_ptr() as usize, buffer.len(), 0, 0, 0];
     // SAFETY: the kernel writes at most `len` bytes into `buffer`.
     let listed = unsafe { syscall(nr::FLISTXATTR, args) };
-    let len = listed.map_err(|errno| SysError::about(&"flistxattr", fd, errno))?;
+    let len = listed.map_err(|errno| SysError::about(c"flistxattr", fd, errno))?;
     let names = buffer.get(..len).unwrap_or_default().split_inclusive(|byte| *byte == 0);
     Ok(names.filter_map(|name| CStr::from_bytes_with_nul(name).ok()))
 }
@@ -65,5 +65,5 @@ pub fn list(fd: RawFd, buffer: &mut [u8]) -> Result<impl Iterator<Item = &CStr>,
 pub fn remove(fd: RawFd, name: &CStr) -> Result<(), SysError> {
     // SAFETY: the kernel reads the name up to its NUL.
     let removed = unsafe { syscall(nr::FREMOVEXATTR, [word(fd), name.as_ptr() as usize, 0, 0, 0, 0]) };
-    removed.map(|_| ()).map_err(|errno| SysError::about(&"fremovexattr", fd, errno))
+    removed.map(|_| ()).map_err(|errno| SysError::about(c"fremovexattr", fd, errno))
 }

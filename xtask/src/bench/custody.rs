@@ -108,7 +108,7 @@ pub fn size(bench: &Bench) -> Result<Vec<Row>> {
     const MIB: u64 = 1 << 20;
     let mut node = Node::serve(&bench.sexton, &std::env::temp_dir())?;
     let mut rows =
-        vec![program_size(&bench.sexton, "sexton", 8 * MIB)?, program_size(&bench.sexton, "sexton-init", 64 << 10)?];
+        vec![program_size(&bench.sexton, "sexton", 8 * MIB)?, program_size(&bench.sexton, "sexton-init", 40 << 10)?];
     rows.extend(memory_rows(&node, "0 instances")?);
     node.create_many("size", COUNT)?;
     rows.extend(memory_rows(&node, "1,000 instances")?);

@@ -273,7 +273,7 @@ impl Reaper {
         }
         let fd = match self.shared.watching {
             Watching::Pidfd => open(),
-            Watching::Poll => Err(SysError::of(&"pidfd_open", Errno::ENOSYS)),
+            Watching::Poll => Err(SysError::of(c"pidfd_open", Errno::ENOSYS)),
         };
         let watch = match fd.and_then(proven_child) {
             Ok(fd) => Watch::Pidfd(fd),

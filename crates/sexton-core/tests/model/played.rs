@@ -86,7 +86,7 @@ impl Kernel {
     fn wait(&mut self, child: usize, reap: bool) -> Result<Option<wait::Ended>, SysError> {
         match self.children[child] {
             Life::Runs | Life::Traced(_) => Ok(None),
-            Life::Reaped(_) => Err(SysError::of(&"waitid", Errno::ECHILD)),
+            Life::Reaped(_) => Err(SysError::of(c"waitid", Errno::ECHILD)),
             Life::Zombie(code) => {
                 if reap {
                     self.children[child] = Life::Reaped(code);
@@ -187,7 +187,7 @@ pub mod file {
     use super::*;
 
     pub fn duplicate(_fd: RawFd) -> Result<Fd, SysError> {
-        Err(SysError::of(&"fcntl", Errno::ENOSYS))
+        Err(SysError::of(c"fcntl", Errno::ENOSYS))
     }
 }
 
@@ -209,7 +209,7 @@ pub mod pidfd {
         // Any other number is this very process.
         let Some(child) = child else { return Ok(kernel.open(Target::Nothing)) };
         match kernel.children[child] {
-            Life::Reaped(_) => Err(SysError::of(&"pidfd_open", Errno::ESRCH)),
+            Life::Reaped(_) => Err(SysError::of(c"pidfd_open", Errno::ESRCH)),
             Life::Runs | Life::Traced(_) | Life::Zombie(_) => Ok(kernel.open(Target::Child(child))),
         }
     }
@@ -218,7 +218,7 @@ pub mod pidfd {
         assert_eq!(signal, 0, "the reaper only asks");
         let kernel = kernel();
         match kernel.children[kernel.child(fd)] {
-            Life::Reaped(_) => Err(SysError::of(&"pidfd_send_signal", Errno::ESRCH)),
+            Life::Reaped(_) => Err(SysError::of(c"pidfd_send_signal", Errno::ESRCH)),
             Life::Runs | Life::Traced(_) | Life::Zombie(_) => Ok(()),
         }
     }
@@ -303,7 +303,7 @@ pub mod poll {
         }
 
         pub fn remove(&self, fd: RawFd) -> Result<(), SysError> {
-            kernel().set.remove(&fd).map(|_| ()).ok_or(SysError::of(&"epoll_ctl", Errno::ENOENT))
+            kernel().set.remove(&fd).map(|_| ()).ok_or(SysError::of(c"epoll_ctl", Errno::ENOENT))
         }
 
         /// Time passes where nothing else can happen first.
@@ -311,7 +311,7 @@ pub mod poll {
             let mut kernel = kernel();
             loop {
                 if std::mem::take(&mut kernel.fails_next_wait) {
-                    return Err(SysError::of(&"epoll_pwait", Errno::EINVAL));
+                    return Err(SysError::of(c"epoll_pwait", Errno::EINVAL));
                 }
                 let ready: Vec<RawFd> = kernel
                     .set

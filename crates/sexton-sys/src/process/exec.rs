@@ -19,13 +19,13 @@ pub(super) fn run_child(plan: &Spawn<'_>, parent: u32) -> SysError {
         Ok(env) => {
             // Last: from here on a signal ends the child as it would end the program.
             replace_mask(plan.signals.mask);
-            SysError::of(&EXECVE, run(plan.program, plan.args, env.strings()))
+            SysError::of(EXECVE, run(plan.program, plan.args, env.strings()))
         }
     }
 }
 
 /// The call that tells whether there is such a program.
-const EXECVE: &str = "execve";
+const EXECVE: &CStr = c"execve";
 
 /// A list that is made for `execve(2)`, and the memory that it lies in.
 struct List<'a> {
@@ -78,7 +78,7 @@ fn prepare<'a>(plan: &Spawn<'a>, parent: u32) -> Result<List<'a>, SysError> {
 /// Has the child end with its parent, also where that one ended just now.
 fn bind_to_parent(signal: Signal, parent: u32) -> Result<(), SysError> {
     prctl(PR_SET_PDEATHSIG, signal.raw())?;
-    if parent_pid() == parent { Ok(()) } else { Err(SysError::of(&"prctl", Errno::ESRCH)) }
+    if parent_pid() == parent { Ok(()) } else { Err(SysError::of(c"prctl", Errno::ESRCH)) }
 }
 
 /// Enters the process group, and takes the terminal for it.
@@ -87,7 +87,7 @@ fn enter_group(group: Group) -> Result<(), SysError> {
         return Ok(());
     }
     // SAFETY: touches no memory.
-    unsafe { syscall(nr::SETPGID, [0; 6]) }.map_err(|errno| SysError::of(&"setpgid", errno))?;
+    unsafe { syscall(nr::SETPGID, [0; 6]) }.map_err(|errno| SysError::of(c"setpgid", errno))?;
     if group == Group::OwnWithTerminal { take_terminal() } else { Ok(()) }
 }
 
@@ -99,7 +99,7 @@ fn take_terminal() -> Result<(), SysError> {
     match unsafe { syscall(nr::IOCTL, [0, TIOCSPGRP, &raw const group as usize, 0, 0, 0]) } {
         // No stdin, not a terminal, not ours, or hung up: then there is none to hand on.
         Ok(_) | Err(Errno::EBADF | Errno::ENOTTY | Errno::ENXIO | Errno::EIO | Errno::EINVAL | Errno::ENODEV) => Ok(()),
-        Err(errno) => Err(SysError::of(&"ioctl", errno)),
+        Err(errno) => Err(SysError::of(c"ioctl", errno)),
     }
 }
 
@@ -110,7 +110,7 @@ fn make_stdin(fd: RawFd) -> Result<(), SysError> {
     }
     // SAFETY: touches no memory.
     let ret = unsafe { syscall(nr::DUP3, [word(fd), 0, 0, 0, 0, 0]) };
-    ret.map(|_| ()).map_err(|errno| SysError::of(&"dup3", errno))
+    ret.map(|_| ()).map_err(|errno| SysError::of(c"dup3", errno))
 }
 
 /// The environment with `added`, each in the place of an entry of the same name.

@@ -41,7 +41,7 @@ impl fmt::Display for Refused {
 
 impl From<SysError> for Refused {
     fn from(error: SysError) -> Refused {
-        Refused { errno: error.errno, says: (*error.call).to_owned() }
+        Refused { errno: error.errno, says: error.call.to_string() }
     }
 }
 
