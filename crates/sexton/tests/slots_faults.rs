@@ -21,7 +21,7 @@ use place::{
     Squatter, create, host_becomes, node, reaches_its_gateway, reconcile, sleeper, slots, slots_become, stop, with_slot,
 };
 use serde_json::{Value, json};
-use sexton_testkit::{SOON, eventually};
+use sexton_testkit::{Held, SOON, eventually};
 use support::{Dead, Node, SEXTON, SIGCONT, SIGSTOP, is_settled, script, text};
 
 /// Drains the node, waits a moment, and tells what it then shows.
@@ -112,6 +112,33 @@ fn a_table_that_was_edited_by_hand_is_put_right() {
             host_becomes(&whole);
         }
         stop(&mut node, "vm");
+    });
+}
+
+#[test]
+fn who_lives_in_a_slot_of_a_lost_ledger_keeps_it() {
+    alone(|| {
+        let mut node = node("count = 1\n");
+        let lost = create(&mut node, &sleeper("lost"));
+        slots_become(&mut node, &["0 held lost", "1 ready"]);
+        let state_dir = node.ground.state_dir();
+        node.kill(Dead::Both, || fs::remove_dir_all(state_dir).expect("removed"));
+        // REGRESSION: its network was taken down, for it was thought to be left of an earlier attempt.
+        slots_become(&mut node, &["0 skipped", "1 ready"]);
+        let vm = create(&mut node, &sleeper("vm"));
+        for _ in 0..2 {
+            slots_become(&mut node, &["0 skipped", "1 held vm", "2 ready"]);
+            assert!(reaches_its_gateway(&lost) && reaches_its_gateway(&vm));
+            let told = node.get("/v1/plan");
+            assert_eq!(told["actions"], json!([]), "{told}");
+            assert!(told["left"].to_string().contains("lives in"), "{told}");
+            reconcile(&mut node);
+        }
+        let pid = i32::try_from(lost["identity"]["pid"].as_i64().expect("a number")).expect("fits");
+        let cgroup = lost["cgroup"]["ino"].as_u64().expect("a number");
+        Held::in_cgroup(cgroup, pid).expect("it lives").kill9().expect("ended");
+        reconcile(&mut node);
+        slots_become(&mut node, &["0 ready", "1 held vm"]);
     });
 }
 

@@ -8,11 +8,13 @@
 //! or its text, the pair by its hardware address. Taking down does not ask how far the making came.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
+use std::fs::{self, File};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant};
 
+use sexton_core::proc;
+use sexton_plan::id::Pid;
 use sexton_plan::slot::{Part, Seen};
 use sexton_sys::net::{self, Family};
 use sexton_sys::{Errno, SysError};
@@ -106,7 +108,8 @@ impl Kernel {
     }
 
     fn make_one(&mut self, slot: &Slot, ground: &Ground) -> Result<Made, NetError> {
-        // What an earlier attempt left; what is not ours refuses.
+        // What an earlier attempt left; what is not ours refuses, or is somebody's: of a ledger that is lost, or of
+        // another daemon with our cgroup.
         let left = self.look(slot)?;
         if let Some(stranger) = left.stranger.or_else(|| ground.stranger(slot, left.link)) {
             return Err(NetError::Foreign(stranger));
@@ -261,7 +264,11 @@ impl Kernel {
     fn look(&mut self, slot: &Slot) -> Result<Left, NetError> {
         let link = self.link(slot)?;
         let entry = entry::look(&mut self.route, slot)?;
-        Ok(Left { stranger: stranger(slot, link.as_ref(), &entry), link: link.map(|link| link.index) })
+        let stranger = match stranger(slot, link.as_ref(), &entry) {
+            None => tenant(slot, &entry)?,
+            found => found,
+        };
+        Ok(Left { stranger, link: link.map(|link| link.index) })
     }
 
     /// Looks at all of `slots`.
@@ -277,6 +284,19 @@ impl Kernel {
         };
         let see = |slot| look.see(slot, &mut self.route).unwrap_or_else(|error| Seen::Unread(error.to_string()));
         Ok(slots.iter().map(see).collect())
+    }
+
+    /// Looks at all of `slots`, none of which is in a row: who lives there is foreign.
+    pub fn observe_unclaimed(&mut self, slots: &[Slot]) -> Result<Vec<Seen>, NetError> {
+        let seen = self.observe(slots)?;
+        let with_tenants = slots.iter().zip(seen).map(|(slot, seen)| match seen {
+            Seen::Foreign(_) | Seen::Unread(_) | Seen::Absent => seen,
+            Seen::Whole | Seen::Damaged(_) | Seen::Bare => {
+                let tenant = entry::look(&mut self.route, slot).and_then(|entry| tenant(slot, &entry));
+                tenant.map_or_else(|error| Seen::Unread(error.to_string()), |tenant| tenant.map_or(seen, Seen::Foreign))
+            }
+        });
+        Ok(with_tenants.collect())
     }
 
     /// Puts back what is missing of `slot`. The calling thread changes namespaces.
@@ -417,6 +437,20 @@ fn stranger(slot: &Slot, link: Option<&Link>, entry: &Entry) -> Option<String> {
         Entry::Foreign(stranger) => Some(stranger.clone()),
         Entry::Missing | Entry::Ours(_) | Entry::Empty => None,
     }
+}
+
+/// Who lives in the slot's namespace, if anybody does.
+fn tenant(slot: &Slot, entry: &Entry) -> Result<Option<String>, NetError> {
+    let Entry::Ours(namespace) = entry else { return Ok(None) };
+    let failed = |why: String| NetError::Failed(format!("could not look who is in `{}`: {why}", slot.netns));
+    let ino = namespace.metadata().map_err(|error| failed(error.to_string()))?.ino();
+    let all = proc::all().map_err(|error| failed(error.to_string()))?;
+    // One that cannot be read has ended meanwhile.
+    let is_inside = |pid: &Pid| fs::metadata(format!("/proc/{pid}/ns/net")).is_ok_and(|about| about.ino() == ino);
+    Ok(all
+        .into_iter()
+        .find(is_inside)
+        .map(|pid| format!("process {pid} lives in `{}`, which is in no row", slot.netns)))
 }
 
 /// Deletes what is left of the slot's pair inside, where the calling thread is: the host's end may have been renamed or

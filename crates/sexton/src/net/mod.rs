@@ -110,6 +110,17 @@ impl Net {
         self.kernel()?.observe(slots)
     }
 
+    /// As [`Net::observe`], of slots that are in no row: one that somebody lives in is `Foreign`.
+    ///
+    /// # Errors
+    /// The kernel could not be asked: nothing is known.
+    pub fn observe_unclaimed(&mut self, slots: &[Slot]) -> Result<Vec<Seen>, NetError> {
+        if slots.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.kernel()?.observe_unclaimed(slots)
+    }
+
     /// Puts back what is missing of a slot. `holder` is the network namespace of the process that lives in it, opened
     /// through its handle: with that even the slot's entry can be put back. A new pair is set up inside too.
     ///

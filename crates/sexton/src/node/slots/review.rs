@@ -39,13 +39,14 @@ impl Owner {
         }
         let passed_by = self.skipped.keys().filter(|index| !self.kept.contains_key(index));
         let passed_by = passed_by.filter_map(|index| self.pool.scheme.slot(*index));
-        let slots: Vec<Slot> = self.kept.values().map(|kept| kept.slot.clone()).chain(passed_by).collect();
-        if slots.is_empty() {
+        let passed_by: Vec<Slot> = passed_by.collect();
+        let kept: Vec<Slot> = self.kept.values().map(|kept| kept.slot.clone()).collect();
+        let numbers: Vec<u32> = kept.iter().chain(&passed_by).map(|slot| slot.index).collect();
+        if numbers.is_empty() {
             self.looked(reviews, &BTreeMap::new());
             return self.is_busy;
         }
-        let numbers: Vec<u32> = slots.iter().map(|slot| slot.index).collect();
-        let look = self.crew.send(move |net| net.observe(&slots));
+        let look = self.crew.send(move |net| Ok([net.observe(&kept)?, net.observe_unclaimed(&passed_by)?].concat()));
         self.begin(async move {
             let seen = look.await.and_then(|seen| seen).unwrap_or_else(|error| {
                 // "Could not read" is never "is gone".
