@@ -15,6 +15,7 @@ use sexton_core::{features, proc};
 use sexton_ledger::entry::Entry;
 use sexton_plan::id::Pid;
 use sexton_plan::state::State;
+use sexton_sys::inotify::Inotify;
 use sexton_sys::{clone, file, limit, pidfd};
 
 use crate::chain::chain;
@@ -84,6 +85,7 @@ pub fn examine(settings: &Settings) -> Vec<Check> {
     checks.push(directory("state directory", &settings.state_dir));
     checks.push(directory("run directory", &settings.run_dir));
     checks.push(logs(&settings.state_dir));
+    checks.push(watching());
     checks.push(open_files());
     checks.extend(service::examine(settings));
     if settings.slots.count > 0 || !settings.slots.uplink.0.is_empty() {
@@ -197,6 +199,18 @@ fn logs(state_dir: &Path) -> Check {
                 warn("logs", format!("the file system cannot punch holes: {error}"), hint)
             }
         },
+    }
+}
+
+/// Whether the kernel tells of writes to logs: each queue counts against its user's.
+fn watching() -> Check {
+    match Inotify::new() {
+        Ok(_) => ok("log watching", "the kernel tells of writes to logs"),
+        Err(error) => warn(
+            "log watching",
+            format!("{error}: logs are looked at every second instead"),
+            "raise `fs.inotify.max_user_instances` by sysctl",
+        ),
     }
 }
 

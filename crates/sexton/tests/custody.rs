@@ -7,6 +7,7 @@ mod support;
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::process::ExitStatusExt as _;
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
@@ -92,8 +93,23 @@ fn the_polite_signal_comes_once_however_often_it_is_asked_for() {
 
 #[test]
 fn logs_are_bounded_also_while_their_instance_will_not_end() {
+    bounds_logs(SEXTON.into());
+}
+
+#[test]
+fn logs_are_bounded_also_where_the_kernel_watches_none() {
+    for limit in ["instances", "watches"] {
+        let deny = format!("echo 0 > /proc/sys/user/max_inotify_{limit} && exec \"$@\"");
+        bounds_logs(launcher(
+            &format!("sexton-without-inotify-{limit}"),
+            &format!("exec unshare -Ur sh -c '{deny}' sh '{SEXTON}' \"$@\""),
+        ));
+    }
+}
+
+fn bounds_logs(program: PathBuf) {
     let keep = 1 << 20;
-    let mut node = Node::on(SEXTON, |ground| {
+    let mut node = Node::on(program, |ground| {
         fs::write(ground.config(), "[logs]\nkeep = \"1MiB\"\n").expect("configured");
     });
     let (ready, filled) = (node.ground.dir().join("ready"), node.ground.dir().join("filled"));

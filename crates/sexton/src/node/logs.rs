@@ -2,7 +2,8 @@
 //! that nothing newer is lost or repeated, whoever dies.
 //!
 //! A quiet log costs nothing: the kernel tells of the next write to it, once; then it is measured after a short pause,
-//! and watched again.
+//! and watched again. What the kernel will not watch for this user any more (`fs.inotify.max_user_instances`,
+//! `max_user_watches`) is measured every second.
 
 use std::collections::BTreeMap;
 use std::ffi::CString;
@@ -17,20 +18,25 @@ use sexton_sys::inotify::{Inotify, Interest, Notice};
 use sexton_sys::{Errno, file};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
-use tokio::time::sleep;
+use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use super::readiness;
 
 /// How long a log may be written to before it is measured.
 const PAUSE: Duration = Duration::from_millis(100);
+/// How often a log is measured that the kernel does not watch.
+const POLL: Duration = Duration::from_secs(1);
 /// Holes are punched in whole blocks of this many bytes.
 const BLOCK: u64 = 4096;
 
 /// Watches logs, and drops their oldest bytes.
 #[derive(Debug)]
 pub struct LogKeeper {
-    queue: AsyncFd<Queue>,
+    /// Where the kernel gives one.
+    queue: Option<AsyncFd<Queue>>,
     paths: BTreeMap<i32, PathBuf>,
+    /// What the kernel did not watch when it was last asked to.
+    unwatched: Vec<PathBuf>,
     begun: mpsc::UnboundedReceiver<PathBuf>,
     keep: u64,
 }
@@ -46,26 +52,31 @@ impl AsRawFd for Queue {
 
 impl LogKeeper {
     /// Keeps `keep` bytes of every log whose path comes over the channel.
-    ///
-    /// # Errors
-    /// The kernel gives no queue for notices.
-    pub fn new(keep: u64) -> io::Result<(LogKeeper, mpsc::UnboundedSender<PathBuf>)> {
-        let queue = Inotify::new().map_err(|error| io::Error::from_raw_os_error(error.errno.0))?;
+    pub fn new(keep: u64) -> (LogKeeper, mpsc::UnboundedSender<PathBuf>) {
         let (sender, begun) = mpsc::unbounded_channel();
-        let queue = readiness::watch(Queue(queue), tokio::io::Interest::READABLE)?;
-        Ok((LogKeeper { queue, paths: BTreeMap::new(), begun, keep }, sender))
+        let queue = Inotify::new().map_err(|error| io::Error::from_raw_os_error(error.errno.0));
+        let queue = queue.and_then(|queue| readiness::watch(Queue(queue), tokio::io::Interest::READABLE));
+        if let Err(error) = &queue {
+            tracing::warn!(%error, "logs are not watched, and measured every second instead");
+        }
+        (LogKeeper { queue: queue.ok(), paths: BTreeMap::new(), unwatched: Vec::new(), begun, keep }, sender)
     }
 
     /// Works until the daemon ends.
     pub async fn run(mut self) {
+        let mut poll = interval(POLL);
+        poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 Some(path) = self.begun.recv() => self.look_after(path),
-                ready = self.queue.readable() => {
-                    let Ok(mut ready) = ready else { return };
-                    ready.clear_ready();
+                () = noticed(self.queue.as_ref()) => {
                     sleep(PAUSE).await;
                     for path in self.written() {
+                        self.look_after(path);
+                    }
+                }
+                _ = poll.tick(), if !self.unwatched.is_empty() => {
+                    for path in std::mem::take(&mut self.unwatched) {
                         self.look_after(path);
                     }
                 }
@@ -82,26 +93,45 @@ impl LogKeeper {
             // Removed with its instance.
             (_, Notice::Over) | (None, Notice::Changed) => {}
         };
-        while self.queue.get_ref().0.take(&mut take).is_ok() {}
+        while self.queue.as_ref().is_some_and(|queue| queue.get_ref().0.take(&mut take).is_ok()) {}
         found
     }
 
     /// Watches a log for its next write, then measures it: what is written between the two is noticed.
     fn look_after(&mut self, path: PathBuf) {
         let Ok(c_path) = CString::new(path.as_os_str().as_bytes()) else { return };
-        match self.queue.get_ref().0.watch(&c_path, Interest::NextWrite) {
-            Ok(wd) => {
+        let watch = self.queue.as_ref().map(|queue| queue.get_ref().0.watch(&c_path, Interest::NextWrite));
+        let is_watched = match watch {
+            Some(Ok(wd)) => {
                 self.paths.insert(wd, path.clone());
+                true
             }
+            Some(Err(error)) => {
+                tracing::debug!(%error, path = %path.display(), "log not watched");
+                false
+            }
+            None => false,
+        };
+        match bound(&path, self.keep) {
             // Removed with its instance.
-            Err(error) if error.errno == Errno::ENOENT => return,
-            Err(error) => tracing::warn!(%error, path = %path.display(), "log not watched"),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return,
+            Err(error) => tracing::warn!(%error, path = %path.display(), "log not bounded"),
+            Ok(()) => {}
         }
-        if let Err(error) = bound(&path, self.keep)
-            && error.kind() != io::ErrorKind::NotFound
-        {
-            tracing::warn!(%error, path = %path.display(), "log not bounded");
+        if !is_watched {
+            self.unwatched.push(path);
         }
+    }
+}
+
+/// Waits until the kernel tells of a write; without a queue it never does.
+async fn noticed(queue: Option<&AsyncFd<Queue>>) {
+    match queue {
+        Some(queue) => match queue.readable().await {
+            Ok(mut ready) => ready.clear_ready(),
+            Err(_) => std::future::pending().await,
+        },
+        None => std::future::pending().await,
     }
 }
 

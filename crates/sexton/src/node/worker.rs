@@ -85,9 +85,6 @@ pub enum BeginError {
         /// Why.
         source: io::Error,
     },
-    /// The kernel gives no notices of written logs.
-    #[error("could not watch logs")]
-    Logs(#[source] io::Error),
     /// The cgroup subtree could not be made.
     #[error("could not make the cgroup subtree")]
     Cgroup(#[source] DomainError),
@@ -132,7 +129,7 @@ pub async fn begin(options: &Options, keeper: Keeper, new_keeper: bool) -> Resul
         seq.send_replace(newest);
     });
     let reader = ledger.reader();
-    let (log_keeper, logs) = LogKeeper::new(options.log_keep).map_err(BeginError::Logs)?;
+    let (log_keeper, logs) = LogKeeper::new(options.log_keep);
     let (slots, asked_of_slots) = Slots::channel();
     let host = Arc::new(Host {
         node: contents.node,
