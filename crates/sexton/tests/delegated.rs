@@ -92,6 +92,11 @@ fn nobody_divides_the_cgroup_that_it_was_given_and_finds_its_instances_again() {
     let stopped = stopped.expect("asked").expect(200);
     assert!(is_settled(&stopped) && stopped["exit"]["signal"] == 9, "{stopped}");
     assert!(!ground.cgroup_at(&path).exists(), "its cgroup is given back");
+    // REGRESSION: a slot that nobody can make was to be taken down, which nobody can either, and no drain ended.
+    let mut in_a_slot = spec("in-a-slot", &["/bin/sleep", "1000"]);
+    in_a_slot["slot"] = json!(true);
+    client(&ground).post("/v1/instances", &in_a_slot).expect("asked").expect(503);
+    client(&ground).post("/v1/nodes/self?wait=20s", &json!({ "status": "draining" })).expect("asked").expect(200);
     end(daemon, 15);
     let left = std::fs::read_dir(&given.dir).expect("still there").flatten();
     let left: Vec<PathBuf> = left.map(|entry| entry.path()).filter(|path| path.is_dir()).collect();

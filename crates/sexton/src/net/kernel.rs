@@ -16,8 +16,8 @@ use std::time::{Duration, Instant};
 use sexton_core::proc;
 use sexton_plan::id::Pid;
 use sexton_plan::slot::{Part, Seen};
+use sexton_sys::Errno;
 use sexton_sys::net::{self, Family};
-use sexton_sys::{Errno, SysError};
 
 use super::entry::{self, Directory, Entry};
 use super::inside;
@@ -523,17 +523,22 @@ impl Look {
 /// held when this returns.
 ///
 /// # Errors
-/// No thread is to be had, or home cannot be found again.
+/// No thread is to be had, or home cannot be found again; `Unsupported` where it may not be entered.
 pub fn apart<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T, NetError> {
+    let failed = |why: String| NetError::Failed(format!("a thread for namespaces: {why}"));
     let go = || {
-        let home = File::open("/proc/thread-self/ns/net").map_err(|error| error.to_string())?;
+        let home = File::open("/proc/thread-self/ns/net").map_err(|error| failed(error.to_string()))?;
+        let come_home = || {
+            net::enter(home.as_raw_fd())
+                .map_err(|error| Refused::from(error).during("enter the daemon's own namespace"))
+        };
+        come_home()?;
         let done = work();
-        net::enter(home.as_raw_fd()).map_err(|error: SysError| error.to_string())?;
-        Ok::<T, String>(done)
+        come_home().map(|()| done)
     };
-    let told = std::thread::scope(|scope| {
+    std::thread::scope(|scope| {
         let thread = std::thread::Builder::new().name("slots".to_owned()).spawn_scoped(scope, go);
-        thread.map_err(|error| error.to_string())?.join().unwrap_or_else(|_| Err("it panicked".to_owned()))
-    });
-    told.map_err(|error| NetError::Failed(format!("a thread for namespaces: {error}")))
+        let thread = thread.map_err(|error| failed(error.to_string()))?;
+        thread.join().unwrap_or_else(|_| Err(failed("it panicked".to_owned())))
+    })
 }

@@ -150,6 +150,14 @@ impl Net {
     }
 }
 
+/// Whether this process may make slots at all; changes nothing.
+///
+/// # Errors
+/// `Unsupported` where it may not change namespaces.
+pub fn permitted() -> Result<(), NetError> {
+    kernel::apart(|| ())
+}
+
 /// Opens the namespace of a made slot, for a child to enter.
 ///
 /// # Errors

@@ -64,6 +64,8 @@ pub struct Owner {
     pub(super) releasers: BTreeMap<u32, Vec<Reply<Result<(), String>>>>,
     /// Whether the thread is at work.
     pub(super) is_busy: bool,
+    /// Whether slots are known to be permitted here.
+    pub(super) is_permitted: bool,
     /// Why the last slot could not be made; nothing more is tried unasked.
     pub(super) trouble: Option<Refusal>,
     /// The nft tables that slots share and that may be on the host: the present one, and others while the daemon's cgroup
@@ -97,6 +99,7 @@ impl Owner {
             leaving: BTreeSet::new(),
             releasers: BTreeMap::new(),
             is_busy: false,
+            is_permitted: false,
             trouble: None,
             tables: BTreeSet::new(),
             reviews: Vec::new(),

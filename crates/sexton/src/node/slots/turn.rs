@@ -11,7 +11,7 @@ use super::crew::Crew;
 use super::kept::Kept;
 use super::news::{News, NotMade};
 use super::owner::Owner;
-use crate::net::{Made, NetError, Released, Slot};
+use crate::net::{self, Made, NetError, Released, Slot};
 use crate::node::crash::crash_point;
 use crate::node::host::Host;
 use crate::refusal::{Kind, Refusal};
@@ -24,6 +24,9 @@ impl Owner {
         self.leaving.extend(release);
         // What is about to leave is made anew once it is gone.
         make.retain(|index| self.trouble.is_none() && !self.kept.contains_key(index));
+        if !make.is_empty() && !self.are_permitted() {
+            make.clear();
+        }
         if make.is_empty() && self.leaving.is_empty() {
             return false;
         }
@@ -49,6 +52,18 @@ impl Owner {
         let turn = Turn { going, coming, down, up };
         self.begin(async move { turn.carry_out(&host, &crew).await });
         true
+    }
+
+    /// Whether slots may be made here: asked before anything of one is recorded, for what may not be made could not be
+    /// taken down either.
+    fn are_permitted(&mut self) -> bool {
+        if !self.is_permitted {
+            match net::permitted() {
+                Ok(()) => self.is_permitted = true,
+                Err(error) => self.trouble = Some(refusal(&error)),
+            }
+        }
+        self.is_permitted
     }
 
     /// Takes down what slots share and no slot uses any more; whether the thread is at work now.
