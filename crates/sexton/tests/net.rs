@@ -446,6 +446,11 @@ fn with_uplink() -> Scheme {
     ip("link set up0 up");
     ip("-n outside addr add 192.0.2.2/24 dev eth0");
     ip("-n outside link set eth0 up");
+    // RACE: the kernel says some time later that a link has a carrier.
+    eventually("the uplink has its carrier", SOON, || {
+        let link = ip("-o link show up0");
+        if link.contains("state UP") { Ok(()) } else { Err(link) }
+    });
     scheme("sexton", "up0", false)
 }
 
