@@ -100,6 +100,18 @@ pub fn stat(pid: Pid) -> Result<Stat, ReadProcError> {
     parse_stat(&text).ok_or_else(|| ReadProcError::Malformed { path: format!("/proc/{pid}/stat") })
 }
 
+/// The inode of the network namespace that `pid` is in (`namespaces(7)`).
+///
+/// # Errors
+/// Gone, which one that has ended and is not reaped is here too, or unreadable, as without `CAP_SYS_PTRACE`.
+pub fn network_namespace(pid: Pid) -> Result<u64, ReadProcError> {
+    let path = format!("/proc/{pid}/ns/net");
+    match fs::metadata(&path) {
+        Ok(about) => Ok(about.ino()),
+        Err(source) => Err(gone_or_unreadable(pid, path, source)),
+    }
+}
+
 /// The start tick of PID 1, with which this PID namespace began; `None` where it cannot be read.
 pub fn namespace_start_ticks() -> Option<u64> {
     Some(parse_stat(&read_at_once("/proc/1/stat").ok()?)?.start_ticks)
@@ -467,6 +479,20 @@ mod tests {
         let me = Pid::new(i32::try_from(std::process::id()).expect("fits")).expect("not init");
         assert_eq!(user(me).expect("readable").uid, fs::metadata("/proc/self").expect("there").uid());
         assert!(!is_jailed(me).expect("readable"));
+    }
+
+    #[test]
+    fn a_zombie_is_in_no_network_namespace_any_more() {
+        let mut child = std::process::Command::new("sleep").arg("1000").spawn().expect("runs");
+        let pid = Pid::new(child.id().cast_signed()).expect("not init");
+        let own = fs::metadata("/proc/self/ns/net").expect("there").ino();
+        assert_eq!(network_namespace(pid).expect("readable"), own);
+        child.kill().expect("killed");
+        let pidfd = sexton_sys::pidfd::open(pid.as_raw()).expect("opened");
+        let mut fds = [sexton_sys::poll::PollFd::new(pidfd.raw(), sexton_sys::poll::events::IN)];
+        sexton_sys::poll::poll(&mut fds, None).expect("it ends");
+        assert!(matches!(network_namespace(pid), Err(ReadProcError::Gone(_))));
+        child.wait().expect("reaped");
     }
 
     #[test]

@@ -8,13 +8,12 @@
 //! or its text, the pair by its hardware address. Taking down does not ask how far the making came.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File};
+use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant};
 
-use sexton_core::proc;
-use sexton_plan::id::Pid;
+use sexton_core::proc::{self, ReadProcError};
 use sexton_plan::slot::{Part, Seen};
 use sexton_sys::Errno;
 use sexton_sys::net::{self, Family};
@@ -444,13 +443,16 @@ fn tenant(slot: &Slot, entry: &Entry) -> Result<Option<String>, NetError> {
     let Entry::Ours(namespace) = entry else { return Ok(None) };
     let failed = |why: String| NetError::Failed(format!("could not look who is in `{}`: {why}", slot.netns));
     let ino = namespace.metadata().map_err(|error| failed(error.to_string()))?.ino();
-    let all = proc::all().map_err(|error| failed(error.to_string()))?;
-    // One that cannot be read has ended meanwhile.
-    let is_inside = |pid: &Pid| fs::metadata(format!("/proc/{pid}/ns/net")).is_ok_and(|about| about.ino() == ino);
-    Ok(all
-        .into_iter()
-        .find(is_inside)
-        .map(|pid| format!("process {pid} lives in `{}`, which is in no row", slot.netns)))
+    for pid in proc::all().map_err(|error| failed(error.to_string()))? {
+        match proc::network_namespace(pid) {
+            Ok(its) if its == ino => {
+                return Ok(Some(format!("process {pid} lives in `{}`, which is in no row", slot.netns)));
+            }
+            Ok(_) | Err(ReadProcError::Gone(_)) => {}
+            Err(error) => return Err(failed(error.to_string())),
+        }
+    }
+    Ok(None)
 }
 
 /// Deletes what is left of the slot's pair inside, where the calling thread is: the host's end may have been renamed or
