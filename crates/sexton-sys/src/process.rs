@@ -287,6 +287,21 @@ mod tests {
     }
 
     #[test]
+    fn text_is_run_by_a_shell_also_where_it_has_no_arguments() {
+        let script = std::env::temp_dir().join(std::format!("sexton-sys-{}-script", std::process::id()));
+        std::fs::write(&script, "exit 9\n").unwrap();
+        std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+        let null = file::open(file::AT_FDCWD, c"/dev/null", flags::RDONLY, 0).unwrap();
+        let path = std::ffi::CString::new(script.to_str().unwrap()).unwrap();
+        let mut plan = plan(&path, Strings::new(&[Slot::END]).unwrap());
+        plan.stdin = Some(null.raw());
+        // REGRESSION: the shell was not told the script, and read stdin.
+        let ended = end_of(spawn(&plan).unwrap());
+        std::fs::remove_file(script).unwrap();
+        assert_eq!(ended, Ended::Exited(9));
+    }
+
+    #[test]
     fn an_open_program_runs_and_is_signalled_with_its_group() {
         let sleep = file::open(file::AT_FDCWD, c"/bin/sleep", flags::PATH, 0).unwrap();
         let slots = [Slot::of(c"sleep"), Slot::of(c"1000"), Slot::END];

@@ -189,7 +189,7 @@ fn execute_or_interpret(path: &CStr, args: Strings<'_>, env: Strings<'_>) -> Err
 
 /// Runs `/bin/sh path args…`.
 fn interpret(path: &CStr, args: Strings<'_>, env: Strings<'_>) -> Errno {
-    let Ok(mut line) = List::new(args.len() + 1) else {
+    let Ok(mut line) = List::new(args.len() + 2) else {
         return Errno::ENOEXEC;
     };
     line.push(c"/bin/sh");
