@@ -80,8 +80,11 @@ impl<'a> Records<'a> {
         }
         let mut bytes = [0; RECORD];
         let mut offset = HEAD_BYTES;
-        while !self.waiting.is_full() && read_whole(old, &mut bytes, offset).is_some() {
-            if decode(&bytes).is_some() && self.waiting.stage(&bytes) {
+        while read_whole(old, &mut bytes, offset).is_some() {
+            if decode(&bytes).is_some() {
+                // Those that were acknowledged come first.
+                self.waiting.make_room();
+                self.waiting.stage(&bytes);
                 self.waiting.take_staged();
             }
             offset += RECORD as u64;
@@ -209,6 +212,13 @@ impl Waiting {
     /// Whether another batch has no room, nor what is staged behind it.
     fn is_full(&self) -> bool {
         self.next - self.first > (BOUND - 2 * BATCH) as u64
+    }
+
+    /// Leaves the first record out where there are as many as ever wait.
+    fn make_room(&mut self) {
+        if self.next - self.first >= (BOUND - BATCH) as u64 {
+            self.remove(self.first);
+        }
     }
 
     /// Takes a record behind the queue; `false` where there is no room.

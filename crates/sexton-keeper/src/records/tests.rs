@@ -193,3 +193,21 @@ fn an_exit_that_is_found_again_is_recorded_once_and_a_batch_has_a_bound() {
     records.commit().unwrap();
     assert_eq!(records.waiting(), 130);
 }
+
+#[test]
+fn a_file_of_more_than_ever_wait_is_read_to_its_end() {
+    let dir = Dir::new("long");
+    let path = dir.c();
+    let count = 100_000;
+    let records = (1..=count).flat_map(|pid| encode(&exit(pid)));
+    std::fs::write(dir.file(), HEAD.into_iter().chain(records).collect::<Vec<u8>>()).unwrap();
+    let mut records = Records::load(&path).unwrap();
+    // REGRESSION: the first were read, which had been acknowledged, and the others forgotten.
+    let waiting = pids(&records);
+    let most = u32::try_from(BOUND - BATCH).unwrap();
+    assert!(waiting.iter().copied().eq(count - most + 1..=count), "{:?} to {:?}", waiting.first(), waiting.last());
+    assert!(add(&mut records, &[exit(1)]).is_err(), "zombies stay zombies");
+    (1..=100_000).for_each(|seq| records.forget(seq));
+    assert_eq!(records.waiting(), 0);
+    add(&mut records, &[exit(1)]).unwrap();
+}
