@@ -74,7 +74,7 @@ impl Mul<u64> for Time {
     }
 }
 
-/// `250 ms`.
+/// Whole milliseconds.
 impl Show for Time {
     fn show(&self, text: &mut Text) {
         text.add(self.0 / 1_000_000);

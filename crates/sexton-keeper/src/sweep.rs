@@ -90,20 +90,29 @@ impl Sweep {
                 continue;
             }
             match claim_on(pid) {
-                Claim::Unread => continue,
-                Claim::Held(_) => held = true,
+                Claim::Unread => {}
+                Claim::Held(_) => {
+                    held = true;
+                    self.forget(pid);
+                }
                 Claim::Nobody => {
                     self.reap(pid);
                 }
             }
-            self.waiting.remove(pid, since);
         }
         self.position = Some(position);
         held
     }
 
+    /// Takes `pid` from under its grace: from its reaping on, the number may be a worker's.
+    pub(crate) fn forget(&mut self, pid: u32) {
+        let since = self.waiting.values_of(pid).next();
+        since.into_iter().for_each(|since| self.waiting.remove(pid, since));
+    }
+
     /// Reaps `pid`, and notes its name first.
     fn reap(&mut self, pid: u32) -> bool {
+        self.forget(pid);
         let comm = if self.untold.has_room() { comm_of(pid) } else { [0; 16] };
         let reaped = matches!(wait::reap(pid), Ok(Some(_)));
         if reaped {
@@ -193,10 +202,12 @@ mod tests {
     }
 
     #[test]
-    fn one_that_hides_others_goes_at_once() {
+    fn one_that_hides_others_goes_at_once_and_is_not_reaped_again() {
         let mut sweep = Sweep::new().unwrap();
         let pid = zombie();
-        assert!(sweep.take(pid, SECOND, true));
+        assert!(!sweep.take(pid, SECOND, false) && sweep.take(pid, SECOND, true));
         assert_eq!(sweep.untold().map(|told| told.count), Some(1));
+        // REGRESSION: whoever got the number next was reaped when this grace was over, a worker too.
+        assert!(!sweep.has(pid));
     }
 }

@@ -369,6 +369,7 @@ impl<'a> Keeper<'a> {
         }
         for exit in staged.filter_map(|seq| self.records.from(seq)) {
             let _ended = wait::reap(exit.pid);
+            self.sweep.forget(exit.pid);
             self.roster.release(HeldProcess { pid: exit.pid, ino: exit.ino });
         }
     }
