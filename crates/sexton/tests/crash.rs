@@ -197,14 +197,12 @@ impl Round<'_> {
         }
         self.adopted();
         self.removed();
-        let mut crashed = !self.orders.file.exists();
+        // Nobody would end a worker that is held from here on, so the order is taken back while its keeper is bound to it.
+        let is_held = who == Dead::Keeper;
+        let mut crashed = if is_held { self.orders.take_back() } else { !self.orders.file.exists() };
         self.node.unbind();
-        if !crashed && who == Dead::Keeper {
-            // Nobody would end a worker that is held from here on.
-            crashed = self.orders.take_back();
-            if !crashed {
-                self.orders.give(&self.point, nth, self.number, "kill");
-            }
+        if is_held && !crashed {
+            self.orders.give(&self.point, nth, self.number, "kill");
         }
         self.ends_unseen(who);
         crashed |= self.orders.take_back();

@@ -85,9 +85,14 @@ impl Bond {
         let ended = Arc::new(AtomicBool::new(false));
         let (held, done) = (Arc::clone(&keeper), Arc::clone(&ended));
         let watcher = std::thread::spawn(move || {
-            while !done.load(Ordering::Acquire) {
+            loop {
+                // RACE: it is looked for once more at the end, or a worker that has just come to its point stays there.
+                let over = done.load(Ordering::Acquire);
                 if !order.exists() {
                     held.kill9().expect("keeper killed");
+                    return;
+                }
+                if over {
                     return;
                 }
                 std::thread::sleep(Duration::from_millis(3));
