@@ -105,6 +105,19 @@ fn a_program_runs_with_nothing_but_its_three_descriptors() {
 }
 
 #[test]
+fn the_oom_score_of_its_maker_is_neither_inherited_nor_changed() {
+    const SCORE: &str = "/proc/self/oom_score_adj";
+    let ground = Ground::new("oom");
+    fs::write(SCORE, "300").expect("a score that is higher");
+    let (waiting, handle) = ground.start(&["cat", SCORE], None);
+    left(&mut waiting.release().expect("released"));
+    eventually("exit", || handle.reap().expect("own child"));
+    let kept = fs::read_to_string(SCORE).expect("own score");
+    fs::write(SCORE, "0").expect("the score that was");
+    assert_eq!((ground.output().as_str(), kept.as_str()), ("0\n", "300\n"));
+}
+
+#[test]
 fn a_child_whose_maker_lets_go_runs_nothing() {
     let ground = Ground::new("dropped");
     let (waiting, handle) = ground.start(&["sh", "-c", "echo ran"], None);

@@ -5,6 +5,9 @@
 //! in one mapping, the [`Stage`], which is given back when the child has shown that it left: its end of the report
 //! pipe closes at `execve` and at death alike.
 //!
+//! Only a parent with an `oom_score_adj` of its own is copied: the score belongs to the memory, so a child that shares
+//! it could not lay it down without taking it from the parent (`proc_pid_oom_score_adj(5)`; Linux, `__set_oom_adj`).
+//!
 //! ```text
 //!   parent                              child
 //!   clone3 ───────────────────────────► close the parent's ends, stdio, session, dispositions, limits
@@ -21,7 +24,10 @@ use core::ptr;
 use crate::arch::{self, nr, syscall};
 use crate::error::{Errno, SysError};
 use crate::fd::{Fd, RawFd, opened, word};
+use crate::file;
 
+/// What the kernel adds to a process's score when it looks for one to kill for want of memory.
+const OOM_SCORE: &CStr = c"/proc/self/oom_score_adj";
 /// Room for the child's stack, in bytes; it calls a handful of small functions.
 const STACK_BYTES: usize = 32 * 1024;
 /// `clone3` flags (`clone(2)`).
@@ -183,6 +189,8 @@ struct Script {
     has_ids: bool,
     pidns: bool,
     no_new_privs: bool,
+    /// Whether it has memory of its own, and lays down its parent's `oom_score_adj`.
+    is_copy: bool,
     has_nofile: bool,
     nofile: [u64; 2],
     stdio: [RawFd; 3],
@@ -309,8 +317,9 @@ impl WaitingChild {
         let (report, report_write) = pipe()?;
         let mut stage = Stage::map(Stage::data_bytes(spec))?;
         let fds = [go_read.raw(), report_write.raw()];
-        let script = write_script(&mut stage, spec, fds).ok_or(SysError::of(c"clone3", Errno::E2BIG))?;
-        let (pid, pidfd) = clone_child(spec, &stage, script)?;
+        let is_copy = has_oom_score();
+        let script = write_script(&mut stage, spec, fds, is_copy).ok_or(SysError::of(c"clone3", Errno::E2BIG))?;
+        let (pid, pidfd) = clone_child(spec, &stage, script, is_copy)?;
         set_nonblocking(report.raw())?;
         let released = ReleasedChild { report, stage: Some(stage) };
         Ok(WaitingChild { pid, pidfd: Some(pidfd), go, released })
@@ -393,7 +402,7 @@ fn set_nonblocking(fd: RawFd) -> Result<(), SysError> {
 }
 
 /// Copies all that the child reads into its stage.
-fn write_script(stage: &mut Stage, spec: &ChildSpec<'_>, fds: [RawFd; 2]) -> Option<*const Script> {
+fn write_script(stage: &mut Stage, spec: &ChildSpec<'_>, fds: [RawFd; 2], is_copy: bool) -> Option<*const Script> {
     let [go, report] = fds;
     let mut kept = [go, report, spec.mark.unwrap_or(go)];
     kept.sort_unstable();
@@ -410,6 +419,7 @@ fn write_script(stage: &mut Stage, spec: &ChildSpec<'_>, fds: [RawFd; 2]) -> Opt
         has_ids: spec.ids.is_some(),
         pidns: spec.pidns,
         no_new_privs: spec.no_new_privs,
+        is_copy,
         has_nofile: spec.nofile.is_some(),
         nofile: spec.nofile.unwrap_or([0; 2]),
         stdio: spec.stdio,
@@ -429,9 +439,17 @@ fn write_script(stage: &mut Stage, spec: &ChildSpec<'_>, fds: [RawFd; 2]) -> Opt
 #[repr(C)]
 struct CloneArgs([u64; 11]);
 
-fn clone_child(spec: &ChildSpec<'_>, stage: &Stage, script: *const Script) -> Result<(i32, Fd), SysError> {
+fn clone_child(
+    spec: &ChildSpec<'_>,
+    stage: &Stage,
+    script: *const Script,
+    is_copy: bool,
+) -> Result<(i32, Fd), SysError> {
     let mut pidfd: i32 = -1;
-    let mut flags = CLONE_VM | CLONE_PIDFD;
+    let mut flags = CLONE_PIDFD;
+    if !is_copy {
+        flags |= CLONE_VM;
+    }
     if spec.pidns {
         flags |= CLONE_NEWPID | CLONE_NEWNS;
     }
@@ -452,6 +470,13 @@ fn clone_child(spec: &ChildSpec<'_>, stage: &Stage, script: *const Script) -> Re
     swap_mask(before);
     let pid = cloned.map_err(|errno| SysError::of(c"clone3", errno))?;
     Ok((pid as i32, opened(pidfd.cast_unsigned() as usize)))
+}
+
+/// Whether this process has an `oom_score_adj`; one that cannot be read could not be written either.
+fn has_oom_score() -> bool {
+    let mut text = [0u8; 8];
+    let file = file::open(file::AT_FDCWD, OOM_SCORE, file::flags::RDONLY, 0);
+    file.and_then(|file| crate::fd::read(file.raw(), &mut text)).is_ok_and(|length| text.get(..length) != Some(b"0\n"))
 }
 
 /// Sets the thread's signal mask, and tells the one before.

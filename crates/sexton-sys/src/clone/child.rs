@@ -1,9 +1,10 @@
 //! The child between `clone3` and `execve`: raw system calls only, on its own stack, in its parent's memory.
 
-use super::{ChildFailure, MARK_RELEASED, O_CLOEXEC, Script, Step, swap_mask};
+use super::{ChildFailure, MARK_RELEASED, OOM_SCORE, Script, Step, swap_mask};
 use crate::arch::{nr, syscall};
 use crate::error::Errno;
-use crate::fd::{RawFd, opened, word};
+use crate::fd::{RawFd, word};
+use crate::file;
 
 /// The child: never returns, never unwinds, never allocates.
 ///
@@ -44,7 +45,9 @@ fn prepare(script: &Script) -> Result<(), ChildFailure> {
     run(Step::Session, nr::SETSID, [0; 6])?;
     run(Step::Session, nr::UMASK, [0o022, 0, 0, 0, 0, 0])?;
     reset_dispositions();
-    reset_oom_score();
+    if script.is_copy {
+        reset_oom_score();
+    }
     if script.has_nofile {
         const RLIMIT_NOFILE: usize = 7;
         let _set = run(Step::Other, nr::PRLIMIT64, [0, RLIMIT_NOFILE, script.nofile.as_ptr() as usize, 0, 0, 0]);
@@ -133,13 +136,8 @@ fn reset_dispositions() {
 
 /// The daemon's own protection from the out-of-memory killer is not the workload's.
 fn reset_oom_score() {
-    const AT_FDCWD: i32 = -100;
-    const O_WRONLY_CLOEXEC: i32 = 1 | O_CLOEXEC;
-    let path = c"/proc/self/oom_score_adj";
-    let args = [word(AT_FDCWD), path.as_ptr() as usize, word(O_WRONLY_CLOEXEC), 0, 0, 0];
-    if let Ok(fd) = run(Step::Other, nr::OPENAT, args) {
-        let fd = opened(fd);
-        let _written = crate::fd::write(fd.raw(), b"0");
+    if let Ok(file) = file::open(file::AT_FDCWD, OOM_SCORE, file::flags::WRONLY, 0) {
+        let _written = crate::fd::write(file.raw(), b"0");
     }
 }
 
