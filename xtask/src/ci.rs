@@ -2,10 +2,11 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use crate::step::{self, cargo, has_program, root, run_and_read, step, target_dir};
+use crate::step::{self, cargo, cargo_for_images, has_program, root, run_and_read, step, target_dir};
 use crate::tally::{self, Tally};
 use crate::{packages, tidy};
 
@@ -19,6 +20,9 @@ const BUN: &str = "SEXTON_TEST_BUN";
 
 /// A check that is a harness of its own.
 type Check = fn() -> Result<bool>;
+
+/// Reads what a harness said.
+type Reader = fn(&str) -> Tally;
 
 /// Runs it all; whether everything held.
 fn run_checks(tally: &mut Tally) -> Result<bool> {
@@ -49,7 +53,9 @@ fn fmt() -> Result<bool> {
 }
 
 fn clippy() -> Result<bool> {
-    run_cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"])
+    let mut for_images = cargo_for_images(&["clippy", "--all-targets"])?;
+    for_images.args(["--", "-D", "warnings"]);
+    Ok(run_cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"])? && step::run(for_images)?)
 }
 
 fn doc() -> Result<bool> {
@@ -72,7 +78,7 @@ fn stub() -> Result<bool> {
 }
 
 /// The programs, twice: with crash points for the fault tests, put aside, and then as they are released. The second
-/// build overwrites the first, and both share every dependency.
+/// build overwrites the first, and both share every dependency. And `sexton-init` once more, for images.
 fn build() -> Result<bool> {
     let target = target_dir()?;
     if !run_cargo(&["build", "--workspace", "--bins", "--features", "sexton/crash-points"])? {
@@ -83,7 +89,7 @@ fn build() -> Result<bool> {
     for program in ["sexton", "sexton-init"] {
         put_aside(&target.join("debug").join(program), &aside.join(program))?;
     }
-    run_cargo(&["build", "--workspace", "--bins"])
+    Ok(run_cargo(&["build", "--workspace", "--bins"])? && step::run(cargo_for_images(&["build"])?)?)
 }
 
 /// Copies a program; by a new file, for an old one may be running.
@@ -104,18 +110,17 @@ fn test(tally: &mut Tally) -> Result<bool> {
         command.envs(bun.iter().map(|bun| (BUN, bun)));
         command
     };
-    let mut held = true;
-    if has_program("cargo-nextest") {
-        let (succeeded, text) =
-            run_and_read(with_env(&["nextest", "run", "--workspace", "--no-fail-fast", "--color=never"]))?;
-        tally.add(succeeded, tally::of_nextest(&text));
-        held &= succeeded;
-        let (succeeded, text) = run_and_read(with_env(&["test", "--workspace", "--doc", "--quiet"]))?;
-        tally.add(succeeded, tally::of_libtest(&text));
-        held &= succeeded;
+    let mut runs: Vec<(Command, Reader)> = if has_program("cargo-nextest") {
+        let nextest = with_env(&["nextest", "run", "--workspace", "--no-fail-fast", "--color=never"]);
+        vec![(nextest, tally::of_nextest), (with_env(&["test", "--workspace", "--doc", "--quiet"]), tally::of_libtest)]
     } else {
-        let (succeeded, text) = run_and_read(with_env(&["test", "--workspace", "--no-fail-fast"]))?;
-        tally.add(succeeded, tally::of_libtest(&text));
+        vec![(with_env(&["test", "--workspace", "--no-fail-fast"]), tally::of_libtest)]
+    };
+    runs.push((cargo_for_images(&["test", "--test", "entry_point"])?, tally::of_libtest));
+    let mut held = true;
+    for (command, reader) in runs {
+        let (succeeded, text) = run_and_read(command)?;
+        tally.add(succeeded, reader(&text));
         held &= succeeded;
     }
     let skipped = fs::read_to_string(&skips)?;

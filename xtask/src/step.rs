@@ -20,6 +20,20 @@ pub fn cargo(args: &[&str]) -> Command {
     command
 }
 
+/// Cargo on `sexton-init` as images get it: as it is released, without the keeper, and in a place of its own, for beside
+/// `sexton` belongs the whole one.
+pub fn cargo_for_images(args: &[&str]) -> Result<Command> {
+    let mut command = cargo(args);
+    command.args(["--package", "sexton-keeper", "--no-default-features", "--release", "--target-dir"]);
+    command.arg(for_images()?);
+    Ok(command)
+}
+
+/// Where that builds.
+pub fn for_images() -> Result<PathBuf> {
+    Ok(target_dir()?.join("images"))
+}
+
 /// Where cargo builds.
 pub fn target_dir() -> Result<PathBuf> {
     let told = metadata()?;

@@ -3,7 +3,7 @@
 //! As an image's entry point it runs one command, forwards signals to it, reaps whatever reparents to it, and ends as
 //! the command did ([`init`]). As the keeper it does the same for the daemon's worker, and besides outlives it: it
 //! holds the worker's listeners, records the exits of processes that the worker left behind, and replaces the worker
-//! when it dies or is upgraded ([`turn`]).
+//! when it dies or is upgraded ([`turn`]). Built without the feature `keeper`, the program is an entry point alone.
 //!
 //! It has one thread and one loop, needs no allocator, and works without std and without a C library, because it must
 //! still work when nothing else does. It never waits for or signals a process by number unless that process is its own
@@ -41,7 +41,7 @@ mod worker;
 pub use turn::run;
 pub use worker::KeeperConfig;
 
-/// A wrong command line of the keeper (`sysexits.h`).
+/// A wrong command line of the keeper, or one for a program that is none (`sysexits.h`).
 const USAGE: i32 = 64;
 
 /// What `sexton-init` does; tells its exit code.
@@ -49,14 +49,24 @@ pub fn main(start: Start) -> i32 {
     if start.args.at(1) != Some(c"--keeper") {
         return init::run(start);
     }
+    // All that makes the program for images: whatever nothing calls then is left out by the linker.
+    if !cfg!(feature = "keeper") {
+        return refuse(
+            Text::new()
+                .add(text::Shown(start.args.at(0).unwrap_or_default().to_bytes()))
+                .add(" is built for images, without the keeper: put a whole one in its place, or remove it"),
+        );
+    }
     match read_config(start) {
         Some(config) => run(&config),
-        None => {
-            let usage = "usage: sexton-init --keeper --run-dir DIR [--lock-fd N] -- /PROGRAM [ARG]...";
-            text::say(text::STDERR, Text::new().add(usage));
-            USAGE
-        }
+        None => refuse(Text::new().add("usage: sexton-init --keeper --run-dir DIR [--lock-fd N] -- /PROGRAM [ARG]...")),
     }
+}
+
+/// Tells why nothing is kept, and the exit code.
+fn refuse(why: &mut Text) -> i32 {
+    text::say(text::STDERR, why);
+    USAGE
 }
 
 /// Reads `--keeper --run-dir DIR [--lock-fd N] -- /PROGRAM [ARG]…`.

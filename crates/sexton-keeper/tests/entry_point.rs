@@ -447,6 +447,24 @@ fn usage_is_shown_on_request_and_on_a_mistake() {
     }
 }
 
+/// The program for images, that is: the suite is run against it too.
+#[cfg(not(feature = "keeper"))]
+#[test]
+fn one_without_the_keeper_says_so_by_its_path_and_holds_nothing_of_it() {
+    let mut keeper = Command::new(INIT);
+    keeper.args(["--keeper", "--run-dir", "/nonexistent", "--lock-fd", "3", "--", "/nonexistent/sexton"]);
+    let output = output(keeper);
+    let err = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(64), "{err}");
+    assert!(err.starts_with(INIT) && err.contains("without the keeper"), "{err}");
+    let program = std::fs::read(INIT).unwrap();
+    for (word, is_there) in [(&b"sexton-keeper: "[..], false), (b"SEXTON_KEEPER_FD", false), (b"TINI_SUBREAPER", true)]
+    {
+        let found = program.windows(word.len()).any(|bytes| bytes == word);
+        assert_eq!(found, is_there, "{}", text(word));
+    }
+}
+
 #[test]
 fn a_command_is_found_and_interpreted_as_execvp_does() {
     let dir = std::env::temp_dir().join(format!("sexton-init-{}-path", std::process::id()));

@@ -1,5 +1,7 @@
-//! `sexton-init` as PID 1 beside the programs whose place it takes: each in a PID namespace of its own, in turns.
+//! `sexton-init` as PID 1 beside the programs whose place it takes: each in a PID namespace of its own, in turns. Both of
+//! its builds are: the one for images, which is no more than the others are, and the one that is the keeper too.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -9,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use sexton_core::handle::Handle;
 use sexton_core::proc;
 use sexton_plan::id::Pid;
@@ -50,6 +52,8 @@ struct Peer {
 struct Measured {
     name: &'static str,
     file: u64,
+    /// What else must be there: the libraries that it has mapped.
+    libraries: u64,
     memory: Memory,
     idle_wakes: u64,
     latencies: Samples,
@@ -63,9 +67,12 @@ impl Measured {
     }
 }
 
-/// `sexton-init`, then its peers.
+/// `sexton-init`, for images and whole, then its peers.
 pub fn init(bench: &Bench) -> Result<Vec<Row>> {
-    let mut programs = vec![Peer { name: "sexton-init", path: bench.sexton.with_file_name("sexton-init") }];
+    let mut programs = vec![
+        Peer { name: "PID 1", path: bench.init_for_images.clone() },
+        Peer { name: "PID 1 and keeper", path: bench.sexton.with_file_name("sexton-init") },
+    ];
     for name in ["tini", "dumb-init", "catatonit", "s6-svscan"] {
         match find(name) {
             Some(path) => programs.push(Peer { name, path }),
@@ -80,24 +87,41 @@ pub fn init(bench: &Bench) -> Result<Vec<Row>> {
             measured.cpu.push(running.leave(ORPHANS)?);
         }
     }
-    let (ours, peers) = all.split_first().context("ours is the first")?;
-    let mut rows = vec![
-        Row::new("sexton-init: memory when idle, RSS", Figure::Bytes(ours.memory.rss))
-            .aim(Aim::AtMost(Figure::Bytes(128 << 10))),
-        Row::new("sexton-init: context switches in 3 s idle", Figure::Count(ours.idle_wakes))
-            .aim(Aim::AtMost(Figure::Count(0))),
-    ];
-    rows.extend(peers.iter().flat_map(|peer| compare(ours, peer)));
+    let [for_images, whole, peers @ ..] = &all[..] else { bail!("ours are the first") };
+    let mut rows = Vec::new();
+    for ours in [for_images, whole] {
+        rows.extend(alone(ours));
+        rows.extend(peers.iter().flat_map(|peer| compare(ours, peer)));
+    }
+    // None of the others is a keeper.
+    rows.extend(peers.iter().map(|peer| compare_files(for_images, peer).aim(Aim::Times(1.0))));
+    rows.push(compare_files(whole, for_images));
     Ok(rows)
 }
 
+/// What a program of ours is measured by without a peer.
+fn alone(ours: &Measured) -> [Row; 2] {
+    let row = |what: &str, figure, most| Row::new(format!("{}: {what}", ours.name), figure).aim(Aim::AtMost(most));
+    [
+        row("memory when idle, RSS", Figure::Bytes(ours.memory.rss), Figure::Bytes(128 << 10)),
+        row("context switches in 3 s idle", Figure::Count(ours.idle_wakes), Figure::Count(0)),
+    ]
+}
+
+fn compare_files(ours: &Measured, peer: &Measured) -> Row {
+    let libraries = Some(peer.libraries).filter(|&bytes| bytes > 0);
+    let beside = libraries.map(|bytes| format!(", and its libraries: {}", Figure::Bytes(bytes))).unwrap_or_default();
+    let row = Row::new(format!("{}: program file", ours.name), Figure::Bytes(ours.file));
+    row.against(format!("{}{beside}", peer.name), Figure::Bytes(peer.file))
+}
+
 fn compare(ours: &Measured, peer: &Measured) -> Vec<Row> {
-    let row = |what: &str, ours, theirs| Row::new(format!("PID 1: {what}"), ours).against(peer.name, theirs);
+    let name = ours.name;
+    let row = |what: &str, ours, theirs| Row::new(format!("{name}: {what}"), ours).against(peer.name, theirs);
     let less = Aim::Times(1.0);
     vec![
         row("memory when idle, RSS", Figure::Bytes(ours.memory.rss), Figure::Bytes(peer.memory.rss)).aim(less),
         row("memory when idle, PSS", Figure::Bytes(ours.memory.pss), Figure::Bytes(peer.memory.pss)).aim(less),
-        row("program file", Figure::Bytes(ours.file), Figure::Bytes(peer.file)).aim(less),
         row("CPU for 10,000 orphans", ours.cpu(), peer.cpu()).aim(less),
         row(
             "orphan's end to its reaping, p50",
@@ -129,8 +153,17 @@ fn measure(peer: &Peer, running: &Running) -> Result<Measured> {
     std::thread::sleep(IDLE);
     let idle_wakes = since(before, activity(init)?).switches;
     let latencies = Samples::from(running.end_one_by_one()?);
-    let file = fs::metadata(&peer.path)?.len();
-    Ok(Measured { name: peer.name, file, memory, idle_wakes, latencies, cpu: Vec::new() })
+    let (file, libraries) = files(init)?;
+    Ok(Measured { name: peer.name, file, libraries, memory, idle_wakes, latencies, cpu: Vec::new() })
+}
+
+/// How large the program of `init` is, and what else it has mapped.
+fn files(init: i32) -> Result<(u64, u64)> {
+    let maps = fs::read_to_string(format!("/proc/{init}/maps"))?;
+    let mapped: BTreeSet<&str> = maps.lines().filter_map(|line| line.find('/').and_then(|at| line.get(at..))).collect();
+    let sizes = mapped.into_iter().map(|path| Ok(fs::metadata(path)?.len())).collect::<Result<Vec<u64>>>()?;
+    let file = fs::metadata(format!("/proc/{init}/exe"))?.len();
+    Ok((file, sizes.iter().sum::<u64>() - file))
 }
 
 /// A program as PID 1, with its command.

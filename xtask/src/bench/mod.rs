@@ -23,7 +23,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::step::{cargo, run, target_dir};
+use crate::step::{cargo, cargo_for_images, for_images, run, target_dir};
 
 pub use figure::{Aim, Figure, Row};
 pub use sample::{Samples, in_turns, timed};
@@ -52,6 +52,8 @@ const TOPICS: &[Topic] = &[
 pub struct Bench {
     /// The released `sexton`, with `sexton-init` beside it.
     pub sexton: PathBuf,
+    /// The released `sexton-init` for images.
+    pub init_for_images: PathBuf,
     /// How often what is quick is measured.
     pub rounds: usize,
 }
@@ -65,10 +67,14 @@ pub fn bench(args: &[String]) -> Result<bool> {
         let args = args.iter().map(String::as_str);
         return run(cargo(&again.into_iter().chain(args).collect::<Vec<_>>()));
     }
-    if !run(cargo(&["build", "--release", "--bins"]))? {
+    if !run(cargo(&["build", "--release", "--bins"]))? || !run(cargo_for_images(&["build"])?)? {
         return Ok(false);
     }
-    let bench = Bench { sexton: target_dir()?.join("release/sexton"), rounds };
+    let bench = Bench {
+        sexton: target_dir()?.join("release/sexton"),
+        init_for_images: for_images()?.join("release/sexton-init"),
+        rounds,
+    };
     let mut rows = Vec::new();
     for (name, measure) in topics {
         println!("== {name}");
