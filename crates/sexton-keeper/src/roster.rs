@@ -1,6 +1,8 @@
 //! Which processes the worker answers for, so that the exits of those it leaves behind are kept for its successor.
 
-use sexton_sys::{SysError, pidfd};
+use sexton_sys::file::{self, AT_FDCWD, flags};
+use sexton_sys::text::Text;
+use sexton_sys::{Errno, SysError, pidfd};
 
 use crate::pidmap::PidMap;
 use crate::wire::HeldProcess;
@@ -45,8 +47,8 @@ impl Roster {
 
     /// Who holds `pid`, which is an unreaped child of this process, so that its number cannot change its owner.
     ///
-    /// A process that was held without an inode, on a kernel that has none, is known by its number alone. A stranger
-    /// can have that number only if the worker died between reaping the process and saying so.
+    /// A process that was held with nothing to know it by is known by its number alone. A stranger can have that number
+    /// only if the worker died between reaping the process and saying so.
     pub(crate) fn claim_on(&self, pid: u32) -> Claim {
         let mut seen = None;
         for ino in self.0.values_of(pid) {
@@ -54,7 +56,7 @@ impl Roster {
                 return Claim::Held(HeldProcess { pid, ino });
             }
             if seen.is_none() {
-                let Ok(told) = inode_of(pid) else {
+                let Ok(told) = told_of(pid, ino) else {
                     return Claim::Unread;
                 };
                 if told == ino {
@@ -67,10 +69,24 @@ impl Roster {
     }
 }
 
-/// The inode of the pidfd of `pid`.
-fn inode_of(pid: u32) -> Result<u64, SysError> {
+/// What tells `pid` from others of its number: of the kind that `held` is.
+fn told_of(pid: u32, held: u64) -> Result<u64, SysError> {
+    if held & HeldProcess::TICKS != 0 {
+        return start_ticks_of(pid).map(|ticks| ticks | HeldProcess::TICKS);
+    }
     let fd = pidfd::open(pid.cast_signed())?;
     pidfd::inode(fd.raw())
+}
+
+/// When `pid` was started, in clock ticks since the boot (`proc_pid_stat(5)`, field 22).
+fn start_ticks_of(pid: u32) -> Result<u64, SysError> {
+    let file = file::open(AT_FDCWD, Text::new().add("/proc/").add(pid).add("/stat").as_c_str(), flags::RDONLY, 0)?;
+    let mut space = [0; 512];
+    let len = sexton_sys::fd::read(file.raw(), &mut space)?;
+    // The name, which may hold anything, is the second field; behind its parenthesis the third begins.
+    let text = space.get(..len).unwrap_or_default().rsplit(|&byte| byte == b')').next().unwrap_or_default();
+    let ticks = text.split(|&byte| byte == b' ').nth(20).and_then(|digits| str::from_utf8(digits).ok()?.parse().ok());
+    ticks.ok_or(SysError::of(c"read", Errno::EIO))
 }
 
 #[cfg(test)]
@@ -78,27 +94,30 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_child_is_known_by_its_inode_and_not_by_its_number() {
+    fn a_child_is_known_by_its_inode_or_its_start_and_not_by_its_number() {
         let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
         let pid = child.id();
-        let ino = inode_of(pid).unwrap();
-        let mut roster = Roster::new().unwrap();
-        assert_eq!(roster.claim_on(pid), Claim::Nobody);
-        for stale in [ino + 1, ino + 2] {
-            assert!(roster.hold(HeldProcess { pid, ino: stale }));
+        for kind in [0, HeldProcess::TICKS] {
+            let ino = told_of(pid, kind).unwrap();
+            assert_eq!(ino & HeldProcess::TICKS, kind);
+            let mut roster = Roster::new().unwrap();
+            assert_eq!(roster.claim_on(pid), Claim::Nobody);
+            for stale in [ino + 1, ino + 2] {
+                assert!(roster.hold(HeldProcess { pid, ino: stale }));
+            }
+            assert_eq!(roster.claim_on(pid), Claim::Nobody, "an earlier process of that number is another one");
+            let held = HeldProcess { pid, ino };
+            assert!(roster.hold(held) && roster.hold(held));
+            assert_eq!(roster.claim_on(pid), Claim::Held(held));
+            roster.release(held);
+            assert_eq!(roster.claim_on(pid), Claim::Nobody, "it is in the roster once, however often it was held");
         }
-        assert_eq!(roster.claim_on(pid), Claim::Nobody, "an earlier process of that number is another one");
-        let held = HeldProcess { pid, ino };
-        assert!(roster.hold(held) && roster.hold(held));
-        assert_eq!(roster.claim_on(pid), Claim::Held(held));
-        roster.release(held);
-        assert_eq!(roster.claim_on(pid), Claim::Nobody, "it is in the roster once, however often it was held");
         child.kill().unwrap();
         child.wait().unwrap();
     }
 
     #[test]
-    fn a_process_held_without_an_inode_is_known_by_its_number() {
+    fn a_process_held_with_nothing_to_know_it_by_is_known_by_its_number() {
         let mut roster = Roster::new().unwrap();
         let held = HeldProcess { pid: 7, ino: 0 };
         roster.hold(held);

@@ -87,7 +87,7 @@ pub struct ExitRecord {
     pub seq: u64,
     /// Its PID.
     pub pid: u32,
-    /// The inode of its pidfd, 0 where the kernel has none.
+    /// As it was held.
     pub ino: u64,
     /// Its wait status (`wait(2)`).
     pub status: i32,
@@ -206,8 +206,14 @@ impl Default for SweepPolicy {
 pub struct HeldProcess {
     /// Its PID.
     pub pid: u32,
-    /// The inode of its pidfd, 0 where the kernel has none that is unique (before 6.9).
+    /// What tells it from an earlier process of its number: the inode of its pidfd; where the kernel has none that is
+    /// unique (before 6.9), its start tick and [`HeldProcess::TICKS`]; 0 where that is not known either.
     pub ino: u64,
+}
+
+impl HeldProcess {
+    /// The bit by which a start tick is known from an inode; no kernel counts so far.
+    pub const TICKS: u64 = 1 << 63;
 }
 
 /// A message of a worker.

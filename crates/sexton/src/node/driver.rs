@@ -22,6 +22,7 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 use super::adopt;
 use super::drain::{Drain, DrainNews};
 use super::host::SharedHost;
+use super::keeper::is_of;
 use super::life::{Answer, Command, Life, LifeHandle, Next, not_admitted, refuse_or_answer};
 use super::reconcile::Reconciler;
 use super::recover;
@@ -67,6 +68,8 @@ pub struct Driver {
     reconcile_every: Duration,
     worker_restarts: u64,
     keeper_pid: u32,
+    /// Why it is to end, where that was told before it ran.
+    stopped: Option<Stopped>,
     claims: adopt::Claims,
 }
 
@@ -93,6 +96,7 @@ impl Driver {
             reconcile_every,
             worker_restarts: 0,
             keeper_pid: 0,
+            stopped: None,
             claims: adopt::Claims::default(),
         };
         (driver, node)
@@ -139,6 +143,9 @@ impl Driver {
         let mut ticks = interval(self.reconcile_every);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         ticks.reset();
+        if let Some(stopped) = self.stopped.take() {
+            return stopped;
+        }
         loop {
             tokio::select! {
                 biased;
@@ -405,7 +412,14 @@ impl Driver {
                 let _removed = life.entry.wait_for(is_shown).await;
             }
         };
-        let _late = timeout(ENDS_SHOWN, all).await;
+        let (host, mut all) = (Arc::clone(&self.host), std::pin::pin!(timeout(ENDS_SHOWN, all)));
+        while self.stopped.is_none() {
+            tokio::select! {
+                _late = &mut all => return,
+                // How they ended may be the keeper's to tell.
+                message = host.keeper.receive() => self.stopped = self.heed(message).await,
+            }
+        }
     }
 
     /// Heeds one message of the keeper.
@@ -443,8 +457,7 @@ impl Driver {
     /// A recorded exit that no life waits for is nobody's, or durable already.
     fn exit_recorded(&self, record: ExitRecord) {
         let awaited = self.lives.values().filter_map(|life| life.entry.borrow().clone()).any(|entry| {
-            let same = |identity: &sexton_plan::identity::Identity| identity.pidfs_ino == Some(record.ino);
-            !entry.state.is_terminal() && entry.identity.as_ref().is_some_and(same)
+            !entry.state.is_terminal() && entry.identity.as_ref().is_some_and(|identity| is_of(&record, identity))
         });
         if !awaited {
             let host = Arc::clone(&self.host);

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use sexton_core::domain::Domain;
 use sexton_core::pin::Released;
 use sexton_core::tree::Tree;
-use sexton_keeper::wire::{HeldProcess, ToKeeper};
+use sexton_keeper::wire::ToKeeper;
 use sexton_ledger::entry::{Entry, Exit, Resource, ResourceState};
 use sexton_ledger::{Batch, EventKind, NewEvent, RequestRecord};
 use sexton_plan::kill::KillBy;
@@ -21,6 +21,7 @@ use super::adapter::{Asked, Step};
 use super::asking::{Asking, nothing_to_wait_for, say};
 use super::crash::crash_point;
 use super::host::Host;
+use super::keeper;
 use super::life::{Life, Next, RollBack, fact, now};
 use super::process::{Ending, Process};
 use super::resources::domain_name;
@@ -38,8 +39,6 @@ const SWEEP_AFTER: Duration = Duration::from_millis(50);
 const RECORDED_AFTER: Duration = Duration::from_millis(100);
 /// How long what ends along with the main process is waited for before that one's exit is told and recorded alone.
 const TOGETHER: Duration = Duration::from_millis(5);
-/// How long the keeper's record is waited for where the kernel kept nothing.
-const KEEPER_TELLS: Duration = Duration::from_secs(1);
 /// The pause before a domain that could not be read is read again.
 const READ_AGAIN: Duration = Duration::from_secs(1);
 
@@ -337,12 +336,10 @@ impl Life {
     async fn learn_exit(&mut self, process: Option<&Process>) {
         let Some(process) = process.filter(|_| self.entry.exit.is_none()) else { return };
         let mut ending = self.obeying(process.ended(), Some(process)).await;
-        let since = Instant::now();
-        while ending == Ending::Untold && since.elapsed() < KEEPER_TELLS {
-            match self.host.keeper.exit_of(process.handle().identity()) {
-                Some((_, status)) => ending = Ending::Known(status, ExitSource::Keeper),
-                None => self.obeying(sleep(SWEEP_AFTER), Some(process)).await,
-            }
+        if ending == Ending::Untold {
+            let host = Arc::clone(&self.host);
+            let told = self.obeying(host.keeper.told_exit_of(process.handle().identity()), Some(process)).await;
+            ending = told.map_or(Ending::Untold, |status| Ending::Known(status, ExitSource::Keeper));
         }
         if let Ending::Known(status, source) = ending {
             self.learned(status, source);
@@ -515,8 +512,7 @@ pub(super) async fn let_go(host: &Host, entry: &Entry) {
     }
     host.remove_mark(&entry.incarnation);
     if let Some(identity) = &entry.identity {
-        let (pid, ino) = (identity.pid.as_raw().cast_unsigned(), identity.pidfs_ino.unwrap_or(0));
-        host.keeper.send(ToKeeper::Release(HeldProcess { pid, ino })).await;
+        host.keeper.send(ToKeeper::Release(keeper::held(identity))).await;
         if let Some((seq, _)) = host.keeper.exit_of(identity) {
             host.keeper.settled(seq).await;
         }

@@ -48,6 +48,8 @@ pub struct Host {
     pub ledger: Ledger,
     /// The keeper.
     pub keeper: Keeper,
+    /// Whether no worker ran before this one under that keeper.
+    pub keeper_is_new: bool,
     /// Soft and hard `RLIMIT_NOFILE` as the daemon was started with: what workloads get.
     pub nofile: Option<[u64; 2]>,
     /// Ended lives of one instance whose logs are kept.

@@ -6,14 +6,20 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use sexton_keeper::link::{FromKeeper, KeeperLink, LinkError};
-use sexton_keeper::wire::{ExitRecord, StoreName, ToKeeper};
+use sexton_keeper::wire::{ExitRecord, HeldProcess, StoreName, ToKeeper};
 use sexton_plan::identity::Identity;
 use sexton_plan::state::ExitStatus;
 use sexton_sys::Errno;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+use tokio::time::{Duration, Instant, sleep};
 
 use super::readiness;
+
+/// How long a record is waited for that the keeper may be about to tell: it reaps first, and speaks in the same turn.
+const TELLS: Duration = Duration::from_secs(1);
+/// The pause before the records are looked at again.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// The connection, and the exits that the keeper recorded and nobody has claimed yet.
 #[derive(Debug)]
@@ -36,6 +42,21 @@ impl AsRawFd for Link {
     fn as_raw_fd(&self) -> RawFd {
         self.0.raw()
     }
+}
+
+/// What the keeper is told of a process, by which it and its exit are known again.
+///
+/// A start tick is enough here, and would not be for a signal: the keeper compares it only with that of a child of its
+/// own which has the number of one that it holds.
+pub fn held(identity: &Identity) -> HeldProcess {
+    let ticks = identity.start_ticks.map_or(0, |ticks| ticks | HeldProcess::TICKS);
+    HeldProcess { pid: identity.pid.as_raw().cast_unsigned(), ino: identity.pidfs_ino.unwrap_or(ticks) }
+}
+
+/// Whether a recorded exit is proven to be of exactly this process.
+pub fn is_of(record: &ExitRecord, identity: &Identity) -> bool {
+    let held = held(identity);
+    held.ino != 0 && (record.pid, record.ino) == (held.pid, held.ino)
 }
 
 impl Keeper {
@@ -105,11 +126,21 @@ impl Keeper {
     /// The recorded exit of exactly this process, which stays remembered until it is forgotten.
     pub fn exit_of(&self, identity: &Identity) -> Option<(u64, ExitStatus)> {
         let exits = self.lock();
-        let pid = identity.pid.as_raw().cast_unsigned();
-        // Without pidfs on either side nothing proves the record to be of this process.
-        let ino = identity.pidfs_ino?;
-        let record = exits.open.values().find(|record| record.ino == ino && record.pid == pid)?;
+        let record = exits.open.values().find(|record| is_of(record, identity))?;
         Some((record.seq, ExitStatus::from_wait_word(record.status)?))
+    }
+
+    /// As [`Keeper::exit_of`], and waits a moment for it: whom this worker finds gone, the keeper may have reaped just
+    /// now, or while this worker began, and its word is still under way.
+    pub async fn told_exit_of(&self, identity: &Identity) -> Option<ExitStatus> {
+        let since = Instant::now();
+        loop {
+            match self.exit_of(identity) {
+                Some((_, status)) => return Some(status),
+                None if since.elapsed() < TELLS => sleep(LOOK_AGAIN).await,
+                None => return None,
+            }
+        }
     }
 
     /// Forgets one exit: it is durable in the ledger, or nobody's. The keeper is told as soon as all before it are

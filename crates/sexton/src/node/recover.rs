@@ -208,7 +208,8 @@ impl Life {
         crash_point!("close.begun");
         let mut reason = LostReason::Vanished;
         if self.entry.exit.is_none() {
-            match self.told_afterwards().await {
+            let host = Arc::clone(&self.host);
+            match self.obeying(told_afterwards(Arc::clone(&self.entry), &host), None).await {
                 Some((status, source)) => self.learned(status, source),
                 None => reason = self.lost_reason(),
             }
@@ -221,25 +222,6 @@ impl Life {
             self.owe(next, events).await;
         }
         self.finish(None, reason).await
-    }
-
-    /// Asks the pin, then the keeper.
-    async fn told_afterwards(&self) -> Option<(ExitStatus, ExitSource)> {
-        let identity = self.entry.identity.clone()?;
-        let (key, recorded) = (self.entry.incarnation.to_string(), identity.clone());
-        let pinned = self.host.with_pins(move |pins| pins.open(&key, &recorded)).await;
-        let handle = pinned.and_then(|opened| match opened {
-            Ok(handle) => handle,
-            Err(error) => {
-                tracing::warn!(%error, "pin not opened");
-                None
-            }
-        });
-        if let Some(ProcessLife::Reaped(Some(status))) = handle.and_then(|handle| handle.life().ok()) {
-            return Some((status, ExitSource::Pin));
-        }
-        let (_, status) = self.host.keeper.exit_of(&identity)?;
-        Some((status, ExitSource::Keeper))
     }
 
     fn lost_reason(&self) -> LostReason {
@@ -256,6 +238,30 @@ impl Life {
             proc::stat(identity.pid).is_ok_and(|stat| identity.start_ticks.is_some_and(|t| t != stat.start_ticks));
         if reused { LostReason::PidReused } else { LostReason::Vanished }
     }
+}
+
+/// Asks the pin, then the keeper.
+async fn told_afterwards(entry: Arc<Entry>, host: &Host) -> Option<(ExitStatus, ExitSource)> {
+    let identity = entry.identity.clone()?;
+    let (key, recorded) = (entry.incarnation.to_string(), identity.clone());
+    let pinned = host.with_pins(move |pins| pins.open(&key, &recorded)).await;
+    let handle = pinned.and_then(|opened| match opened {
+        Ok(handle) => handle,
+        Err(error) => {
+            tracing::warn!(%error, "pin not opened");
+            None
+        }
+    });
+    if let Some(ProcessLife::Reaped(Some(status))) = handle.and_then(|handle| handle.life().ok()) {
+        return Some((status, ExitSource::Pin));
+    }
+    // A keeper that had no worker before this one has recorded nobody's exit but those of which it told first.
+    let status = if host.keeper_is_new {
+        host.keeper.exit_of(&identity).map(|(_, status)| status)
+    } else {
+        host.keeper.told_exit_of(&identity).await
+    };
+    status.map(|status| (status, ExitSource::Keeper))
 }
 
 fn pid_of(entry: &Entry) -> Option<sexton_plan::id::Pid> {

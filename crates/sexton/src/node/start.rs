@@ -14,13 +14,14 @@ use serde_json::json;
 use sexton_core::domain::Domain;
 use sexton_core::handle::Handle;
 use sexton_core::spawn::{self, Going, NeverRan, Program, Waiting};
-use sexton_keeper::wire::{HeldProcess, ToKeeper};
+use sexton_keeper::wire::ToKeeper;
 use sexton_ledger::entry::{Cgroup, Entry, ResourceState};
 use sexton_ledger::{Batch, EventKind};
 use sexton_plan::state::State;
 use tokio::io::Interest;
 
 use super::crash::crash_point;
+use super::keeper;
 use super::life::{Answer, Life, Next, RollBack, fact, now};
 use super::process::Process;
 use super::readiness;
@@ -144,8 +145,7 @@ impl Life {
         let (key, pinned) = (next.incarnation.to_string(), Arc::clone(&handle));
         let host = Arc::clone(&self.host);
         let pin = host.with_pins(move |pins| pins.pin(&pinned, &key));
-        let (pid, ino) = (identity.pid.as_raw().cast_unsigned(), identity.pidfs_ino.unwrap_or(0));
-        let hold = ToKeeper::Hold(HeldProcess { pid, ino });
+        let hold = ToKeeper::Hold(keeper::held(&identity));
         let (pin, (), recorded) = tokio::join!(pin, host.keeper.send(hold), self.record(next, Vec::new(), true));
         if let Some(Err(error)) = pin {
             tracing::warn!(%error, "exit status not pinned");

@@ -141,6 +141,7 @@ pub async fn begin(options: &Options, keeper: Keeper, new_keeper: bool) -> Resul
         subtree,
         ledger,
         keeper,
+        keeper_is_new: new_keeper,
         nofile,
         log_incarnations: options.log_incarnations,
         logs,
