@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use sexton_plan::id::Pid;
 use sexton_sys::pidfd::FileHandle;
-use sexton_sys::xattr;
+use sexton_sys::{cgroup, xattr};
 
 use crate::pin::Released;
 
@@ -351,7 +351,8 @@ impl Domain {
     /// # Errors
     /// The kernel refused.
     pub fn take_in(&self, pid: Pid) -> Result<(), DomainError> {
-        fs::write(self.full.join("cgroup.procs"), pid.to_string()).map_err(|source| self.error("move into", source))
+        let moved = cgroup::take_in(self.dir.as_raw_fd(), pid.as_raw());
+        moved.map_err(|error| self.error("move into", io::Error::from_raw_os_error(error.errno.0)))
     }
 
     /// Moves everybody in it and below to `home`, by number.
@@ -457,6 +458,14 @@ pub(crate) fn find_mount() -> Option<PathBuf> {
         let seen = device_name(fs::metadata(&point).ok()?.dev());
         (seen == device).then_some(point)
     })
+}
+
+/// The id of the cgroup that `/proc/PID/cgroup` calls `path`: the inode of its directory. `None` for one that is removed,
+/// or that this process cannot see.
+pub(crate) fn id_of_path(path: &str) -> Option<u64> {
+    // Outside of the reader's own cgroup namespace a path begins with `/..` (`cgroup_namespaces(7)`).
+    let below = path.strip_prefix('/').filter(|below| !below.starts_with(".."))?;
+    Some(fs::metadata(find_mount()?.join(below)).ok()?.ino())
 }
 
 /// A device as `proc_pid_mountinfo(5)` writes it, from `st_dev` (`makedev(3)`).

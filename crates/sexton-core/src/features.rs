@@ -2,7 +2,26 @@
 
 use std::sync::OnceLock;
 
-use sexton_sys::pidfd;
+use sexton_sys::{Errno, SysError, pidfd, wait};
+
+/// What custody cannot do without, tried on this very process: to hold one process, to signal no other, and to wait for
+/// no other.
+///
+/// # Errors
+/// What the kernel, or a filter, refuses.
+///
+/// # Kernel
+/// 5.4.
+pub fn required() -> Result<(), SysError> {
+    let me = pidfd::open(std::process::id().cast_signed())?;
+    pidfd::send_signal(me.raw(), 0)?;
+    match wait::peek_pidfd(me.raw()) {
+        // Nobody is a child of its own.
+        Ok(_) => Ok(()),
+        Err(error) if error.errno == Errno::ECHILD => Ok(()),
+        Err(error) => Err(error),
+    }
+}
 
 /// Whether the inode of a pidfd names one process for the whole boot (pidfs, Linux 6.9). Before, all pidfds share
 /// one anonymous inode.

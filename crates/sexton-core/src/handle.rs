@@ -8,6 +8,7 @@ use sexton_plan::state::{ExitSource, ExitStatus};
 use sexton_sys::pidfd::{self, FileHandle};
 use sexton_sys::{Errno, Fd, SysError, xattr};
 
+use crate::domain;
 use crate::proc::{self, Here, ReadProcError};
 
 /// The tag on a process's pidfd, which only root can write.
@@ -176,8 +177,16 @@ impl Handle {
     pub fn life(&self) -> Result<Life, SysError> {
         match pidfd::poll_end(self.pidfd.raw())? {
             pidfd::End::None => Ok(Life::Alive),
-            pidfd::End::Zombie => Ok(Life::Zombie(self.zombie_status())),
+            pidfd::End::Zombie => Ok(self.life_when_over()),
             pidfd::End::Reaped => Ok(Life::Reaped(self.kept_status())),
+        }
+    }
+
+    /// Whether what is over has been reaped. KERNEL(6.9): before, its pidfd looks alike before and after.
+    fn life_when_over(&self) -> Life {
+        match self.zombie_status() {
+            None if self.signal(0) == Ok(false) => Life::Reaped(self.kept_status()),
+            status => Life::Zombie(status),
         }
     }
 
@@ -222,9 +231,20 @@ impl Handle {
         ExitStatus::from_wait_word(pidfd::facts(self.pidfd.raw()).ok()?.wait_word?)
     }
 
-    /// The id of its cgroup2, the second witness for weak identities; `None` where the kernel does not say.
+    /// The id of its cgroup2, the second witness for weak identities; `None` where nobody says.
     pub fn cgroup_id(&self) -> Option<u64> {
-        pidfd::facts(self.pidfd.raw()).ok()?.cgroup_id
+        match pidfd::facts(self.pidfd.raw()) {
+            Ok(facts) => facts.cgroup_id,
+            Err(_) => self.cgroup_id_by_path(),
+        }
+    }
+
+    /// KERNEL(6.13): before, `/proc` names the cgroup, whose id is its inode.
+    fn cgroup_id_by_path(&self) -> Option<u64> {
+        let found = domain::id_of_path(&proc::cgroup_path(self.identity.pid).ok()?)?;
+        // RACE: asked last. Who still takes a signal had the number when it was read.
+        pidfd::send_signal(self.pidfd.raw(), 0).or_else(alive_all_the_same).ok()?;
+        Some(found)
     }
 
     /// Its parent's PID, where the kernel says.
@@ -285,4 +305,25 @@ fn gone_or(error: SysError) -> OpenHandleError {
 /// Without the right to signal it, a process is there all the same.
 fn alive_all_the_same(error: SysError) -> Result<(), SysError> {
     if error.errno == Errno::EPERM { Ok(()) } else { Err(error) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_has_been_reaped_is_no_zombie_though_the_pidfd_looks_alike() {
+        let mut child = std::process::Command::new("sh").args(["-c", "exit 7"]).spawn().expect("runs");
+        let pid = Pid::new(child.id().cast_signed()).expect("not init");
+        let handle = Handle::open(pid, &proc::here().expect("readable")).expect("a hold");
+        while !handle.is_over().expect("polled") {
+            std::thread::yield_now();
+        }
+        let told = Some(ExitStatus::Code(7));
+        assert_eq!(handle.life_when_over(), Life::Zombie(told));
+        child.wait().expect("reaped");
+        // REGRESSION: before Linux 6.9, what had been reaped was taken for a zombie for ever, and never settled.
+        assert_eq!(handle.life_when_over(), handle.life().expect("polled"));
+        assert!(matches!(handle.life_when_over(), Life::Reaped(_)));
+    }
 }

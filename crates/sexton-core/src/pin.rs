@@ -19,7 +19,7 @@ use std::thread;
 use sexton_plan::identity::Identity;
 use sexton_sys::cpu::Cpus;
 use sexton_sys::mount::{self, MountKind};
-use sexton_sys::{Errno, SysError};
+use sexton_sys::{Errno, SysError, pidfd};
 
 use crate::handle::Handle;
 
@@ -82,15 +82,13 @@ impl PinBoard {
         let (told, news) = mpsc::channel();
         let thread = thread::Builder::new().name("pins".to_owned()).stack_size(128 * 1024);
         thread.spawn(move || pin_thread(&kept, &told, &queue)).map_err(io_error)?;
-        match news.recv().map_err(|_| OpenPinsError::Thread)?? {
-            Entered::Kept => {}
-            Entered::New { ns } => {
-                let board = PinBoard { jobs, mount_point };
-                board.keep(&ns)?;
-                return Ok(board);
-            }
+        let entered = news.recv().map_err(|_| OpenPinsError::Thread)??;
+        let board = PinBoard { jobs, mount_point };
+        board.run(Pins::try_out).ok_or(OpenPinsError::Thread)??;
+        if let Entered::New { ns } = entered {
+            board.keep(&ns)?;
         }
-        Ok(PinBoard { jobs, mount_point })
+        Ok(board)
     }
 
     /// Keeps the namespace of the thread at `ns` alive at the mount point.
@@ -175,6 +173,18 @@ impl Pins {
             fs::File::create_new(Path::new("/").join(key)).map_err(|error| sys_error(c"openat", &error))?;
         }
         handle.attach(&path)
+    }
+
+    /// Whether a pidfd can be mounted at all, tried with that of this very process.
+    fn try_out(&self) -> Result<(), SysError> {
+        const TRIED: &str = "tried";
+        let me = pidfd::open(std::process::id().cast_signed())?;
+        // There is one where a worker died in the midst of this.
+        self.unpin(TRIED)?;
+        fs::File::create(Path::new("/").join(TRIED)).map_err(|error| sys_error(c"openat", &error))?;
+        let attached = mount::attach(me.raw(), &pin_path(TRIED));
+        self.unpin(TRIED)?;
+        attached
     }
 
     /// Takes the pin `key` away, if there is one.

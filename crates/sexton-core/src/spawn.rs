@@ -110,8 +110,8 @@ pub fn spawn(program: &Program<'_>, here: &Here) -> Result<(Waiting, Handle), Sp
         nofile: program.nofile,
     };
     let mut child = WaitingChild::spawn(&spec).map_err(SpawnError::Clone)?;
-    let pid = Pid::new(child.pid()).ok_or(SpawnError::Clone(SysError::of(c"clone3", Errno::EINVAL)))?;
-    let pidfd = child.take_pidfd().ok_or(SpawnError::Clone(SysError::of(c"clone3", Errno::EBADF)))?;
+    let pid = Pid::new(child.pid()).ok_or(SpawnError::Clone(SysError::of(c"clone", Errno::EINVAL)))?;
+    let pidfd = child.take_pidfd().ok_or(SpawnError::Clone(SysError::of(c"clone", Errno::EBADF)))?;
     let handle = Handle::of_child(pidfd, pid, here).map_err(SpawnError::Identify)?;
     Ok((Waiting { child }, handle))
 }

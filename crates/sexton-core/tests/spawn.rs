@@ -10,7 +10,7 @@ use sexton_core::domain::{Domain, Subtree};
 use sexton_core::handle::{Handle, Life, OpenHandleError};
 use sexton_core::pin::{PinBoard, Released};
 use sexton_core::proc::{self, Here};
-use sexton_core::spawn::{self, Going, Program};
+use sexton_core::spawn::{self, Going, Program, SpawnError};
 use sexton_plan::state::ExitStatus;
 
 /// A directory and a cgroup subtree of this test's own, removed at its end.
@@ -31,6 +31,10 @@ impl Ground {
     }
 
     fn start(&self, argv: &[&str], domain: Option<&Domain>) -> (spawn::Waiting, Handle) {
+        self.try_start(argv, domain).expect("spawned")
+    }
+
+    fn try_start(&self, argv: &[&str], domain: Option<&Domain>) -> Result<(spawn::Waiting, Handle), SpawnError> {
         let argv: Vec<String> = argv.iter().map(|arg| (*arg).to_owned()).collect();
         let out = File::create(self.dir.join("out")).expect("out");
         let null = File::open("/dev/null").expect("null");
@@ -51,7 +55,7 @@ impl Ground {
             no_new_privs: false,
             nofile: Some([256, 512]),
         };
-        spawn::spawn(&program, &self.here).expect("spawned")
+        spawn::spawn(&program, &self.here)
     }
 
     fn output(&self) -> String {
@@ -115,6 +119,28 @@ fn the_oom_score_of_its_maker_is_neither_inherited_nor_changed() {
     let kept = fs::read_to_string(SCORE).expect("own score");
     fs::write(SCORE, "0").expect("the score that was");
     assert_eq!((ground.output().as_str(), kept.as_str()), ("0\n", "300\n"));
+}
+
+#[test]
+fn all_of_this_holds_without_clone3_and_close_range() {
+    const REFUSED: &str = "SEXTON_TEST_REFUSED";
+    if std::env::var_os(REFUSED).is_none() {
+        let line = format!("{} \"$0\"", sexton_testkit::refusing(&["clone3 ENOSYS", "close_range EPERM"]));
+        let own = std::env::current_exe().expect("this program");
+        let output = std::process::Command::new("sh").args(["-c", &line]).arg(own).env(REFUSED, "1").output();
+        let output = output.expect("a shell");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    }
+}
+
+#[test]
+fn a_removed_domain_takes_nobody_in_and_nobody_is_left() {
+    let ground = Ground::new("removed");
+    let domain = ground.subtree.create("d", "owner-1").expect("domain");
+    domain.remove().expect("removed");
+    let refused = ground.try_start(&["true"], Some(&domain));
+    assert!(matches!(refused, Err(SpawnError::Clone(_))), "{refused:?}");
+    assert_eq!(fs::read_to_string("/proc/thread-self/children").expect("children"), "");
 }
 
 #[test]

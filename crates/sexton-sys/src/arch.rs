@@ -55,19 +55,21 @@ pub(crate) unsafe fn syscall(number: usize, args: Args) -> Result<usize, Errno> 
     Errno::check(ret)
 }
 
-/// `clone3` whose child calls `entry(arg)` on the stack named in `args`, and never returns from it.
+/// `clone3` or `clone`, as `number` says, whose child calls `entry(arg)` on the stack that `args` name, and never returns
+/// from it. Of the arguments of `clone` the first three come first on both machines; what comes behind them is 0.
 ///
 /// # Safety
-/// `args` names a `struct clone_args` of `size` bytes with a live stack; `entry` never returns, never
-/// unwinds and touches nothing that its parent may change meanwhile.
+/// `args` are those of the call, with a live stack; `entry` never returns, never unwinds and touches nothing that its
+/// parent may change meanwhile.
 #[cfg(all(not(sexton_stub), target_os = "linux", target_arch = "x86_64"))]
-pub(crate) unsafe fn clone3(
-    args: *const u64,
-    size: usize,
+pub(crate) unsafe fn clone(
+    number: usize,
+    args: [usize; 3],
     entry: unsafe extern "C" fn(*const u8) -> !,
     arg: *const u8,
 ) -> Result<usize, Errno> {
     let ret: isize;
+    let [a, b, c] = args;
     // SAFETY: in the child rsp is the new stack's top, 16-byte aligned, so that `call` enters `entry` as the ABI
     // wants it; the parent jumps over that.
     unsafe {
@@ -80,8 +82,9 @@ pub(crate) unsafe fn clone3(
             "call r12",
             "ud2",
             "2:",
-            inlateout("rax") nr::CLONE3 as isize => ret,
-            in("rdi") args, in("rsi") size, in("r12") entry, in("r13") arg,
+            inlateout("rax") number as isize => ret,
+            in("rdi") a, in("rsi") b, in("rdx") c, in("r10") 0_usize, in("r8") 0_usize,
+            in("r12") entry, in("r13") arg,
             lateout("rcx") _, lateout("r11") _,
             options(nostack)
         );
@@ -89,18 +92,20 @@ pub(crate) unsafe fn clone3(
     Errno::check(ret)
 }
 
-/// `clone3` whose child calls `entry(arg)` on the stack named in `args`, and never returns from it.
+/// `clone3` or `clone`, as `number` says, whose child calls `entry(arg)` on the stack that `args` name, and never returns
+/// from it. Of the arguments of `clone` the first three come first on both machines; what comes behind them is 0.
 ///
 /// # Safety
-/// As on x86-64: `args` names a `struct clone_args` of `size` bytes with a live stack; `entry` never returns.
+/// As on x86-64: `args` are those of the call, with a live stack; `entry` never returns.
 #[cfg(all(not(sexton_stub), target_os = "linux", target_arch = "aarch64"))]
-pub(crate) unsafe fn clone3(
-    args: *const u64,
-    size: usize,
+pub(crate) unsafe fn clone(
+    number: usize,
+    args: [usize; 3],
     entry: unsafe extern "C" fn(*const u8) -> !,
     arg: *const u8,
 ) -> Result<usize, Errno> {
     let ret: isize;
+    let [a, b, c] = args;
     // SAFETY: in the child sp is the new stack's top; the parent jumps over the call.
     unsafe {
         core::arch::asm!(
@@ -111,9 +116,10 @@ pub(crate) unsafe fn clone3(
             "blr x20",
             "brk #1",
             "2:",
-            in("x8") nr::CLONE3,
-            inlateout("x0") args as isize => ret,
-            in("x1") size, in("x20") entry, in("x21") arg,
+            in("x8") number,
+            inlateout("x0") a as isize => ret,
+            in("x1") b, in("x2") c, in("x3") 0_usize, in("x4") 0_usize,
+            in("x20") entry, in("x21") arg,
             options(nostack)
         );
     }
@@ -134,9 +140,9 @@ pub(crate) unsafe fn syscall(_number: usize, _args: Args) -> Result<usize, Errno
 /// # Safety
 /// Does nothing.
 #[cfg(any(sexton_stub, not(target_os = "linux")))]
-pub(crate) unsafe fn clone3(
-    _args: *const u64,
-    _size: usize,
+pub(crate) unsafe fn clone(
+    _number: usize,
+    _args: [usize; 3],
     _entry: unsafe extern "C" fn(*const u8) -> !,
     _arg: *const u8,
 ) -> Result<usize, Errno> {
@@ -212,7 +218,7 @@ pub(crate) mod nr {
     pub const SETNS: usize = 308;
     pub const RENAMEAT2: usize = 316;
     pub const EXECVEAT: usize = 322;
-    pub const STATX: usize = 332;
+    pub const FSTAT: usize = 5;
     pub const PIDFD_SEND_SIGNAL: usize = 424;
     pub const OPEN_TREE: usize = 428;
     pub const MOVE_MOUNT: usize = 429;
@@ -297,7 +303,7 @@ pub(crate) mod nr {
     pub const SETNS: usize = 268;
     pub const RENAMEAT2: usize = 276;
     pub const EXECVEAT: usize = 281;
-    pub const STATX: usize = 291;
+    pub const FSTAT: usize = 80;
     pub const PIDFD_SEND_SIGNAL: usize = 424;
     pub const OPEN_TREE: usize = 428;
     pub const MOVE_MOUNT: usize = 429;

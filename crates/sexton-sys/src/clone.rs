@@ -11,10 +11,15 @@
 //! ```text
 //!   parent                              child
 //!   clone3 ───────────────────────────► close the parent's ends, stdio, session, dispositions, limits
-//!   record who it is, pin it            read(go) … end of file: the parent died, so run nothing
+//!   (else clone, and move it)           read(go) … end of file: the parent died, so run nothing
+//!   record who it is, pin it
 //!   write(go) ────────────────────────► identity, directory, mark "released", execve
 //!   read(report) ◄────────────────────── end of file: it runs │ 8 bytes: step and errno
 //! ```
+//!
+//! `clone3` brings the child into its cgroup at birth. Where the kernel does not (before Linux 5.7), or a filter refuses
+//! the call, as that of some container runtimes does, `clone` makes it beside its parent, which moves it before it knows
+//! of it: between the two the child can only wait, and if the parent dies there, it ends as it would anywhere else.
 
 mod child;
 
@@ -23,14 +28,14 @@ use core::ptr;
 
 use crate::arch::{self, nr, syscall};
 use crate::error::{Errno, SysError};
-use crate::fd::{Fd, RawFd, opened, word};
-use crate::file;
+use crate::fd::{Fd, RawFd, word};
+use crate::{cgroup, file, wait};
 
 /// What the kernel adds to a process's score when it looks for one to kill for want of memory.
 const OOM_SCORE: &CStr = c"/proc/self/oom_score_adj";
 /// Room for the child's stack, in bytes; it calls a handful of small functions.
 const STACK_BYTES: usize = 32 * 1024;
-/// `clone3` flags (`clone(2)`).
+/// Flags of `clone3` and, but for the last, of `clone` (`clone(2)`).
 const CLONE_VM: u64 = 0x100;
 const CLONE_PIDFD: u64 = 0x1000;
 const CLONE_NEWNS: u64 = 0x2_0000;
@@ -62,12 +67,14 @@ pub enum Step {
     Exec = 9,
     /// Its network namespace (`setns`).
     Netns = 10,
+    /// Closing what its parent has open (`close_range`).
+    Close = 11,
     /// A step that this version does not know.
     Other = 0,
 }
 
 impl Step {
-    const ALL: [Step; 10] = [
+    const ALL: [Step; 11] = [
         Step::Stdio,
         Step::Session,
         Step::Proc,
@@ -78,6 +85,7 @@ impl Step {
         Step::Privileges,
         Step::Exec,
         Step::Netns,
+        Step::Close,
     ];
 
     fn from_raw(raw: u32) -> Step {
@@ -97,6 +105,7 @@ impl Step {
             Step::Privileges => "prctl",
             Step::Exec => "execve",
             Step::Netns => "setns",
+            Step::Close => "close_range",
             Step::Other => "clone3",
         }
     }
@@ -294,24 +303,30 @@ pub enum Report {
     Failed(ChildFailure),
 }
 
-/// Whether processes can be made at all: `clone3` is there, and no filter refuses it, as that of some container
-/// runtimes does.
+/// Whether a child is born in its cgroup; else it is moved there before it runs anything.
 ///
 /// # Errors
-/// `ENOSYS`, or what the filter answers.
-pub fn try_clone3() -> Result<(), SysError> {
-    // SAFETY: the kernel refuses arguments of no bytes before it reads any.
-    match unsafe { syscall(nr::CLONE3, [0; 6]) } {
-        Ok(_) | Err(Errno::EINVAL) => Ok(()),
+/// What `clone3` answers: `EINVAL` or `E2BIG` before Linux 5.7, `ENOSYS` before 5.3 or as a filter has it.
+pub fn try_birth_in_cgroup() -> Result<(), SysError> {
+    let nowhere = u64::from(i32::MAX.cast_unsigned());
+    let args = CloneArgs([CLONE_INTO_CGROUP, 0, 0, 0, SIGCHLD, 0, 0, 0, 0, 0, nowhere]);
+    // SAFETY: the kernel reads one `struct clone_args`. No descriptor has this number, so nobody is born.
+    match unsafe { syscall(nr::CLONE3, [args.0.as_ptr() as usize, size_of::<CloneArgs>(), 0, 0, 0, 0]) } {
+        Ok(0) => crate::process::exit(0),
+        Ok(_) | Err(Errno::EBADF) => Ok(()),
         Err(errno) => Err(SysError::of(c"clone3", errno)),
     }
 }
 
 impl WaitingChild {
-    /// Makes the child: born in its cgroup, with a pidfd, waiting.
+    /// Makes the child: in its cgroup, with a pidfd, waiting.
     ///
     /// # Errors
-    /// `pipe2`, `mmap` or `clone3` refused (`clone(2)`); `E2BIG` for arguments beyond the stage's bound.
+    /// `pipe2`, `mmap` or `clone` refused (`clone(2)`), or the cgroup did (`cgroup.procs`); `E2BIG` for arguments beyond
+    /// the stage's bound.
+    ///
+    /// # Kernel
+    /// 5.3, for the pidfd.
     pub fn spawn(spec: &ChildSpec<'_>) -> Result<WaitingChild, SysError> {
         let (go_read, go) = pipe()?;
         let (report, report_write) = pipe()?;
@@ -319,10 +334,24 @@ impl WaitingChild {
         let fds = [go_read.raw(), report_write.raw()];
         let is_copy = has_oom_score();
         let script = write_script(&mut stage, spec, fds, is_copy).ok_or(SysError::of(c"clone3", Errno::E2BIG))?;
-        let (pid, pidfd) = clone_child(spec, &stage, script, is_copy)?;
         set_nonblocking(report.raw())?;
+        let born = clone_child(spec, &stage, script, is_copy)?;
         let released = ReleasedChild { report, stage: Some(stage) };
-        Ok(WaitingChild { pid, pidfd: Some(pidfd), go, released })
+        let child = WaitingChild { pid: born.pid, pidfd: born.pidfd, go, released };
+        match spec.cgroup.filter(|_| !born.in_cgroup).map(|cgroup| cgroup::take_in(cgroup, child.pid)) {
+            None | Some(Ok(())) => Ok(child),
+            Some(Err(error)) => {
+                child.give_up();
+                Err(error)
+            }
+        }
+    }
+
+    /// Lets it end without its program, and reaps it.
+    fn give_up(self) {
+        let WaitingChild { pid, pidfd: _, go, released: _released } = self;
+        drop(go);
+        let _ended = wait::reap_ending(pid.cast_unsigned());
     }
 
     /// Its PID in the caller's namespace: the caller's own unreaped child.
@@ -439,12 +468,16 @@ fn write_script(stage: &mut Stage, spec: &ChildSpec<'_>, fds: [RawFd; 2], is_cop
 #[repr(C)]
 struct CloneArgs([u64; 11]);
 
-fn clone_child(
-    spec: &ChildSpec<'_>,
-    stage: &Stage,
-    script: *const Script,
-    is_copy: bool,
-) -> Result<(i32, Fd), SysError> {
+/// A child that has just been made.
+struct Born {
+    pid: i32,
+    pidfd: Option<Fd>,
+    /// Whether it was born where it belongs; else it is where its parent is.
+    in_cgroup: bool,
+}
+
+/// Makes the child by `clone3`, or by `clone` where that is refused.
+fn clone_child(spec: &ChildSpec<'_>, stage: &Stage, script: *const Script, is_copy: bool) -> Result<Born, SysError> {
     let mut pidfd: i32 = -1;
     let mut flags = CLONE_PIDFD;
     if !is_copy {
@@ -453,23 +486,27 @@ fn clone_child(
     if spec.pidns {
         flags |= CLONE_NEWPID | CLONE_NEWNS;
     }
-    let cgroup = match spec.cgroup {
-        Some(fd) => {
-            flags |= CLONE_INTO_CGROUP;
-            u64::from(fd.cast_unsigned())
-        }
-        None => 0,
-    };
+    let (into, cgroup) = spec.cgroup.map_or((0, 0), |fd| (CLONE_INTO_CGROUP, u64::from(fd.cast_unsigned())));
     let stack = stage.base.wrapping_add(stage.len - STACK_BYTES) as u64;
-    let pidfd_at = (&raw mut pidfd) as u64;
-    let args = CloneArgs([flags, pidfd_at, 0, 0, SIGCHLD, stack, STACK_BYTES as u64, 0, 0, 0, cgroup]);
-    let before = swap_mask(u64::MAX);
+    let pidfd_at = &raw mut pidfd;
+    let args = CloneArgs([flags | into, pidfd_at as u64, 0, 0, SIGCHLD, stack, STACK_BYTES as u64, 0, 0, 0, cgroup]);
+    let by_clone3 = [args.0.as_ptr() as usize, size_of::<CloneArgs>(), 0];
+    let by_clone = [(flags | SIGCHLD) as usize, stack as usize + STACK_BYTES, pidfd_at as usize];
     // SAFETY: the stack lies in the stage, which outlives the child's use of it; `child_main` never returns and
     // reads only its script. With all signals blocked no handler of the parent runs on the shared memory.
-    let cloned = unsafe { arch::clone3(args.0.as_ptr(), size_of::<CloneArgs>(), child::child_main, script.cast()) };
+    let born = |number, args| unsafe { arch::clone(number, args, child::child_main, script.cast()) };
+    let before = swap_mask(u64::MAX);
+    let (call, in_cgroup, cloned) = match born(nr::CLONE3, by_clone3) {
+        // What else may have been refused so is refused by `clone` as well.
+        Err(Errno::ENOSYS | Errno::EPERM | Errno::EINVAL | Errno::E2BIG) => {
+            (c"clone", false, born(nr::CLONE, by_clone))
+        }
+        cloned => (c"clone3", true, cloned),
+    };
     swap_mask(before);
-    let pid = cloned.map_err(|errno| SysError::of(c"clone3", errno))?;
-    Ok((pid as i32, opened(pidfd.cast_unsigned() as usize)))
+    let pid = cloned.map_err(|errno| SysError::of(call, errno))?;
+    let pidfd = (pidfd >= 0).then(|| Fd::from_raw(pidfd));
+    Ok(Born { pid: pid as i32, pidfd, in_cgroup })
 }
 
 /// Whether this process has an `oom_score_adj`; one that cannot be read could not be written either.

@@ -5,6 +5,7 @@ use core::ffi::CStr;
 use crate::arch::{nr, syscall};
 use crate::error::{Errno, SysError};
 use crate::fd::{Fd, RawFd, opened, word};
+use crate::strings::number;
 
 /// Names are relative to the working directory (`openat(2)`).
 pub const AT_FDCWD: RawFd = -100;
@@ -276,14 +277,39 @@ pub fn set_close_on_exec(fd: RawFd, close: bool) -> Result<(), SysError> {
     done(c"fcntl", unsafe { syscall(nr::FCNTL, [word(fd), F_SETFD, close.into(), 0, 0, 0]) })
 }
 
-/// Closes every open descriptor from `first` on (`close_range(2)`, Linux 5.9): for a program that starts, and has opened
-/// nothing yet. What has an owner in this process must not be closed under it.
+/// Closes every open descriptor from `first` on: for a program that starts, and has opened nothing yet. What has an owner
+/// in this process must not be closed under it.
 ///
 /// # Errors
-/// `ENOSYS`.
+/// As of `openat(2)`, where neither the call nor `/proc` is to be had.
+///
+/// # Kernel
+/// 5.9 (`close_range(2)`); before, and where a filter refuses it, they are found in `/proc/self/fd`.
 pub fn close_from(first: RawFd) -> Result<(), SysError> {
+    close_range(first, RawFd::MAX)
+}
+
+/// As [`close_from`], and no higher than `last`.
+pub(crate) fn close_range(first: RawFd, last: RawFd) -> Result<(), SysError> {
     // SAFETY: touches no memory.
-    done(c"close_range", unsafe { syscall(nr::CLOSE_RANGE, [word(first), u32::MAX as usize, 0, 0, 0, 0]) })
+    match unsafe { syscall(nr::CLOSE_RANGE, [word(first), word(last), 0, 0, 0, 0]) } {
+        Ok(_) => Ok(()),
+        Err(_) => close_listed(first, last),
+    }
+}
+
+/// Closes one by one who is listed in `/proc/self/fd`, where the kernel finds its place by number, whatever is closed
+/// meanwhile.
+fn close_listed(first: RawFd, last: RawFd) -> Result<(), SysError> {
+    let list = open(AT_FDCWD, c"/proc/self/fd", flags::RDONLY | flags::DIRECTORY, 0)?;
+    let mut space = [0; 1024];
+    while read_dir(list.raw(), &mut space, |entry| {
+        let fd = number(entry.name.to_bytes()).map(u32::cast_signed);
+        if let Some(fd) = fd.filter(|fd| (first..=last).contains(fd) && *fd != list.raw()) {
+            drop(Fd::from_raw(fd));
+        }
+    })? {}
+    Ok(())
 }
 
 /// A second descriptor, at least 3, of the same open file.

@@ -13,6 +13,7 @@
 )]
 
 mod arch;
+pub mod cgroup;
 pub mod clone;
 pub mod cpu;
 pub mod entry;

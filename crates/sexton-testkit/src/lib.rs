@@ -43,6 +43,13 @@ pub fn eventually<T>(what: &str, limit: Duration, mut look: impl FnMut() -> Resu
     }
 }
 
+/// The beginning of a line of the shell behind which a program and its arguments stand: to that program the kernel refuses
+/// what `refused` says, as older ones and the filters of sandboxes do (`refusing.py`).
+pub fn refusing(refused: &[&str]) -> String {
+    let words = refused.iter().map(|refused| format!("'{refused}' ")).collect::<String>();
+    format!("exec python3 '{}/src/refusing.py' {words}--", env!("CARGO_MANIFEST_DIR"))
+}
+
 /// Ends the test because this machine cannot run it, and says so where it is counted.
 ///
 /// `skip!(package "qemu-system-x86")` is for what can be installed: under `CI=true` that is a failure.

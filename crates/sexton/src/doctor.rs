@@ -20,6 +20,7 @@ use sexton_sys::{clone, file, limit, pidfd};
 
 use crate::chain::chain;
 use crate::config::Settings;
+use crate::daemon::lacking;
 use crate::net::{Net, Scheme};
 use crate::node::host::Host;
 
@@ -102,12 +103,16 @@ fn kernel() -> Check {
 }
 
 fn processes() -> Check {
-    match clone::try_clone3() {
-        Ok(()) => ok("processes", "clone3 makes them"),
-        Err(error) => fail(
+    if let Some(lacking) = lacking() {
+        let hint = "Linux 5.4 or later, and a seccomp filter that lets pidfd_open, pidfd_send_signal and waitid pass";
+        return fail("processes", format!("`sexton serve` cannot start without {lacking}"), hint);
+    }
+    match clone::try_birth_in_cgroup() {
+        Ok(()) => ok("processes", "clone3 makes them in their cgroup"),
+        Err(error) => warn(
             "processes",
-            format!("cannot be made: {error}"),
-            "Linux 5.7 or later, and a seccomp filter that lets clone3 pass",
+            format!("clone makes them, and they are moved into their cgroup before they run anything: {error}"),
+            "Linux 5.7 or later, and a seccomp filter that lets clone3 pass, have them born there, which is faster",
         ),
     }
 }

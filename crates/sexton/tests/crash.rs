@@ -17,8 +17,8 @@ use std::process::Command;
 use serde_json::{Value, json};
 use sexton_core::pin::PinBoard;
 use sexton_plan::id::Pid;
-use sexton_testkit::{SOON, crash_bin_dir, eventually, processes_in, skip};
-use support::{Dead, Node, file_appears, is_settled, is_terminal, script, spec, text};
+use sexton_testkit::{SOON, crash_bin_dir, eventually, processes_in, refusing, skip};
+use support::{Dead, Node, file_appears, is_settled, is_terminal, launcher, script, spec, text};
 
 /// How often a point must be passed in one scenario before each crash.
 const PASSES: [u32; 3] = [1, 2, 4];
@@ -53,11 +53,23 @@ fn wherever_the_keeper_dies_network_slots_are_right_afterwards() {
     crash_at_slots(Dead::Keeper);
 }
 
+#[test]
+fn wherever_worker_and_keeper_die_a_start_by_clone_is_right_afterwards() {
+    let Some(programs) = crash_bin_dir() else { skip!("`cargo xtask ci` builds the programs with crash points") };
+    let line = format!(
+        "{} '{}' \"$@\"",
+        refusing(&["clone3 ENOSYS", "close_range ENOSYS"]),
+        programs.join("sexton").display()
+    );
+    let program = launcher("sexton-crashing-without-clone3", &line);
+    drop(crash_at(&program, Dead::Both, |point| point.starts_with("start.")));
+}
+
 fn crash_at_slots(who: Dead) {
     let Some(programs) = crash_bin_dir() else { skip!("`cargo xtask ci` builds the programs with crash points") };
     network::alone(|| {
         let before = network::snapshot();
-        let mut node = crash_at(&programs, who, |point| point.starts_with("slot."));
+        let mut node = crash_at(&programs.join("sexton"), who, |point| point.starts_with("slot."));
         let drain = json!({ "status": "draining" });
         let drained = node.ask("POST", "/v1/nodes/self?wait=20s", None, Some(&drain)).0.expect(200);
         assert_eq!((&drained["drained"], network::snapshot()), (&json!(true), before), "nothing is left of any life");
@@ -68,18 +80,20 @@ fn crash_everywhere(who: Dead) {
     let Some(programs) = crash_bin_dir() else { skip!("`cargo xtask ci` builds the programs with crash points") };
     // A drain ends everything else, so `drain.rs` carries out the orders at its points; and `sidecar.rs` has the files
     // of somebody else.
-    drop(crash_at(&programs, who, |point| !["drain.", "slot.", "watch."].iter().any(|other| point.starts_with(other))));
+    drop(crash_at(&programs.join("sexton"), who, |point| {
+        !["drain.", "slot.", "watch."].iter().any(|other| point.starts_with(other))
+    }));
 }
 
 /// Plays every scenario, with crashes at the points of which `concerns` is true; the node, with nothing on it.
-fn crash_at(programs: &Path, who: Dead, concerns: fn(&str) -> bool) -> Node {
+fn crash_at(program: &Path, who: Dead, concerns: fn(&str) -> bool) -> Node {
     // What ends beside a dead keeper is a zombie for as long as its new parent likes: that parent is this test.
     sexton_sys::process::become_subreaper().expect("a subreaper");
     let orders = Orders::new();
     let env = [("SEXTON_CRASH_FILE", orders.file.to_str().expect("text"))];
     let has_slots = concerns("slot.made");
     let config = if has_slots { "[slots]\ncount = 1\n" } else { "" };
-    let mut node = Node::prepared(programs.join("sexton"), &env, |ground| {
+    let mut node = Node::prepared(program, &env, |ground| {
         fs::write(ground.config(), config).expect("configured");
     });
     let ready = has_slots.then(network::host);

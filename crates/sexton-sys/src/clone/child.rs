@@ -1,4 +1,4 @@
-//! The child between `clone3` and `execve`: raw system calls only, on its own stack, in its parent's memory.
+//! The child between `clone3`, or `clone`, and `execve`: raw system calls only, on its own stack, in its parent's memory.
 
 use super::{ChildFailure, MARK_RELEASED, OOM_SCORE, Script, Step, swap_mask};
 use crate::arch::{nr, syscall};
@@ -41,7 +41,7 @@ fn prepare(script: &Script) -> Result<(), ChildFailure> {
         const CLONE_NEWNET: usize = 0x4000_0000;
         run(Step::Netns, nr::SETNS, [word(script.netns), CLONE_NEWNET, 0, 0, 0, 0])?;
     }
-    close_all_but(script.kept);
+    close_all_but(script.kept)?;
     run(Step::Session, nr::SETSID, [0; 6])?;
     run(Step::Session, nr::UMASK, [0o022, 0, 0, 0, 0, 0])?;
     reset_dispositions();
@@ -57,15 +57,19 @@ fn prepare(script: &Script) -> Result<(), ChildFailure> {
 
 /// Closes every descriptor above 2 but these, which are in order. While the child held the parent's end of a pipe, it
 /// would not see the parent die; and what the parent locks by a descriptor must end with the parent.
-fn close_all_but(kept: [RawFd; 3]) {
+fn close_all_but(kept: [RawFd; 3]) -> Result<(), ChildFailure> {
     let mut first = 3;
     for fd in kept {
         if fd > first {
-            let _closed = run(Step::Other, nr::CLOSE_RANGE, [word(first), word(fd - 1), 0, 0, 0, 0]);
+            close_range(first, fd - 1)?;
         }
         first = fd + 1;
     }
-    let _closed = run(Step::Other, nr::CLOSE_RANGE, [word(first), u32::MAX as usize, 0, 0, 0, 0]);
+    close_range(first, RawFd::MAX)
+}
+
+fn close_range(first: RawFd, last: RawFd) -> Result<(), ChildFailure> {
+    crate::file::close_range(first, last).map_err(|error| ChildFailure { step: Step::Close, errno: error.errno })
 }
 
 /// Blocks until the parent says go. End of file means that it died: then nothing is run.

@@ -18,6 +18,8 @@ use sexton_keeper::link::{KEEPER_FD_VARIABLE, PHASE_VARIABLE};
 use sexton_sys::fd::RawFd;
 use sexton_sys::strings::{Slot, Strings};
 
+pub use preflight::lacking;
+
 use crate::chain::chain;
 use crate::config::{self, Flags};
 
@@ -69,8 +71,8 @@ pub fn serve(flags: &Flags) -> Result<u8, Refused> {
         return work::run(settings, link, prepare);
     }
     // What the caller left open is not the daemon's, and closed now, for where there is no `sexton-init` this process
-    // stays. Without the call it stays open, and workloads get none of it anyway.
-    let _old_kernel = sexton_sys::file::close_from(FIRST_OWN);
+    // stays. Where it cannot be it stays open, and workloads get none of it anyway.
+    let _closed = sexton_sys::file::close_from(FIRST_OWN);
     // Nor is what it would let others do, or keep from us.
     sexton_sys::process::set_umask(0o022);
     let lock = preflight::run(&settings)?;

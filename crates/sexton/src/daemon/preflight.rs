@@ -7,9 +7,8 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use sexton_core::domain::{DomainError, Subtree};
-use sexton_core::proc;
+use sexton_core::{features, proc};
 use sexton_ledger::OpenError;
-use sexton_sys::clone;
 
 use super::listeners::check_tcp;
 use super::{Refused, exit};
@@ -31,8 +30,7 @@ pub fn run(settings: &Settings) -> Result<File, Refused> {
 }
 
 fn check(settings: &Settings, made: &mut Made) -> Result<File, Refused> {
-    clone::try_clone3()
-        .map_err(|error| Refused::new(exit::UNAVAILABLE, format!("processes cannot be made: {error}")))?;
+    lacking().map_or(Ok(()), |lacking| Err(Refused::new(exit::UNAVAILABLE, format!("the host lacks {lacking}"))))?;
     made.directory(&settings.state_dir)?;
     let lock = lock(&settings.state_dir)?;
     check_ledger(&settings.state_dir)?;
@@ -43,6 +41,22 @@ fn check(settings: &Settings, made: &mut Made) -> Result<File, Refused> {
     check_writable(&settings.run_dir)?;
     made.subtree(&settings.cgroup)?;
     Ok(lock)
+}
+
+/// What a worker cannot do without and this host, or a filter, refuses; tried by doing it.
+pub fn lacking() -> Option<String> {
+    if let Err(error) = features::required() {
+        return Some(error.to_string());
+    }
+    // On a thread of its own, which is tried as well: a C library that is refused `clone3` otherwise than by `ENOSYS`
+    // makes none. Joined, for a keeper has one thread.
+    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().map(drop);
+    match std::thread::Builder::new().spawn(runtime).map(std::thread::JoinHandle::join) {
+        Ok(Ok(Ok(()))) => None,
+        Ok(Ok(Err(error))) => Some(format!("epoll and eventfd: {error}")),
+        Ok(Err(_)) => Some("threads".to_owned()),
+        Err(error) => Some(format!("threads: {error}")),
+    }
 }
 
 /// Holds the state directory for this daemon, through the directory itself: no lock file is written.

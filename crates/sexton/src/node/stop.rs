@@ -240,7 +240,7 @@ impl Target<'_> {
         }
         let Some(domain) = self.domain else { return Vec::new() };
         match domain.processes() {
-            Ok(found) => found.into_iter().filter_map(|(pid, ino)| member(domain, pid, ino, self.here)).collect(),
+            Ok(found) => found.into_iter().filter_map(|(pid, ino)| member(pid, ino, self.here)).collect(),
             Err(error) => {
                 tracing::warn!(%error, "domain not read");
                 Vec::new()
@@ -261,8 +261,8 @@ impl Target<'_> {
     }
 }
 
-/// A hold on the process `pid` if it is, at this moment, in the cgroup `ino` of `domain`.
-fn member(domain: &Domain, pid: Pid, ino: u64, here: &Here) -> Option<Arc<Handle>> {
+/// A hold on the process `pid` if it is, at this moment, in the cgroup `ino`.
+fn member(pid: Pid, ino: u64, here: &Here) -> Option<Arc<Handle>> {
     let handle = match Handle::open(pid, here) {
         Ok(handle) => handle,
         Err(OpenHandleError::Gone | OpenHandleError::Unproven | OpenHandleError::OutOfSight) => return None,
@@ -271,16 +271,7 @@ fn member(domain: &Domain, pid: Pid, ino: u64, here: &Here) -> Option<Arc<Handle
             return None;
         }
     };
-    let belongs = match handle.cgroup_id() {
-        Some(id) => id == ino,
-        // Without the kernel's word, the path is read while the pidfd holds the number.
-        None => {
-            let path = proc::cgroup_path(pid).unwrap_or_default();
-            let inside = path.strip_prefix(domain.path()).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
-            inside && matches!(handle.life(), Ok(Life::Alive | Life::Zombie(_)))
-        }
-    };
-    belongs.then(|| Arc::new(handle))
+    (handle.cgroup_id() == Some(ino)).then(|| Arc::new(handle))
 }
 
 fn survivor(pid: Pid) -> Option<StuckProcess> {
