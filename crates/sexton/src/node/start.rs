@@ -146,7 +146,8 @@ impl Life {
         let host = Arc::clone(&self.host);
         let pin = host.with_pins(move |pins| pins.pin(&pinned, &key));
         let hold = ToKeeper::Hold(keeper::held(&identity));
-        let (pin, (), recorded) = tokio::join!(pin, host.keeper.send(hold), self.record(next, Vec::new(), true));
+        // The keeper last: it may take this processor, and both others are on their way by then.
+        let (recorded, pin, ()) = tokio::join!(self.record(next, Vec::new(), true), pin, host.keeper.send(hold));
         if let Some(Err(error)) = pin {
             tracing::warn!(%error, "exit status not pinned");
         }
@@ -175,11 +176,13 @@ impl Life {
             return Next::RollBack(RollBack { why, process: Some(process), reply });
         }
         self.show(next);
-        self.host.remove_mark(&self.entry.incarnation);
         if let Some(reply) = reply {
             self.answer(reply);
         }
         crash_point!("start.answered");
+        // Once the answer is on its way: on a disk it takes a while.
+        tokio::task::yield_now().await;
+        self.host.remove_mark(&self.entry.incarnation);
         if self.entry.stop.is_some() { Next::End(Some(process)) } else { Next::Guard(process) }
     }
 
