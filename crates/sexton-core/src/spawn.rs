@@ -37,6 +37,9 @@ pub struct Program<'a> {
     pub pidns: bool,
     /// No new privileges over `execve`.
     pub no_new_privs: bool,
+    /// Memory of its own instead of its maker's until `execve`: to be asked for where `domain` has a limit of memory, for
+    /// who runs out of it there is killed with everybody who shares that memory. It costs what `fork` costs.
+    pub own_memory: bool,
     /// Soft and hard limit of open files.
     pub nofile: Option<[u64; 2]>,
 }
@@ -89,7 +92,8 @@ pub struct NeverRan(pub ChildFailure);
 /// The kernel refused, or a text cannot be an argument.
 ///
 /// # Blocking
-/// Never for long: the memory of the caller is not copied.
+/// Never for long: the memory of the caller is not copied, unless that is asked for or the caller has an
+/// `oom_score_adj`, which would be laid down with the child's.
 pub fn spawn(program: &Program<'_>, here: &Here) -> Result<(Waiting, Handle), SpawnError> {
     let argv = c_strings(program.argv.iter())?;
     let env = c_strings(program.env.iter().map(|(key, value)| format!("{key}={value}")))?;
@@ -107,6 +111,7 @@ pub fn spawn(program: &Program<'_>, here: &Here) -> Result<(Waiting, Handle), Sp
         netns: program.netns.map(|netns| netns.as_raw_fd()),
         pidns: program.pidns,
         no_new_privs: program.no_new_privs,
+        own_memory: program.own_memory,
         nofile: program.nofile,
     };
     let mut child = WaitingChild::spawn(&spec).map_err(SpawnError::Clone)?;

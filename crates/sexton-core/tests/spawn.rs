@@ -53,6 +53,7 @@ impl Ground {
             netns: None,
             pidns: false,
             no_new_privs: false,
+            own_memory: false,
             nofile: Some([256, 512]),
         };
         spawn::spawn(&program, &self.here)
@@ -255,6 +256,7 @@ fn a_pid_namespace_ends_with_its_first_process() {
         netns: None,
         pidns: true,
         no_new_privs: true,
+        own_memory: false,
         nofile: None,
     };
     let (waiting, handle) = spawn::spawn(&program, &ground.here).expect("spawned");

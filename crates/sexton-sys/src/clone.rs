@@ -5,8 +5,10 @@
 //! in one mapping, the [`Stage`], which is given back when the child has shown that it left: its end of the report
 //! pipe closes at `execve` and at death alike.
 //!
-//! Only a parent with an `oom_score_adj` of its own is copied: the score belongs to the memory, so a child that shares
-//! it could not lay it down without taking it from the parent (`proc_pid_oom_score_adj(5)`; Linux, `__set_oom_adj`).
+//! A copy is made where sharing would harm the parent. Who is killed for want of memory is killed with all who share
+//! that memory (Linux, `__oom_kill_process`), so a child under a limit of its own has memory of its own. And where the
+//! parent has an `oom_score_adj`: the score belongs to the memory too, and a child that shares it could not lay it down
+//! without taking it from the parent (`__set_oom_adj`).
 //!
 //! ```text
 //!   parent                              child
@@ -158,6 +160,8 @@ pub struct ChildSpec<'a> {
     pub pidns: bool,
     /// `PR_SET_NO_NEW_PRIVS`.
     pub no_new_privs: bool,
+    /// Memory of its own instead of its parent's until `execve`, for whoever may run out of what its cgroup allows.
+    pub own_memory: bool,
     /// Soft and hard `RLIMIT_NOFILE`; the daemon raises its own and must not pass that on.
     pub nofile: Option<[u64; 2]>,
 }
@@ -198,7 +202,7 @@ struct Script {
     has_ids: bool,
     pidns: bool,
     no_new_privs: bool,
-    /// Whether it has memory of its own, and lays down its parent's `oom_score_adj`.
+    /// Whether it has memory of its own, so that its `oom_score_adj` is its own too.
     is_copy: bool,
     has_nofile: bool,
     nofile: [u64; 2],
@@ -332,7 +336,7 @@ impl WaitingChild {
         let (report, report_write) = pipe()?;
         let mut stage = Stage::map(Stage::data_bytes(spec))?;
         let fds = [go_read.raw(), report_write.raw()];
-        let is_copy = has_oom_score();
+        let is_copy = spec.own_memory || has_oom_score();
         let script = write_script(&mut stage, spec, fds, is_copy).ok_or(SysError::of(c"clone3", Errno::E2BIG))?;
         set_nonblocking(report.raw())?;
         let born = clone_child(spec, &stage, script, is_copy)?;

@@ -72,6 +72,26 @@ fn only_always_follows_a_life_of_which_nobody_knows_the_end() {
 }
 
 #[test]
+fn who_runs_out_of_memory_takes_nobody_along() {
+    let mut node = Node::new(SEXTON, &[]);
+    let worker = node.get("/v1/self")["worker_pid"].clone();
+    // What is too much for the first is its program alone, for the last its arguments.
+    let argument = "x".repeat(120_000);
+    for (index, limit) in [4_096, 16_384, 65_536, 262_144].into_iter().enumerate() {
+        let mut body = spec(&format!("small-{index}"), &["/bin/sleep", "1000", &argument, &argument]);
+        body["limits"] = json!({ "memory": limit });
+        let made = node.ask("POST", "/v1/instances", None, Some(&body)).0.expect(201);
+        eventually("its end", SOON, || {
+            let now = node.instance(made["name"].as_str().expect("a name"));
+            let is_killed = now["state"] == "exited" && now["exit"]["signal"] == 9;
+            if is_killed { Ok(()) } else { Err(now.to_string()) }
+        });
+        assert_eq!(node.get("/v1/self")["worker_pid"], worker, "with {limit} bytes");
+    }
+    node.clear();
+}
+
+#[test]
 fn the_polite_signal_comes_once_however_often_it_is_asked_for() {
     let mut node = Node::new(SEXTON, &[]);
     let ready = node.ground.dir().join("ready");

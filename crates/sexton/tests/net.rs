@@ -187,6 +187,7 @@ fn a_program_is_started_inside() {
             netns: Some(namespace.as_fd()),
             pidns: false,
             no_new_privs: false,
+            own_memory: false,
             nofile: None,
         };
         let here = sexton_core::proc::here().expect("proc");

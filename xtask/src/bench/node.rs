@@ -263,6 +263,7 @@ impl Bare {
                 netns: None,
                 pidns: false,
                 no_new_privs: false,
+                own_memory: false,
                 nofile: None,
             };
             let (waiting, handle) = spawn::spawn(&program, &self.here)?;

@@ -112,6 +112,7 @@ impl Life {
             netns: netns.as_ref().map(AsFd::as_fd),
             pidns: entry.spec.pidns,
             no_new_privs: false,
+            own_memory: entry.spec.limits.memory.is_some(),
             nofile: self.host.nofile,
         };
         let (waiting, handle) = spawn::spawn(&program, &self.host.here).map_err(|error| Unstarted::refused(&error))?;
