@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 
 use anyhow::{Context, Result};
 
@@ -110,13 +109,17 @@ fn test(tally: &mut Tally) -> Result<bool> {
         command.envs(bun.iter().map(|bun| (BUN, bun)));
         command
     };
-    let mut runs: Vec<(Command, Reader)> = if has_program("cargo-nextest") {
-        let nextest = with_env(&["nextest", "run", "--workspace", "--no-fail-fast", "--color=never"]);
-        vec![(nextest, tally::of_nextest), (with_env(&["test", "--workspace", "--doc", "--quiet"]), tally::of_libtest)]
+    let has_nextest = has_program("cargo-nextest");
+    let (harness, reader): (&[&str], Reader) = if has_nextest {
+        (&["nextest", "run", "--no-fail-fast", "--color=never"], tally::of_nextest)
     } else {
-        vec![(with_env(&["test", "--workspace", "--no-fail-fast"]), tally::of_libtest)]
+        (&["test", "--no-fail-fast"], tally::of_libtest)
     };
-    runs.push((cargo_for_images(&["test", "--test", "entry_point"])?, tally::of_libtest));
+    let for_images = cargo_for_images(&[harness, &["--test", "entry_point"]].concat())?;
+    let mut runs = vec![(with_env(&[harness, &["--workspace"]].concat()), reader), (for_images, reader)];
+    if has_nextest {
+        runs.push((with_env(&["test", "--workspace", "--doc", "--quiet"]), tally::of_libtest));
+    }
     let mut held = true;
     for (command, reader) in runs {
         let (succeeded, text) = run_and_read(command)?;
