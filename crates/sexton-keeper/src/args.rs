@@ -132,10 +132,12 @@ impl<'a> Options<'a> {
     /// What is to be said instead of running a command.
     pub(crate) fn read(&mut self, env: Strings<'a>) -> Result<(), Instead<'a>> {
         if self.command.len() == 1 {
-            match self.command.at(0).map(CStr::to_bytes) {
-                Some(b"--version") => return Err(Instead::Version),
-                Some(b"--help") => return Err(Instead::Help),
-                Some(_) | None => {}
+            let only = self.command.at(0);
+            if only == Some(c"--version") {
+                return Err(Instead::Version);
+            }
+            if only == Some(c"--help") {
+                return Err(Instead::Help);
             }
         }
         while let Some(letters) = self.take_letters() {

@@ -6,26 +6,35 @@
 //! Nothing here touches thread-local storage or the stack protector, so every function may be called in a
 //! child that shares its parent's memory (`clone(2)`, `CLONE_VM`).
 
+#[cfg(all(not(sexton_stub), target_os = "linux"))]
+use core::mem::MaybeUninit;
+
 use crate::error::Errno;
 
-/// The arguments of one system call; what is not used is 0.
-pub(crate) type Args = [usize; 6];
+/// Argument `at` of a system call. Where the call has none the register is left as it is: the kernel does not look at
+/// it, and no instruction is spent on it.
+#[cfg(all(not(sexton_stub), target_os = "linux"))]
+#[inline(always)]
+fn argument<const N: usize>(args: &[usize; N], at: usize) -> MaybeUninit<usize> {
+    const { assert!(N <= 6, "no system call has more") };
+    args.get(at).map_or(MaybeUninit::uninit(), |&arg| MaybeUninit::new(arg))
+}
 
-/// Issues system call `number`.
+/// Issues system call `number` with its arguments, six at most.
 ///
 /// # Safety
 /// The caller vouches for what the call does with its arguments (`syscall(2)`).
 #[cfg(all(not(sexton_stub), target_os = "linux", target_arch = "x86_64"))]
 #[inline(always)]
-pub(crate) unsafe fn syscall(number: usize, args: Args) -> Result<usize, Errno> {
+pub(crate) unsafe fn syscall<const N: usize>(number: usize, args: [usize; N]) -> Result<usize, Errno> {
     let ret: isize;
-    let [a, b, c, d, e, f] = args;
     // SAFETY: the register convention of x86-64 Linux; rcx and r11 are clobbered by the instruction.
     unsafe {
         core::arch::asm!(
             "syscall",
             inlateout("rax") number as isize => ret,
-            in("rdi") a, in("rsi") b, in("rdx") c, in("r10") d, in("r8") e, in("r9") f,
+            in("rdi") argument(&args, 0), in("rsi") argument(&args, 1), in("rdx") argument(&args, 2),
+            in("r10") argument(&args, 3), in("r8") argument(&args, 4), in("r9") argument(&args, 5),
             lateout("rcx") _, lateout("r11") _,
             options(nostack)
         );
@@ -33,22 +42,22 @@ pub(crate) unsafe fn syscall(number: usize, args: Args) -> Result<usize, Errno> 
     Errno::check(ret)
 }
 
-/// Issues system call `number`.
+/// Issues system call `number` with its arguments, six at most.
 ///
 /// # Safety
 /// The caller vouches for what the call does with its arguments (`syscall(2)`).
 #[cfg(all(not(sexton_stub), target_os = "linux", target_arch = "aarch64"))]
 #[inline(always)]
-pub(crate) unsafe fn syscall(number: usize, args: Args) -> Result<usize, Errno> {
+pub(crate) unsafe fn syscall<const N: usize>(number: usize, args: [usize; N]) -> Result<usize, Errno> {
     let ret: isize;
-    let [a, b, c, d, e, f] = args;
     // SAFETY: the register convention of arm64 Linux.
     unsafe {
         core::arch::asm!(
             "svc 0",
             in("x8") number,
-            inlateout("x0") a as isize => ret,
-            in("x1") b, in("x2") c, in("x3") d, in("x4") e, in("x5") f,
+            inlateout("x0") argument(&args, 0) => ret,
+            in("x1") argument(&args, 1), in("x2") argument(&args, 2), in("x3") argument(&args, 3),
+            in("x4") argument(&args, 4), in("x5") argument(&args, 5),
             options(nostack)
         );
     }
@@ -131,7 +140,7 @@ pub(crate) unsafe fn clone(
 /// # Safety
 /// Does nothing.
 #[cfg(any(sexton_stub, not(target_os = "linux")))]
-pub(crate) unsafe fn syscall(_number: usize, _args: Args) -> Result<usize, Errno> {
+pub(crate) unsafe fn syscall<const N: usize>(_number: usize, _args: [usize; N]) -> Result<usize, Errno> {
     Errno::check(-(Errno::ENOSYS.0 as isize))
 }
 

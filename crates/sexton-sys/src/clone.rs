@@ -276,7 +276,7 @@ impl Stage {
 impl Drop for Stage {
     fn drop(&mut self) {
         // SAFETY: the mapping was made by `map`, and whoever drops a stage has seen its child leave.
-        let _unmapped = unsafe { syscall(nr::MUNMAP, [self.base as usize, self.len, 0, 0, 0, 0]) };
+        let _unmapped = unsafe { syscall(nr::MUNMAP, [self.base as usize, self.len]) };
     }
 }
 
@@ -315,7 +315,7 @@ pub fn try_birth_in_cgroup() -> Result<(), SysError> {
     let nowhere = u64::from(i32::MAX.cast_unsigned());
     let args = CloneArgs([CLONE_INTO_CGROUP, 0, 0, 0, SIGCHLD, 0, 0, 0, 0, 0, nowhere]);
     // SAFETY: the kernel reads one `struct clone_args`. No descriptor has this number, so nobody is born.
-    match unsafe { syscall(nr::CLONE3, [args.0.as_ptr() as usize, size_of::<CloneArgs>(), 0, 0, 0, 0]) } {
+    match unsafe { syscall(nr::CLONE3, [args.0.as_ptr() as usize, size_of::<CloneArgs>()]) } {
         Ok(0) => crate::process::exit(0),
         Ok(_) | Err(Errno::EBADF) => Ok(()),
         Err(errno) => Err(SysError::of(c"clone3", errno)),
@@ -418,7 +418,7 @@ impl Drop for ReleasedChild {
 fn pipe() -> Result<(Fd, Fd), SysError> {
     let mut ends = [0i32; 2];
     // SAFETY: the kernel writes two descriptors into `ends`.
-    let made = unsafe { syscall(nr::PIPE2, [ends.as_mut_ptr() as usize, word(O_CLOEXEC), 0, 0, 0, 0]) };
+    let made = unsafe { syscall(nr::PIPE2, [ends.as_mut_ptr() as usize, word(O_CLOEXEC)]) };
     made.map_err(|errno| SysError::of(c"pipe2", errno))?;
     let [read, write] = ends;
     Ok((Fd::from_raw(read), Fd::from_raw(write)))
@@ -430,7 +430,7 @@ const O_NONBLOCK: i32 = 0o4_000;
 fn set_nonblocking(fd: RawFd) -> Result<(), SysError> {
     const F_SETFL: usize = 4;
     // SAFETY: changes a flag of a descriptor; no memory is touched.
-    let set = unsafe { syscall(nr::FCNTL, [word(fd), F_SETFL, word(O_NONBLOCK), 0, 0, 0]) };
+    let set = unsafe { syscall(nr::FCNTL, [word(fd), F_SETFL, word(O_NONBLOCK)]) };
     set.map(|_| ()).map_err(|errno| SysError::about(c"fcntl", fd, errno))
 }
 
@@ -524,7 +524,7 @@ fn has_oom_score() -> bool {
 fn swap_mask(mask: u64) -> u64 {
     const SIG_SETMASK: usize = 2;
     let mut before: u64 = 0;
-    let args = [SIG_SETMASK, (&raw const mask) as usize, (&raw mut before) as usize, 8, 0, 0];
+    let args = [SIG_SETMASK, (&raw const mask) as usize, (&raw mut before) as usize, 8];
     // SAFETY: both sets are 8 bytes, as the kernel's are.
     let _set = unsafe { syscall(nr::RT_SIGPROCMASK, args) };
     before

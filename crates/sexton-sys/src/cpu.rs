@@ -20,7 +20,7 @@ impl Cpus {
     /// As `sched_getaffinity(2)`.
     pub fn of_thread() -> Result<Cpus, SysError> {
         let mut set = Cpus([0; MOST / WORD]);
-        let args = [0, size_of_val(&set.0), set.0.as_mut_ptr() as usize, 0, 0, 0];
+        let args = [0, size_of_val(&set.0), set.0.as_mut_ptr() as usize];
         // SAFETY: the kernel writes at most as many bytes as the array has.
         let ret = unsafe { syscall(nr::SCHED_GETAFFINITY, args) };
         ret.map_err(|errno| SysError::of(c"sched_getaffinity", errno))?;
@@ -44,7 +44,7 @@ impl Cpus {
     /// # Errors
     /// As `sched_setaffinity(2)`: `EINVAL` where it may run on none of them.
     pub fn bind_thread(&self) -> Result<(), SysError> {
-        let args = [0, size_of_val(&self.0), self.0.as_ptr() as usize, 0, 0, 0];
+        let args = [0, size_of_val(&self.0), self.0.as_ptr() as usize];
         // SAFETY: the kernel reads as many bytes as the array has.
         let ret = unsafe { syscall(nr::SCHED_SETAFFINITY, args) };
         ret.map(|_| ()).map_err(|errno| SysError::of(c"sched_setaffinity", errno))

@@ -4,7 +4,7 @@ use core::ffi::{CStr, c_char};
 use core::fmt;
 use core::ptr::NonNull;
 
-use crate::text::{Show, Text, display};
+use crate::text::{Show, Text, Words, display};
 
 /// An error number (`errno(3)`).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -25,10 +25,9 @@ macro_rules! errnos {
             }
         }
 
-        /// The sentences of `errno(3)`, and of each its number and its length: a table of them all would be as long
-        /// again, in a program that is as small as can be.
-        const SENTENCES: &str = concat!($($text),*);
-        const LENGTHS: &[(u8, u8)] = &[$(($number, $text.len() as u8)),*];
+        /// The sentences of `errno(3)`.
+        const SENTENCES: Words =
+            Words { all: concat!($($text),*), each: &[$(($number, $text.len() as u8)),*] };
     };
 }
 
@@ -91,15 +90,7 @@ errnos! {
 impl Errno {
     /// The sentence of `errno(3)`, or `None` for one that Sexton never meets.
     pub fn sentence(self) -> Option<&'static str> {
-        let mut from = 0;
-        for &(number, len) in LENGTHS {
-            let to = from + usize::from(len);
-            if i32::from(number) == self.0 {
-                return SENTENCES.get(from..to);
-            }
-            from = to;
-        }
-        None
+        SENTENCES.find(|number, _| i32::from(number) == self.0).map(|(_, sentence)| sentence)
     }
 
     /// Splits what the kernel returned into a value or an error number: the last 4095 values are errors.
@@ -239,7 +230,7 @@ mod tests {
 
     #[test]
     fn each_number_has_its_own_sentence() {
-        assert_eq!(LENGTHS.iter().map(|(_, len)| usize::from(*len)).sum::<usize>(), SENTENCES.len());
+        assert_eq!(SENTENCES.each.iter().map(|(_, len)| usize::from(*len)).sum::<usize>(), SENTENCES.all.len());
         for (errno, sentence) in [
             (Errno::EPERM, "Operation not permitted"),
             (Errno::ENOTDIR, "Not a directory"),

@@ -38,7 +38,7 @@ impl Drop for Fd {
 /// Closes `fd`; errors mean that it is closed all the same (`close(2)`).
 fn close(fd: RawFd) {
     // SAFETY: closes a number that the caller owns; touches no memory.
-    let _closed = unsafe { syscall(nr::CLOSE, [word(fd), 0, 0, 0, 0, 0]) };
+    let _closed = unsafe { syscall(nr::CLOSE, [word(fd)]) };
 }
 
 /// A descriptor or a flag word as a register: sign-extended, as the kernel's `int` wants it.
@@ -59,7 +59,7 @@ pub(crate) fn opened(ret: usize) -> Fd {
 pub fn read(fd: RawFd, buffer: &mut [u8]) -> Result<usize, SysError> {
     loop {
         // SAFETY: the kernel writes at most `len` bytes into `buffer`.
-        let ret = unsafe { syscall(nr::READ, [word(fd), buffer.as_mut_ptr() as usize, buffer.len(), 0, 0, 0]) };
+        let ret = unsafe { syscall(nr::READ, [word(fd), buffer.as_mut_ptr() as usize, buffer.len()]) };
         match ret {
             Err(Errno::EINTR) => {}
             ret => return ret.map_err(|errno| SysError::about(c"read", fd, errno)),
@@ -74,7 +74,7 @@ pub fn read(fd: RawFd, buffer: &mut [u8]) -> Result<usize, SysError> {
 pub fn write(fd: RawFd, bytes: &[u8]) -> Result<usize, SysError> {
     loop {
         // SAFETY: the kernel reads at most `len` bytes of `bytes`.
-        let ret = unsafe { syscall(nr::WRITE, [word(fd), bytes.as_ptr() as usize, bytes.len(), 0, 0, 0]) };
+        let ret = unsafe { syscall(nr::WRITE, [word(fd), bytes.as_ptr() as usize, bytes.len()]) };
         match ret {
             Err(Errno::EINTR) => {}
             ret => return ret.map_err(|errno| SysError::about(c"write", fd, errno)),

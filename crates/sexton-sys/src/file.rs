@@ -41,7 +41,7 @@ pub mod flags {
 /// # Errors
 /// As `openat(2)`.
 pub fn open(dir: RawFd, path: &CStr, flags: i32, mode: u32) -> Result<Fd, SysError> {
-    let args = [word(dir), path.as_ptr() as usize, word(flags | flags::CLOEXEC), mode as usize, 0, 0];
+    let args = [word(dir), path.as_ptr() as usize, word(flags | flags::CLOEXEC), mode as usize];
     loop {
         // SAFETY: the kernel reads one C string.
         match unsafe { syscall(nr::OPENAT, args) } {
@@ -57,7 +57,7 @@ pub fn open(dir: RawFd, path: &CStr, flags: i32, mode: u32) -> Result<Fd, SysErr
 /// As `mkdirat(2)`.
 pub fn mkdir(dir: RawFd, path: &CStr, mode: u32) -> Result<(), SysError> {
     // SAFETY: the kernel reads one C string.
-    let ret = unsafe { syscall(nr::MKDIRAT, [word(dir), path.as_ptr() as usize, mode as usize, 0, 0, 0]) };
+    let ret = unsafe { syscall(nr::MKDIRAT, [word(dir), path.as_ptr() as usize, mode as usize]) };
     done(c"mkdirat", ret)
 }
 
@@ -69,7 +69,7 @@ pub fn mkdir(dir: RawFd, path: &CStr, mode: u32) -> Result<(), SysError> {
 pub fn link_unnamed(fd: RawFd, dir: RawFd, path: &CStr) -> Result<(), SysError> {
     const AT_SYMLINK_FOLLOW: usize = 0x400;
     let source = fd_path(fd);
-    let args = [word(AT_FDCWD), source.as_ptr() as usize, word(dir), path.as_ptr() as usize, AT_SYMLINK_FOLLOW, 0];
+    let args = [word(AT_FDCWD), source.as_ptr() as usize, word(dir), path.as_ptr() as usize, AT_SYMLINK_FOLLOW];
     // SAFETY: the kernel reads two C strings; `fd_path` ends with NULs.
     let ret = unsafe { syscall(nr::LINKAT, args) };
     done(c"linkat", ret)
@@ -118,7 +118,7 @@ pub fn rmdir(dir: RawFd, path: &CStr) -> Result<(), SysError> {
 /// `unlinkat(2)`.
 fn remove(dir: RawFd, path: &CStr, flags: usize) -> Result<(), SysError> {
     // SAFETY: the kernel reads one C string.
-    let ret = unsafe { syscall(nr::UNLINKAT, [word(dir), path.as_ptr() as usize, flags, 0, 0, 0]) };
+    let ret = unsafe { syscall(nr::UNLINKAT, [word(dir), path.as_ptr() as usize, flags]) };
     done(c"unlinkat", ret)
 }
 
@@ -141,7 +141,7 @@ pub fn exchange(dir: RawFd, one: &CStr, other: &CStr) -> Result<(), SysError> {
 
 /// `renameat2(2)`.
 fn rename_by(dir: RawFd, from: &CStr, to: &CStr, flags: usize) -> Result<(), SysError> {
-    let args = [word(dir), from.as_ptr() as usize, word(dir), to.as_ptr() as usize, flags, 0];
+    let args = [word(dir), from.as_ptr() as usize, word(dir), to.as_ptr() as usize, flags];
     // SAFETY: the kernel reads two C strings.
     let ret = unsafe { syscall(nr::RENAMEAT2, args) };
     done(c"renameat2", ret)
@@ -152,7 +152,7 @@ fn rename_by(dir: RawFd, from: &CStr, to: &CStr, flags: usize) -> Result<(), Sys
 /// # Errors
 /// As `readlinkat(2)`.
 pub fn readlink<'a>(dir: RawFd, path: &CStr, buffer: &'a mut [u8]) -> Result<&'a [u8], SysError> {
-    let args = [word(dir), path.as_ptr() as usize, buffer.as_mut_ptr() as usize, buffer.len(), 0, 0];
+    let args = [word(dir), path.as_ptr() as usize, buffer.as_mut_ptr() as usize, buffer.len()];
     // SAFETY: the kernel reads one C string and writes at most `len` bytes into `buffer`.
     let ret = unsafe { syscall(nr::READLINKAT, args) };
     let len = ret.map_err(|errno| SysError::of(c"readlinkat", errno))?;
@@ -164,7 +164,7 @@ pub fn readlink<'a>(dir: RawFd, path: &CStr, buffer: &'a mut [u8]) -> Result<&'a
 /// # Errors
 /// As `pread(2)`.
 pub fn read_at(fd: RawFd, buffer: &mut [u8], offset: u64) -> Result<usize, SysError> {
-    let args = [word(fd), buffer.as_mut_ptr() as usize, buffer.len(), register(offset), 0, 0];
+    let args = [word(fd), buffer.as_mut_ptr() as usize, buffer.len(), register(offset)];
     loop {
         // SAFETY: the kernel writes at most `len` bytes into `buffer`.
         match unsafe { syscall(nr::PREAD64, args) } {
@@ -179,7 +179,7 @@ pub fn read_at(fd: RawFd, buffer: &mut [u8], offset: u64) -> Result<usize, SysEr
 /// # Errors
 /// As `pwrite(2)`.
 pub fn write_at(fd: RawFd, bytes: &[u8], offset: u64) -> Result<usize, SysError> {
-    let args = [word(fd), bytes.as_ptr() as usize, bytes.len(), register(offset), 0, 0];
+    let args = [word(fd), bytes.as_ptr() as usize, bytes.len(), register(offset)];
     loop {
         // SAFETY: the kernel reads at most `len` bytes of `bytes`.
         match unsafe { syscall(nr::PWRITE64, args) } {
@@ -211,7 +211,7 @@ pub fn write_all_at(fd: RawFd, mut bytes: &[u8], mut offset: u64) -> Result<(), 
 /// As `ftruncate(2)`.
 pub fn truncate(fd: RawFd, len: u64) -> Result<(), SysError> {
     // SAFETY: touches no memory.
-    done(c"ftruncate", unsafe { syscall(nr::FTRUNCATE, [word(fd), register(len), 0, 0, 0, 0]) })
+    done(c"ftruncate", unsafe { syscall(nr::FTRUNCATE, [word(fd), register(len)]) })
 }
 
 /// Waits until the file's data, and what is needed to read it back, are on the disk.
@@ -220,7 +220,7 @@ pub fn truncate(fd: RawFd, len: u64) -> Result<(), SysError> {
 /// As `fdatasync(2)`; after one, what was not yet written is lost to the page cache too.
 pub fn sync_data(fd: RawFd) -> Result<(), SysError> {
     // SAFETY: touches no memory.
-    done(c"fdatasync", unsafe { syscall(nr::FDATASYNC, [word(fd), 0, 0, 0, 0, 0]) })
+    done(c"fdatasync", unsafe { syscall(nr::FDATASYNC, [word(fd)]) })
 }
 
 /// Waits until the file or directory is on the disk, with all that is known about it.
@@ -229,7 +229,7 @@ pub fn sync_data(fd: RawFd) -> Result<(), SysError> {
 /// As `fsync(2)`.
 pub fn sync(fd: RawFd) -> Result<(), SysError> {
     // SAFETY: touches no memory.
-    done(c"fsync", unsafe { syscall(nr::FSYNC, [word(fd), 0, 0, 0, 0, 0]) })
+    done(c"fsync", unsafe { syscall(nr::FSYNC, [word(fd)]) })
 }
 
 /// Gives back the blocks of `len` bytes from `offset` on; they read as zeroes, and offsets stay what they were.
@@ -238,7 +238,7 @@ pub fn sync(fd: RawFd) -> Result<(), SysError> {
 /// `EOPNOTSUPP` where the file system cannot.
 pub fn punch_hole(fd: RawFd, offset: u64, len: u64) -> Result<(), SysError> {
     const KEEP_SIZE_PUNCH_HOLE: usize = 1 | 2;
-    let args = [word(fd), KEEP_SIZE_PUNCH_HOLE, register(offset), register(len), 0, 0];
+    let args = [word(fd), KEEP_SIZE_PUNCH_HOLE, register(offset), register(len)];
     // SAFETY: touches no memory.
     done(c"fallocate", unsafe { syscall(nr::FALLOCATE, args) })
 }
@@ -250,7 +250,7 @@ pub fn punch_hole(fd: RawFd, offset: u64, len: u64) -> Result<(), SysError> {
 pub fn reserve(fd: RawFd, len: u64) -> Result<(), SysError> {
     const KEEP_SIZE: usize = 1;
     // SAFETY: touches no memory.
-    done(c"fallocate", unsafe { syscall(nr::FALLOCATE, [word(fd), KEEP_SIZE, 0, register(len), 0, 0]) })
+    done(c"fallocate", unsafe { syscall(nr::FALLOCATE, [word(fd), KEEP_SIZE, 0, register(len)]) })
 }
 
 /// The first offset from `offset` on that is not in a hole; `None` where only holes follow.
@@ -260,7 +260,7 @@ pub fn reserve(fd: RawFd, len: u64) -> Result<(), SysError> {
 pub fn seek_data(fd: RawFd, offset: u64) -> Result<Option<u64>, SysError> {
     const SEEK_DATA: usize = 3;
     // SAFETY: touches no memory.
-    match unsafe { syscall(nr::LSEEK, [word(fd), register(offset), SEEK_DATA, 0, 0, 0]) } {
+    match unsafe { syscall(nr::LSEEK, [word(fd), register(offset), SEEK_DATA]) } {
         Ok(found) => Ok(Some(found as u64)),
         Err(Errno::ENXIO) => Ok(None),
         Err(errno) => Err(SysError::about(c"lseek", fd, errno)),
@@ -274,7 +274,7 @@ pub fn seek_data(fd: RawFd, offset: u64) -> Result<Option<u64>, SysError> {
 pub fn set_close_on_exec(fd: RawFd, close: bool) -> Result<(), SysError> {
     const F_SETFD: usize = 2;
     // SAFETY: touches no memory.
-    done(c"fcntl", unsafe { syscall(nr::FCNTL, [word(fd), F_SETFD, close.into(), 0, 0, 0]) })
+    done(c"fcntl", unsafe { syscall(nr::FCNTL, [word(fd), F_SETFD, close.into()]) })
 }
 
 /// Closes every open descriptor from `first` on: for a program that starts, and has opened nothing yet. What has an owner
@@ -292,7 +292,7 @@ pub fn close_from(first: RawFd) -> Result<(), SysError> {
 /// As [`close_from`], and no higher than `last`.
 pub(crate) fn close_range(first: RawFd, last: RawFd) -> Result<(), SysError> {
     // SAFETY: touches no memory.
-    match unsafe { syscall(nr::CLOSE_RANGE, [word(first), word(last), 0, 0, 0, 0]) } {
+    match unsafe { syscall(nr::CLOSE_RANGE, [word(first), word(last), 0]) } {
         Ok(_) => Ok(()),
         Err(_) => close_listed(first, last),
     }
@@ -319,7 +319,7 @@ fn close_listed(first: RawFd, last: RawFd) -> Result<(), SysError> {
 pub fn duplicate(fd: RawFd) -> Result<Fd, SysError> {
     const F_DUPFD_CLOEXEC: usize = 1030;
     // SAFETY: touches no memory.
-    let ret = unsafe { syscall(nr::FCNTL, [word(fd), F_DUPFD_CLOEXEC, 3, 0, 0, 0]) };
+    let ret = unsafe { syscall(nr::FCNTL, [word(fd), F_DUPFD_CLOEXEC, 3]) };
     ret.map(opened).map_err(|errno| SysError::about(c"fcntl", fd, errno))
 }
 
@@ -333,7 +333,7 @@ pub fn duplicate(fd: RawFd) -> Result<Fd, SysError> {
 pub fn duplicate_over(fd: RawFd, over: RawFd) -> Result<(), SysError> {
     const O_CLOEXEC: usize = 0o2_000_000;
     // SAFETY: touches no memory.
-    let ret = unsafe { syscall(nr::DUP3, [word(fd), word(over), O_CLOEXEC, 0, 0, 0]) };
+    let ret = unsafe { syscall(nr::DUP3, [word(fd), word(over), O_CLOEXEC]) };
     ret.map(|_| ()).map_err(|errno| SysError::about(c"dup3", fd, errno))
 }
 
@@ -367,7 +367,7 @@ pub struct DirEntry<'a> {
 /// As `getdents64(2)`; `EINVAL` where `buffer` cannot hold one name (1 KiB always can).
 pub fn read_dir(fd: RawFd, buffer: &mut [u8], mut each: impl FnMut(DirEntry<'_>)) -> Result<bool, SysError> {
     // SAFETY: the kernel writes at most `len` bytes into `buffer`.
-    let ret = unsafe { syscall(nr::GETDENTS64, [word(fd), buffer.as_mut_ptr() as usize, buffer.len(), 0, 0, 0]) };
+    let ret = unsafe { syscall(nr::GETDENTS64, [word(fd), buffer.as_mut_ptr() as usize, buffer.len()]) };
     let len = ret.map_err(|errno| SysError::about(c"getdents64", fd, errno))?;
     let mut rest = buffer.get(..len).unwrap_or_default();
     while let Some((entry, after)) = split_entry(rest) {

@@ -38,7 +38,7 @@ impl Inotify {
     pub fn new() -> Result<Inotify, SysError> {
         const IN_NONBLOCK_CLOEXEC: i32 = 0o4_000 | 0o2_000_000;
         // SAFETY: touches no memory.
-        let fd = unsafe { syscall(nr::INOTIFY_INIT1, [word(IN_NONBLOCK_CLOEXEC), 0, 0, 0, 0, 0]) };
+        let fd = unsafe { syscall(nr::INOTIFY_INIT1, [word(IN_NONBLOCK_CLOEXEC)]) };
         fd.map(|fd| Inotify(opened(fd))).map_err(|errno| SysError::of(c"inotify_init1", errno))
     }
 
@@ -62,7 +62,7 @@ impl Inotify {
             Interest::Names => IN_NAMES | IN_DELETE_SELF,
         };
         // SAFETY: the kernel reads one string up to its NUL.
-        let wd = unsafe { syscall(nr::INOTIFY_ADD_WATCH, [word(self.raw()), path.as_ptr() as usize, mask, 0, 0, 0]) };
+        let wd = unsafe { syscall(nr::INOTIFY_ADD_WATCH, [word(self.raw()), path.as_ptr() as usize, mask]) };
         wd.map(|wd| wd as i32).map_err(|errno| SysError::of(c"inotify_add_watch", errno))
     }
 

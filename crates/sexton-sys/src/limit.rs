@@ -13,7 +13,7 @@ const RLIMIT_NOFILE: usize = 7;
 pub fn open_files() -> Result<[u64; 2], SysError> {
     let mut limits = [0u64; 2];
     // SAFETY: the kernel writes one `struct rlimit64`, two words, into `limits`.
-    let told = unsafe { syscall(nr::PRLIMIT64, [0, RLIMIT_NOFILE, 0, limits.as_mut_ptr() as usize, 0, 0]) };
+    let told = unsafe { syscall(nr::PRLIMIT64, [0, RLIMIT_NOFILE, 0, limits.as_mut_ptr() as usize]) };
     told.map(|_| limits).map_err(|errno| SysError::of(c"prlimit64", errno))
 }
 
@@ -23,7 +23,7 @@ pub fn open_files() -> Result<[u64; 2], SysError> {
 /// `EPERM`.
 pub fn set_open_files(limits: [u64; 2]) -> Result<(), SysError> {
     // SAFETY: the kernel reads one `struct rlimit64`, two words, from `limits`.
-    let set = unsafe { syscall(nr::PRLIMIT64, [0, RLIMIT_NOFILE, limits.as_ptr() as usize, 0, 0, 0]) };
+    let set = unsafe { syscall(nr::PRLIMIT64, [0, RLIMIT_NOFILE, limits.as_ptr() as usize, 0]) };
     set.map(|_| ()).map_err(|errno| SysError::of(c"prlimit64", errno))
 }
 
@@ -38,7 +38,7 @@ pub fn make_room(fd: RawFd, count: u32) -> Result<(), SysError> {
     const F_DUPFD_CLOEXEC: usize = 1030;
     let last = count.saturating_sub(1) as usize;
     // SAFETY: takes numbers alone.
-    let ret = unsafe { syscall(nr::FCNTL, [word(fd), F_DUPFD_CLOEXEC, last, 0, 0, 0]) };
+    let ret = unsafe { syscall(nr::FCNTL, [word(fd), F_DUPFD_CLOEXEC, last]) };
     ret.map(opened).map(drop).map_err(|errno| SysError::about(c"fcntl", fd, errno))
 }
 

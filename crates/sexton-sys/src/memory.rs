@@ -61,7 +61,7 @@ impl Mapping {
 impl Drop for Mapping {
     fn drop(&mut self) {
         // SAFETY: unmaps exactly what `new` mapped; nothing borrows from it any more.
-        let _unmapped = unsafe { syscall(nr::MUNMAP, [self.start as usize, self.bytes, 0, 0, 0, 0]) };
+        let _unmapped = unsafe { syscall(nr::MUNMAP, [self.start as usize, self.bytes]) };
     }
 }
 

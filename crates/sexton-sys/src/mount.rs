@@ -17,7 +17,7 @@ const AT_EMPTY_PATH: usize = 0x1000;
 pub fn unshare_mounts() -> Result<(), SysError> {
     const CLONE_FS_NEWNS: usize = 0x200 | 0x2_0000;
     // SAFETY: changes what paths mean to this thread; no memory is touched.
-    let unshared = unsafe { syscall(nr::UNSHARE, [CLONE_FS_NEWNS, 0, 0, 0, 0, 0]) };
+    let unshared = unsafe { syscall(nr::UNSHARE, [CLONE_FS_NEWNS]) };
     unshared.map(|_| ()).map_err(|errno| SysError::of(c"unshare", errno))
 }
 
@@ -25,7 +25,7 @@ pub fn unshare_mounts() -> Result<(), SysError> {
 fn unshare_fs() -> Result<(), SysError> {
     const CLONE_FS: usize = 0x200;
     // SAFETY: changes what paths mean to this thread; no memory is touched.
-    let unshared = unsafe { syscall(nr::UNSHARE, [CLONE_FS, 0, 0, 0, 0, 0]) };
+    let unshared = unsafe { syscall(nr::UNSHARE, [CLONE_FS]) };
     unshared.map(|_| ()).map_err(|errno| SysError::of(c"unshare", errno))
 }
 
@@ -37,7 +37,7 @@ pub fn enter(fd: RawFd) -> Result<(), SysError> {
     const CLONE_NEWNS: usize = 0x2_0000;
     unshare_fs()?;
     // SAFETY: changes what paths mean to this thread; no memory is touched.
-    let entered = unsafe { syscall(nr::SETNS, [word(fd), CLONE_NEWNS, 0, 0, 0, 0]) };
+    let entered = unsafe { syscall(nr::SETNS, [word(fd), CLONE_NEWNS]) };
     entered.map(|_| ()).map_err(|errno| SysError::about(c"setns", fd, errno))
 }
 
@@ -73,7 +73,7 @@ pub fn mount(kind: MountKind<'_>, target: &CStr) -> Result<(), SysError> {
         MountKind::Private => (c"none", c"none", MS_REC_PRIVATE),
         MountKind::Shared => (c"none", c"none", MS_REC_SHARED),
     };
-    let args = [source.as_ptr() as usize, target.as_ptr() as usize, fstype.as_ptr() as usize, flags, 0, 0];
+    let args = [source.as_ptr() as usize, target.as_ptr() as usize, fstype.as_ptr() as usize, flags, 0];
     // SAFETY: the kernel reads three strings up to their NUL.
     let mounted = unsafe { syscall(nr::MOUNT, args) };
     mounted.map(|_| ()).map_err(|errno| SysError::of(c"mount", errno))
@@ -86,7 +86,7 @@ pub fn mount(kind: MountKind<'_>, target: &CStr) -> Result<(), SysError> {
 pub fn unmount(target: &CStr) -> Result<(), SysError> {
     const MNT_DETACH_NOFOLLOW: usize = 2 | 8;
     // SAFETY: the kernel reads one string up to its NUL.
-    let unmounted = unsafe { syscall(nr::UMOUNT2, [target.as_ptr() as usize, MNT_DETACH_NOFOLLOW, 0, 0, 0, 0]) };
+    let unmounted = unsafe { syscall(nr::UMOUNT2, [target.as_ptr() as usize, MNT_DETACH_NOFOLLOW]) };
     unmounted.map(|_| ()).map_err(|errno| SysError::of(c"umount2", errno))
 }
 
@@ -97,7 +97,7 @@ pub fn unmount(target: &CStr) -> Result<(), SysError> {
 pub fn unmount_unused(target: &CStr) -> Result<(), SysError> {
     const UMOUNT_NOFOLLOW: usize = 8;
     // SAFETY: the kernel reads one string up to its NUL.
-    let unmounted = unsafe { syscall(nr::UMOUNT2, [target.as_ptr() as usize, UMOUNT_NOFOLLOW, 0, 0, 0, 0]) };
+    let unmounted = unsafe { syscall(nr::UMOUNT2, [target.as_ptr() as usize, UMOUNT_NOFOLLOW]) };
     unmounted.map(|_| ()).map_err(|errno| SysError::of(c"umount2", errno))
 }
 
@@ -110,12 +110,12 @@ pub fn attach(fd: RawFd, target: &CStr) -> Result<(), SysError> {
     const OPEN_TREE_CLONE_CLOEXEC: usize = 1 | 0o2_000_000;
     const MOVE_MOUNT_F_EMPTY_PATH: usize = 4;
     let empty = c"".as_ptr() as usize;
-    let args = [word(fd), empty, OPEN_TREE_CLONE_CLOEXEC | AT_EMPTY_PATH, 0, 0, 0];
+    let args = [word(fd), empty, OPEN_TREE_CLONE_CLOEXEC | AT_EMPTY_PATH];
     // SAFETY: the kernel reads one empty string.
     let tree = unsafe { syscall(nr::OPEN_TREE, args) };
     let tree = tree.map(opened).map_err(|errno| SysError::about(c"open_tree", fd, errno))?;
     let onto = target.as_ptr() as usize;
-    let args = [word(tree.raw()), empty, word(AT_FDCWD), onto, MOVE_MOUNT_F_EMPTY_PATH, 0];
+    let args = [word(tree.raw()), empty, word(AT_FDCWD), onto, MOVE_MOUNT_F_EMPTY_PATH];
     // SAFETY: the kernel reads two strings up to their NUL.
     let moved = unsafe { syscall(nr::MOVE_MOUNT, args) };
     moved.map(|_| ()).map_err(|errno| SysError::about(c"move_mount", fd, errno))
@@ -128,7 +128,7 @@ pub fn attach(fd: RawFd, target: &CStr) -> Result<(), SysError> {
 /// As `openat(2)`.
 pub fn open(path: &CStr) -> Result<Fd, SysError> {
     const O_RDONLY_CLOEXEC_NOFOLLOW: usize = 0o2_000_000 | 0o400_000;
-    let args = [word(AT_FDCWD), path.as_ptr() as usize, O_RDONLY_CLOEXEC_NOFOLLOW, 0, 0, 0];
+    let args = [word(AT_FDCWD), path.as_ptr() as usize, O_RDONLY_CLOEXEC_NOFOLLOW, 0];
     // SAFETY: the kernel reads one string up to its NUL.
     let fd = unsafe { syscall(nr::OPENAT, args) };
     fd.map(opened).map_err(|errno| SysError::of(c"openat", errno))
@@ -142,7 +142,7 @@ pub fn open(path: &CStr) -> Result<Fd, SysError> {
 pub fn keep_only_working_directory() -> Result<(), SysError> {
     let here = c".".as_ptr() as usize;
     // SAFETY: the kernel reads one string twice.
-    let pivoted = unsafe { syscall(nr::PIVOT_ROOT, [here, here, 0, 0, 0, 0]) };
+    let pivoted = unsafe { syscall(nr::PIVOT_ROOT, [here, here]) };
     pivoted.map_err(|errno| SysError::of(c"pivot_root", errno))?;
     unmount(c".")
 }
@@ -154,6 +154,6 @@ pub fn keep_only_working_directory() -> Result<(), SysError> {
 /// As `chdir(2)`.
 pub fn change_directory(path: &CStr) -> Result<(), SysError> {
     // SAFETY: the kernel reads one string up to its NUL.
-    let changed = unsafe { syscall(nr::CHDIR, [path.as_ptr() as usize, 0, 0, 0, 0, 0]) };
+    let changed = unsafe { syscall(nr::CHDIR, [path.as_ptr() as usize]) };
     changed.map(|_| ()).map_err(|errno| SysError::of(c"chdir", errno))
 }

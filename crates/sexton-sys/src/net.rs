@@ -24,7 +24,7 @@ pub enum Family {
 /// `EPERM` without `CAP_SYS_ADMIN`, `ENOSPC` at the limit of `/proc/sys/user/max_net_namespaces`.
 pub fn unshare() -> Result<(), SysError> {
     // SAFETY: changes which network this thread sees; no memory is touched.
-    let unshared = unsafe { syscall(nr::UNSHARE, [CLONE_NEWNET, 0, 0, 0, 0, 0]) };
+    let unshared = unsafe { syscall(nr::UNSHARE, [CLONE_NEWNET]) };
     unshared.map(|_| ()).map_err(|errno| SysError::of(c"unshare", errno))
 }
 
@@ -34,7 +34,7 @@ pub fn unshare() -> Result<(), SysError> {
 /// `EINVAL` for another kind of descriptor, `EPERM` without `CAP_SYS_ADMIN`.
 pub fn enter(fd: RawFd) -> Result<(), SysError> {
     // SAFETY: changes which network this thread sees; no memory is touched.
-    let entered = unsafe { syscall(nr::SETNS, [word(fd), CLONE_NEWNET, 0, 0, 0, 0]) };
+    let entered = unsafe { syscall(nr::SETNS, [word(fd), CLONE_NEWNET]) };
     entered.map(|_| ()).map_err(|errno| SysError::about(c"setns", fd, errno))
 }
 
@@ -49,11 +49,11 @@ pub fn netlink(family: Family) -> Result<Fd, SysError> {
     const SOL_NETLINK: usize = 270;
     const CAP_ACK_EXT_ACK_STRICT: [usize; 3] = [10, 11, 12];
     // SAFETY: makes a descriptor; no memory is touched.
-    let made = unsafe { syscall(nr::SOCKET, [AF_NETLINK, SOCK_RAW_CLOEXEC, family as usize, 0, 0, 0]) };
+    let made = unsafe { syscall(nr::SOCKET, [AF_NETLINK, SOCK_RAW_CLOEXEC, family as usize]) };
     let socket = made.map(opened).map_err(|errno| SysError::of(c"socket", errno))?;
     for option in CAP_ACK_EXT_ACK_STRICT {
         let on: i32 = 1;
-        let args = [word(socket.raw()), SOL_NETLINK, option, &raw const on as usize, size_of::<i32>(), 0];
+        let args = [word(socket.raw()), SOL_NETLINK, option, &raw const on as usize, size_of::<i32>()];
         // SAFETY: the kernel reads four bytes. KERNEL(4.20): without one of these, errors say less and dumps more.
         let _set = unsafe { syscall(nr::SETSOCKOPT, args) };
     }
@@ -108,7 +108,7 @@ impl Links {
         // Of the kinds that exist everywhere, the one that is given back at once on older kernels too.
         const SOCK_STREAM_CLOEXEC: usize = 1 | 0o2_000_000;
         // SAFETY: makes a descriptor; no memory is touched.
-        let made = unsafe { syscall(nr::SOCKET, [AF_INET, SOCK_STREAM_CLOEXEC, 0, 0, 0, 0]) };
+        let made = unsafe { syscall(nr::SOCKET, [AF_INET, SOCK_STREAM_CLOEXEC, 0]) };
         made.map(|fd| Links(opened(fd))).map_err(|errno| SysError::of(c"socket", errno))
     }
 
@@ -194,7 +194,7 @@ impl Links {
     /// `request` is the structure that `number` takes.
     fn ask<R>(&self, what: &'static CStr, number: usize, request: &mut R) -> Result<(), SysError> {
         // SAFETY: the kernel reads and writes one structure of the request's own kind, which lives as long as the call.
-        let done = unsafe { syscall(nr::IOCTL, [word(self.0.raw()), number, &raw mut *request as usize, 0, 0, 0]) };
+        let done = unsafe { syscall(nr::IOCTL, [word(self.0.raw()), number, &raw mut *request as usize]) };
         done.map(|_| ()).map_err(|errno| SysError::of(what, errno))
     }
 }
@@ -213,10 +213,10 @@ pub fn make_tap(name: &CStr) -> Result<(), SysError> {
     let tun = file::open(file::AT_FDCWD, c"/dev/net/tun", flags::RDWR, 0)?;
     let at = &raw mut request as usize;
     // SAFETY: the kernel reads and writes one `struct ifreq`, which is 40 bytes.
-    let named = unsafe { syscall(nr::IOCTL, [word(tun.raw()), TUNSETIFF, at, 0, 0, 0]) };
+    let named = unsafe { syscall(nr::IOCTL, [word(tun.raw()), TUNSETIFF, at]) };
     named.map_err(|errno| SysError::of(c"ioctl(TUNSETIFF)", errno))?;
     // SAFETY: sets a flag; no memory is touched.
-    let kept = unsafe { syscall(nr::IOCTL, [word(tun.raw()), TUNSETPERSIST, 1, 0, 0, 0]) };
+    let kept = unsafe { syscall(nr::IOCTL, [word(tun.raw()), TUNSETPERSIST, 1]) };
     kept.map(|_| ()).map_err(|errno| SysError::of(c"ioctl(TUNSETPERSIST)", errno))
 }
 

@@ -13,7 +13,7 @@ const AT_EMPTY_PATH: usize = 0x1000;
 /// `ESRCH` where there is none, `EINVAL` for a thread that leads no process.
 pub fn open(pid: i32) -> Result<Fd, SysError> {
     // SAFETY: touches no memory.
-    let fd = unsafe { syscall(nr::PIDFD_OPEN, [word(pid), 0, 0, 0, 0, 0]) };
+    let fd = unsafe { syscall(nr::PIDFD_OPEN, [word(pid), 0]) };
     fd.map(opened).map_err(|errno| SysError::about(c"pidfd_open", pid, errno))
 }
 
@@ -23,7 +23,7 @@ pub fn open(pid: i32) -> Result<Fd, SysError> {
 /// `ESRCH` once it has been reaped, `EPERM`.
 pub fn send_signal(pidfd: RawFd, signal: i32) -> Result<(), SysError> {
     // SAFETY: a null `siginfo` lets the kernel fill one in.
-    let sent = unsafe { syscall(nr::PIDFD_SEND_SIGNAL, [word(pidfd), word(signal), 0, 0, 0, 0]) };
+    let sent = unsafe { syscall(nr::PIDFD_SEND_SIGNAL, [word(pidfd), word(signal), 0, 0]) };
     sent.map(|_| ()).map_err(|errno| SysError::about(c"pidfd_send_signal", pidfd, errno))
 }
 
@@ -35,7 +35,7 @@ pub fn inode(fd: RawFd) -> Result<u64, SysError> {
     // `struct stat` has 144 bytes on x86-64 and 128 on arm64; device and inode are the first 16 on both.
     let mut stat = [0_u64; 18];
     // SAFETY: the kernel writes one `struct stat`.
-    let told = unsafe { syscall(nr::FSTAT, [word(fd), stat.as_mut_ptr() as usize, 0, 0, 0, 0]) };
+    let told = unsafe { syscall(nr::FSTAT, [word(fd), stat.as_mut_ptr() as usize]) };
     told.map_err(|errno| SysError::about(c"fstat", fd, errno))?;
     let [_device, ino, ..] = stat;
     Ok(ino)
@@ -78,7 +78,7 @@ pub fn facts(pidfd: RawFd) -> Result<PidfdFacts, SysError> {
     const EXIT: u64 = 8;
     let mut info = PidfdInfo { mask: PID | CGROUP_ID | EXIT, ..PidfdInfo::default() };
     // SAFETY: the request's size, 64 bytes, is that of `PidfdInfo`, which the kernel reads and writes.
-    let told = unsafe { syscall(nr::IOCTL, [word(pidfd), PIDFD_GET_INFO, (&raw mut info) as usize, 0, 0, 0]) };
+    let told = unsafe { syscall(nr::IOCTL, [word(pidfd), PIDFD_GET_INFO, (&raw mut info) as usize]) };
     told.map_err(|errno| SysError::about(c"pidfd_get_info", pidfd, errno))?;
     let alive = info.mask & PID != 0;
     Ok(PidfdFacts {
@@ -117,7 +117,7 @@ impl FileHandle {
         let mut raw = RawHandle { len: FileHandle::ROOM as u32, kind: 0, bytes: [0; FileHandle::ROOM] };
         let mut mount_id = 0i32;
         let (raw_at, mount_at) = ((&raw mut raw) as usize, (&raw mut mount_id) as usize);
-        let args = [word(fd), c"".as_ptr() as usize, raw_at, mount_at, AT_EMPTY_PATH, 0];
+        let args = [word(fd), c"".as_ptr() as usize, raw_at, mount_at, AT_EMPTY_PATH];
         // SAFETY: the kernel writes at most `len` bytes behind the header, and one mount id.
         let told = unsafe { syscall(nr::NAME_TO_HANDLE_AT, args) };
         told.map_err(|errno| SysError::about(c"name_to_handle_at", fd, errno))?;
@@ -166,8 +166,7 @@ impl FileHandle {
     fn open(&self, mount: RawFd, flags: i32) -> Result<Fd, SysError> {
         let mut raw = RawHandle { len: self.len as u32, kind: self.kind, bytes: self.bytes };
         // SAFETY: the kernel reads `len` bytes behind the header.
-        let fd =
-            unsafe { syscall(nr::OPEN_BY_HANDLE_AT, [word(mount), (&raw mut raw) as usize, word(flags), 0, 0, 0]) };
+        let fd = unsafe { syscall(nr::OPEN_BY_HANDLE_AT, [word(mount), (&raw mut raw) as usize, word(flags)]) };
         fd.map(opened).map_err(|errno| SysError::of(c"open_by_handle_at", errno))
     }
 }
@@ -188,7 +187,7 @@ pub fn reap(pidfd: RawFd) -> Result<Option<i32>, SysError> {
     const WNOHANG_WEXITED: usize = 1 | 4;
     // `siginfo_t` is 128 bytes; signo, errno, code, (padding,) pid, uid, status lie in the first 28 (`sigaction(2)`).
     let mut info = [0i32; 32];
-    let args = [P_PIDFD, word(pidfd), info.as_mut_ptr() as usize, WNOHANG_WEXITED, 0, 0];
+    let args = [P_PIDFD, word(pidfd), info.as_mut_ptr() as usize, WNOHANG_WEXITED, 0];
     // SAFETY: the kernel writes one `siginfo_t`, 128 bytes, into `info`.
     let waited = unsafe { syscall(nr::WAITID, args) };
     waited.map_err(|errno| SysError::about(c"waitid", pidfd, errno))?;
@@ -228,7 +227,7 @@ pub fn poll_end(pidfd: RawFd) -> Result<End, SysError> {
     }
     let mut poll = PollFd { fd: pidfd, events: POLLIN, revents: 0 };
     let mut no_wait = [0u64; 2];
-    let args = [(&raw mut poll) as usize, 1, no_wait.as_mut_ptr() as usize, 0, 8, 0];
+    let args = [(&raw mut poll) as usize, 1, no_wait.as_mut_ptr() as usize, 0, 8];
     // SAFETY: one `struct pollfd`, read and written; a zero time-out, read and perhaps written on this stack.
     unsafe { syscall(nr::PPOLL, args) }.map_err(|errno| SysError::about(c"ppoll", pidfd, errno))?;
     Ok(match poll.revents {

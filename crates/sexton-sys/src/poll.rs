@@ -57,7 +57,7 @@ impl PollFd {
 pub fn poll(fds: &mut [PollFd], timeout: Option<Duration>) -> Result<usize, SysError> {
     let timeout = timeout.map(Timespec::of);
     let timeout = timeout.as_ref().map_or(core::ptr::null(), core::ptr::from_ref);
-    let args = [fds.as_mut_ptr() as usize, fds.len(), timeout as usize, 0, 0, 0];
+    let args = [fds.as_mut_ptr() as usize, fds.len(), timeout as usize, 0, 0];
     // SAFETY: the kernel writes the `came` of each slot and reads one timespec, which it may also overwrite: it is a
     // local copy.
     match unsafe { syscall(nr::PPOLL, args) } {
@@ -114,7 +114,7 @@ impl Epoll {
     pub fn new() -> Result<Epoll, SysError> {
         const EPOLL_CLOEXEC: usize = 0o2_000_000;
         // SAFETY: touches no memory.
-        let ret = unsafe { syscall(nr::EPOLL_CREATE1, [EPOLL_CLOEXEC, 0, 0, 0, 0, 0]) };
+        let ret = unsafe { syscall(nr::EPOLL_CREATE1, [EPOLL_CLOEXEC]) };
         ret.map(|fd| Epoll(opened(fd))).map_err(|errno| SysError::of(c"epoll_create1", errno))
     }
 
@@ -152,8 +152,7 @@ impl Epoll {
         let bits = u32::from(wanted.cast_unsigned()) | if trigger == Trigger::OneShot { EPOLLONESHOT } else { 0 };
         let event = Event { bits, token };
         // SAFETY: the kernel reads one event.
-        let ret =
-            unsafe { syscall(nr::EPOLL_CTL, [word(self.0.raw()), op, word(fd), &raw const event as usize, 0, 0]) };
+        let ret = unsafe { syscall(nr::EPOLL_CTL, [word(self.0.raw()), op, word(fd), &raw const event as usize]) };
         ret.map(|_| ()).map_err(|errno| SysError::about(c"epoll_ctl", fd, errno))
     }
 
@@ -187,7 +186,7 @@ impl EventFd {
     pub fn new() -> Result<EventFd, SysError> {
         const NONBLOCK_CLOEXEC: usize = 0o2_004_000;
         // SAFETY: touches no memory.
-        let ret = unsafe { syscall(nr::EVENTFD2, [0, NONBLOCK_CLOEXEC, 0, 0, 0, 0]) };
+        let ret = unsafe { syscall(nr::EVENTFD2, [0, NONBLOCK_CLOEXEC]) };
         ret.map(|fd| EventFd(opened(fd))).map_err(|errno| SysError::of(c"eventfd2", errno))
     }
 

@@ -22,26 +22,26 @@ const PR_GET_CHILD_SUBREAPER: usize = 37;
 /// The PID of this process, in its own namespace.
 pub fn pid() -> u32 {
     // SAFETY: touches no memory; cannot fail.
-    unsafe { syscall(nr::GETPID, [0; 6]) }.map_or(0, |pid| pid as u32)
+    unsafe { syscall(nr::GETPID, []) }.map_or(0, |pid| pid as u32)
 }
 
 /// The PID of the parent, 0 where it is outside this PID namespace.
 pub fn parent_pid() -> u32 {
     // SAFETY: touches no memory; cannot fail.
-    unsafe { syscall(nr::GETPPID, [0; 6]) }.map_or(0, |pid| pid as u32)
+    unsafe { syscall(nr::GETPPID, []) }.map_or(0, |pid| pid as u32)
 }
 
 /// Takes `mask` away from the mode of every file that this process makes from now on; its children's too.
 pub fn set_umask(mask: u32) {
     // SAFETY: touches no memory; cannot fail.
-    let _before = unsafe { syscall(nr::UMASK, [mask as usize, 0, 0, 0, 0, 0]) };
+    let _before = unsafe { syscall(nr::UMASK, [mask as usize]) };
 }
 
 /// Ends this process, without running anything.
 pub fn exit(code: i32) -> ! {
     loop {
         // SAFETY: ends the process; touches no memory.
-        let _never = unsafe { syscall(nr::EXIT_GROUP, [word(code), 0, 0, 0, 0, 0]) };
+        let _never = unsafe { syscall(nr::EXIT_GROUP, [word(code)]) };
     }
 }
 
@@ -74,7 +74,7 @@ pub fn set_parent_death_signal(signal: Signal) -> Result<(), SysError> {
 /// `prctl(2)` with one argument.
 fn prctl(what: usize, arg: usize) -> Result<(), SysError> {
     // SAFETY: of the three operations used only PR_GET_CHILD_SUBREAPER writes, one int to a local of its caller.
-    let ret = unsafe { syscall(nr::PRCTL, [what, arg, 0, 0, 0, 0]) };
+    let ret = unsafe { syscall(nr::PRCTL, [what, arg, 0, 0, 0]) };
     ret.map(|_| ()).map_err(|errno| SysError::of(c"prctl", errno))
 }
 
@@ -164,7 +164,7 @@ impl Child {
     /// `kill(2)` of the child's number, or its negative for its group.
     fn kill(&self, target: usize, signal: Signal) -> Result<(), SysError> {
         // SAFETY: touches no memory; the number is proven by the unreaped child.
-        let ret = unsafe { syscall(nr::KILL, [target, signal.raw(), 0, 0, 0, 0]) };
+        let ret = unsafe { syscall(nr::KILL, [target, signal.raw()]) };
         ret.map(|_| ()).map_err(|errno| SysError::about(c"kill", self.pid.cast_signed(), errno))
     }
 
@@ -221,7 +221,7 @@ fn fork() -> Result<Option<Child>, SysError> {
     const CLONE_VFORK: usize = 0x4000;
     // SAFETY: without CLONE_VM the child has a copy of all memory, this stack too.
     // The child of a program with threads must call nothing that takes a lock: `run_child` makes system calls only.
-    match unsafe { syscall(nr::CLONE, [CLONE_VFORK | SIGCHLD, 0, 0, 0, 0, 0]) } {
+    match unsafe { syscall(nr::CLONE, [CLONE_VFORK | SIGCHLD, 0, 0, 0, 0]) } {
         Err(errno) => Err(SysError::of(c"clone", errno)),
         Ok(0) => Ok(None),
         Ok(pid) => Ok(Some(Child { pid: pid as u32 })),

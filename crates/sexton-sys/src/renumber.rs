@@ -19,7 +19,7 @@ pub fn child_with_pid(pid: i32) -> Result<Fd, SysError> {
     let args: [u64; 11] = [CLONE_PIDFD, pidfd_at, 0, 0, SIGCHLD, 0, 0, 0, pid_at, 1, 0];
     // SAFETY: the kernel reads eleven words and one number, and writes one descriptor; the child shares no memory and
     // does nothing but system calls.
-    let cloned = unsafe { syscall(nr::CLONE3, [args.as_ptr() as usize, size_of_val(&args), 0, 0, 0, 0]) };
+    let cloned = unsafe { syscall(nr::CLONE3, [args.as_ptr() as usize, size_of_val(&args)]) };
     match cloned.map_err(|errno| SysError::about(c"clone3", pid, errno))? {
         0 => wait_to_be_killed(),
         _ => Ok(opened(pidfd.cast_unsigned() as usize)),
@@ -29,6 +29,6 @@ pub fn child_with_pid(pid: i32) -> Result<Fd, SysError> {
 fn wait_to_be_killed() -> ! {
     loop {
         // SAFETY: nothing to poll and no time-out; touches no memory.
-        let _interrupted = unsafe { syscall(nr::PPOLL, [0; 6]) };
+        let _interrupted = unsafe { syscall(nr::PPOLL, [0, 0, 0, 0, 0]) };
     }
 }

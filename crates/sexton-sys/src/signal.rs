@@ -7,7 +7,7 @@ use crate::arch::{nr, syscall};
 use crate::error::{Errno, SysError};
 use crate::fd::{Fd, RawFd, opened, read, word};
 use crate::strings::number;
-use crate::text::{Show, Text, display};
+use crate::text::{Show, Text, Words, display};
 use crate::time::Timespec;
 
 /// A signal number, 1 to 64.
@@ -25,10 +25,9 @@ macro_rules! signals {
             $(pub const $name: Signal = Signal($number);)*
         }
 
-        /// The names of the signals that have one of their own, from the first on, and how long each is: a table of
-        /// strings would be five times as long.
-        const NAMES: &str = concat!($(stringify!($name)),*);
-        const LENGTHS: &[u8] = &[$(stringify!($name).len() as u8),*];
+        /// The names of the signals, second ones at the end.
+        const NAMES: Words =
+            Words { all: concat!($(stringify!($name)),*), each: &[$(($number, stringify!($name).len() as u8)),*] };
     };
 }
 
@@ -36,11 +35,8 @@ signals! {
     HUP = 1; INT = 2; QUIT = 3; ILL = 4; TRAP = 5; ABRT = 6; BUS = 7; FPE = 8; KILL = 9; USR1 = 10; SEGV = 11;
     USR2 = 12; PIPE = 13; ALRM = 14; TERM = 15; STKFLT = 16; CHLD = 17; CONT = 18; STOP = 19; TSTP = 20; TTIN = 21;
     TTOU = 22; URG = 23; XCPU = 24; XFSZ = 25; VTALRM = 26; PROF = 27; WINCH = 28; IO = 29; PWR = 30; SYS = 31;
+    IOT = 6; CLD = 17; POLL = 29; UNUSED = 31;
 }
-
-/// The second names that some signals have.
-const ALIASES: &[(&str, Signal)] =
-    &[("IOT", Signal::ABRT), ("CLD", Signal::CHLD), ("POLL", Signal::IO), ("UNUSED", Signal::SYS)];
 
 impl Signal {
     /// Signal `number`, or `None` where there is no such signal.
@@ -50,17 +46,12 @@ impl Signal {
 
     /// The name without `SIG`, where the signal has one of its own.
     pub fn name(self) -> Option<&'static str> {
-        let before = usize::from(self.0) - 1;
-        let len = *LENGTHS.get(before)?;
-        let from = LENGTHS.iter().take(before).map(|&len| usize::from(len)).sum();
-        NAMES.get(from..)?.get(..usize::from(len))
+        NAMES.find(|number, _| number == self.0).map(|(_, name)| name)
     }
 
     /// The signal whose name is `name`, in any case.
     fn named(name: &[u8]) -> Option<Signal> {
-        let of_its_own = (1..RTMIN).map(Signal).find(|signal| signal.name().is_some_and(|known| same(name, known)));
-        let alias = || ALIASES.iter().find(|(known, _)| same(name, known)).map(|&(_, signal)| signal);
-        of_its_own.or_else(alias)
+        NAMES.find(|_, known| same(name, known)).map(|(number, _)| Signal(number))
     }
 
     /// The number, 1 to 64.
@@ -176,7 +167,7 @@ pub(crate) const SET_SIZE: usize = size_of::<SignalSet>();
 pub fn replace_mask(mask: SignalSet) -> SignalSet {
     const SIG_SETMASK: usize = 2;
     let mut before = SignalSet::EMPTY;
-    let args = [SIG_SETMASK, &raw const mask.0 as usize, &raw mut before.0 as usize, SET_SIZE, 0, 0];
+    let args = [SIG_SETMASK, &raw const mask.0 as usize, &raw mut before.0 as usize, SET_SIZE];
     // SAFETY: the kernel reads one set and writes one; it cannot fail with valid pointers.
     let _always = unsafe { syscall(nr::RT_SIGPROCMASK, args) };
     before
@@ -230,7 +221,7 @@ pub fn disposition(signal: Signal) -> Result<Disposition, SysError> {
 fn act(signal: Signal, new: Option<&Action>) -> Result<Disposition, SysError> {
     let mut before = Action::default();
     let new = new.map_or(core::ptr::null(), core::ptr::from_ref);
-    let args = [signal.raw(), new as usize, &raw mut before as usize, SET_SIZE, 0, 0];
+    let args = [signal.raw(), new as usize, &raw mut before as usize, SET_SIZE];
     // SAFETY: reads and writes one `Action` each; no handler is ever installed, so none can run.
     let ret = unsafe { syscall(nr::RT_SIGACTION, args) };
     ret.map_err(|errno| SysError::about(c"rt_sigaction", signal.0.into(), errno))?;
@@ -258,7 +249,7 @@ pub fn wait(set: SignalSet, timeout: Option<Duration>) -> Result<Option<Caught>,
     let mut info = [0_u32; 32];
     let timeout = timeout.map(Timespec::of);
     let timeout = timeout.as_ref().map_or(core::ptr::null(), core::ptr::from_ref);
-    let args = [&raw const set.0 as usize, info.as_mut_ptr() as usize, timeout as usize, SET_SIZE, 0, 0];
+    let args = [&raw const set.0 as usize, info.as_mut_ptr() as usize, timeout as usize, SET_SIZE];
     // SAFETY: the kernel reads one set and one timespec, and writes one siginfo of 128 bytes.
     let ret = unsafe { syscall(nr::RT_SIGTIMEDWAIT, args) };
     match ret {
@@ -286,7 +277,7 @@ impl SignalFd {
     /// `EMFILE`, `ENFILE`, `ENOMEM`.
     pub fn new(set: SignalSet) -> Result<SignalFd, SysError> {
         const NONBLOCK_CLOEXEC: i32 = 0o2_004_000;
-        let args = [word(-1), &raw const set.0 as usize, SET_SIZE, word(NONBLOCK_CLOEXEC), 0, 0];
+        let args = [word(-1), &raw const set.0 as usize, SET_SIZE, word(NONBLOCK_CLOEXEC)];
         // SAFETY: the kernel reads one set.
         let ret = unsafe { syscall(nr::SIGNALFD4, args) };
         ret.map(|fd| SignalFd(opened(fd))).map_err(|errno| SysError::of(c"signalfd4", errno))

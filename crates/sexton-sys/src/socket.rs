@@ -55,7 +55,7 @@ pub fn message_pair() -> Result<(Fd, Fd), SysError> {
     let mut ends = [0_i32; 2];
     let kind = SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK;
     // SAFETY: the kernel writes two descriptors into `ends`.
-    let ret = unsafe { syscall(nr::SOCKETPAIR, [AF_UNIX, kind, 0, ends.as_mut_ptr() as usize, 0, 0]) };
+    let ret = unsafe { syscall(nr::SOCKETPAIR, [AF_UNIX, kind, 0, ends.as_mut_ptr() as usize]) };
     ret.map_err(|errno| SysError::of(c"socketpair", errno))?;
     let [a, b] = ends;
     Ok((Fd::from_raw(a), Fd::from_raw(b)))
@@ -74,7 +74,7 @@ pub fn send(socket: RawFd, bytes: &[u8], fd: Option<RawFd>) -> Result<(), SysErr
         message.control_len = 0;
     }
     loop {
-        let args = [word(socket), &raw const message as usize, MSG_DONTWAIT | MSG_NOSIGNAL, 0, 0, 0];
+        let args = [word(socket), &raw const message as usize, MSG_DONTWAIT | MSG_NOSIGNAL];
         // SAFETY: the kernel reads the message, its one part and its control bytes, all of which live here.
         match unsafe { syscall(nr::SENDMSG, args) } {
             Err(Errno::EINTR) => {}
@@ -110,7 +110,7 @@ pub fn receive(socket: RawFd, buffer: &mut [u8]) -> Result<Received, SysError> {
     let mut control = Control::default();
     let mut message = message_of(&part, &mut control);
     loop {
-        let args = [word(socket), &raw mut message as usize, MSG_DONTWAIT | MSG_CMSG_CLOEXEC, 0, 0, 0];
+        let args = [word(socket), &raw mut message as usize, MSG_DONTWAIT | MSG_CMSG_CLOEXEC];
         // SAFETY: the kernel writes into the message, `buffer` and `control`, within the lengths that are told.
         match unsafe { syscall(nr::RECVMSG, args) } {
             Err(Errno::EINTR) => {}
@@ -162,7 +162,7 @@ pub fn peer_pidfd(socket: RawFd) -> Result<Fd, SysError> {
 /// `getsockopt(2)` of the socket level, of at most `len` bytes at `value`, which the caller owns.
 fn option(socket: RawFd, name: usize, value: *mut u8, len: usize) -> Result<(), SysError> {
     let mut len = len as u32;
-    let args = [word(socket), SOL_SOCKET, name, value as usize, &raw mut len as usize, 0];
+    let args = [word(socket), SOL_SOCKET, name, value as usize, &raw mut len as usize];
     // SAFETY: the kernel writes at most `len` bytes to `value`; both callers hand a local of that size.
     let ret = unsafe { syscall(nr::GETSOCKOPT, args) };
     ret.map(|_| ()).map_err(|errno| SysError::about(c"getsockopt", socket, errno))

@@ -16,6 +16,28 @@ pub struct Text {
     len: usize,
 }
 
+/// Words that have numbers, one behind the other, and of each its number and its length: a table of strings would be as
+/// long again.
+pub(crate) struct Words {
+    pub(crate) all: &'static str,
+    pub(crate) each: &'static [(u8, u8)],
+}
+
+impl Words {
+    /// The first word that suits, by its number and itself; both.
+    pub(crate) fn find(&self, suits: impl Fn(u8, &str) -> bool) -> Option<(u8, &'static str)> {
+        let mut rest = self.all;
+        for &(number, len) in self.each {
+            let (word, behind) = rest.split_at_checked(len.into())?;
+            if suits(number, word) {
+                return Some((number, word));
+            }
+            rest = behind;
+        }
+        None
+    }
+}
+
 /// What can be part of a text.
 pub trait Show {
     /// Adds it to `text`.
@@ -25,6 +47,8 @@ pub trait Show {
 impl Text {
     /// An empty one.
     #[allow(clippy::new_without_default, reason = "it is written where it is needed, and never a part of something")]
+    // A call is half as long as what clears the bytes, and there is one for every line that may ever be printed.
+    #[inline(never)]
     pub const fn new() -> Text {
         Text { bytes: [0; BOUND], len: 0 }
     }

@@ -45,7 +45,7 @@ pub fn thread_cpu() -> Duration {
 fn read_clock(id: usize) -> Duration {
     let mut now = Timespec::default();
     // SAFETY: the kernel writes one timespec into `now`.
-    let _always = unsafe { syscall(nr::CLOCK_GETTIME, [id, &raw mut now as usize, 0, 0, 0, 0]) };
+    let _always = unsafe { syscall(nr::CLOCK_GETTIME, [id, &raw mut now as usize]) };
     let nanos = u32::try_from(now.nanos).unwrap_or(0);
     Duration::new(u64::try_from(now.seconds).unwrap_or(0), nanos)
 }

@@ -120,7 +120,7 @@ pub(crate) fn reap_ending(pid: u32) -> Result<Option<Ended>, SysError> {
 /// `waitid(2)` for exits.
 fn waitid(kind: usize, id: usize, options: usize) -> Result<Option<(u32, Ended)>, SysError> {
     let mut info = [0_i32; 32];
-    let args = [kind, id, info.as_mut_ptr() as usize, WEXITED | options, 0, 0];
+    let args = [kind, id, info.as_mut_ptr() as usize, WEXITED | options, 0];
     loop {
         // SAFETY: the kernel writes one siginfo of 128 bytes.
         match unsafe { syscall(nr::WAITID, args) } {
@@ -183,7 +183,7 @@ mod tests {
         const CLONE_PIDFD: usize = 0x1000;
         let mut pidfd = -1_i32;
         // SAFETY: a fork without an exit signal; the kernel writes one int, and the child makes one system call.
-        let pid = unsafe { syscall(nr::CLONE, [CLONE_PIDFD, 0, &raw mut pidfd as usize, 0, 0, 0]) }.unwrap();
+        let pid = unsafe { syscall(nr::CLONE, [CLONE_PIDFD, 0, &raw mut pidfd as usize, 0, 0]) }.unwrap();
         if pid == 0 {
             crate::process::exit(7);
         }

@@ -12,7 +12,7 @@ use crate::fd::{RawFd, word};
 /// # Errors
 /// `EPERM` for `trusted.*` without `CAP_SYS_ADMIN`, `EOPNOTSUPP` where the file system keeps none.
 pub fn set(fd: RawFd, name: &CStr, value: &[u8]) -> Result<(), SysError> {
-    let args = [word(fd), name.as_ptr() as usize, value.as_ptr() as usize, value.len(), 0, 0];
+    let args = [word(fd), name.as_ptr() as usize, value.as_ptr() as usize, value.len(), 0];
     // SAFETY: the kernel reads the name up to its NUL and `len` bytes of the value.
     let set = unsafe { syscall(nr::FSETXATTR, args) };
     set.map(|_| ()).map_err(|errno| SysError::about(c"fsetxattr", fd, errno))
@@ -23,7 +23,7 @@ pub fn set(fd: RawFd, name: &CStr, value: &[u8]) -> Result<(), SysError> {
 /// # Errors
 /// `EPERM` where the file is another user's, `EOPNOTSUPP` where the file system keeps none.
 pub fn set_at(path: &CStr, name: &CStr, value: &[u8]) -> Result<(), SysError> {
-    let args = [path.as_ptr() as usize, name.as_ptr() as usize, value.as_ptr() as usize, value.len(), 0, 0];
+    let args = [path.as_ptr() as usize, name.as_ptr() as usize, value.as_ptr() as usize, value.len(), 0];
     // SAFETY: the kernel reads path and name up to their NUL and `len` bytes of the value.
     let set = unsafe { syscall(nr::SETXATTR, args) };
     set.map(|_| ()).map_err(|errno| SysError::of(c"setxattr", errno))
@@ -35,7 +35,7 @@ pub fn set_at(path: &CStr, name: &CStr, value: &[u8]) -> Result<(), SysError> {
 /// # Errors
 /// `ERANGE` where the buffer is too small, `EOPNOTSUPP`.
 pub fn read<'b>(fd: RawFd, name: &CStr, buffer: &'b mut [u8]) -> Result<Option<&'b [u8]>, SysError> {
-    let args = [word(fd), name.as_ptr() as usize, buffer.as_mut_ptr() as usize, buffer.len(), 0, 0];
+    let args = [word(fd), name.as_ptr() as usize, buffer.as_mut_ptr() as usize, buffer.len()];
     // SAFETY: the kernel writes at most `len` bytes into `buffer`.
     match unsafe { syscall(nr::FGETXATTR, args) } {
         Ok(0) | Err(Errno::ENODATA) => Ok(None),
@@ -50,7 +50,7 @@ pub fn read<'b>(fd: RawFd, name: &CStr, buffer: &'b mut [u8]) -> Result<Option<&
 /// # Errors
 /// `ERANGE` where the buffer is too small, `EOPNOTSUPP` where the file system keeps none.
 pub fn list(fd: RawFd, buffer: &mut [u8]) -> Result<impl Iterator<Item = &CStr>, SysError> {
-    let args = [word(fd), buffer.as_mut_ptr() as usize, buffer.len(), 0, 0, 0];
+    let args = [word(fd), buffer.as_mut_ptr() as usize, buffer.len()];
     // SAFETY: the kernel writes at most `len` bytes into `buffer`.
     let listed = unsafe { syscall(nr::FLISTXATTR, args) };
     let len = listed.map_err(|errno| SysError::about(c"flistxattr", fd, errno))?;
@@ -64,6 +64,6 @@ pub fn list(fd: RawFd, buffer: &mut [u8]) -> Result<impl Iterator<Item = &CStr>,
 /// `EPERM`, `EACCES`; `ENODATA` where there is none.
 pub fn remove(fd: RawFd, name: &CStr) -> Result<(), SysError> {
     // SAFETY: the kernel reads the name up to its NUL.
-    let removed = unsafe { syscall(nr::FREMOVEXATTR, [word(fd), name.as_ptr() as usize, 0, 0, 0, 0]) };
+    let removed = unsafe { syscall(nr::FREMOVEXATTR, [word(fd), name.as_ptr() as usize]) };
     removed.map(|_| ()).map_err(|errno| SysError::about(c"fremovexattr", fd, errno))
 }

@@ -27,7 +27,7 @@ pub(super) unsafe extern "C" fn child_main(script: *const u8) -> ! {
 }
 
 /// Runs one call of the child; a failure names its step.
-fn run(step: Step, number: usize, args: [usize; 6]) -> Result<usize, ChildFailure> {
+fn run<const N: usize>(step: Step, number: usize, args: [usize; N]) -> Result<usize, ChildFailure> {
     // SAFETY: each caller passes pointers into its script or its own stack, for calls that only read them.
     unsafe { syscall(number, args) }.map_err(|errno| ChildFailure { step, errno })
 }
@@ -35,22 +35,22 @@ fn run(step: Step, number: usize, args: [usize; 6]) -> Result<usize, ChildFailur
 /// What needs no release: it is undone by the child's death.
 fn prepare(script: &Script) -> Result<(), ChildFailure> {
     for (to, from) in script.stdio.into_iter().enumerate() {
-        run(Step::Stdio, nr::DUP3, [word(from), to, 0, 0, 0, 0])?;
+        run(Step::Stdio, nr::DUP3, [word(from), to, 0])?;
     }
     if script.netns >= 0 {
         const CLONE_NEWNET: usize = 0x4000_0000;
-        run(Step::Netns, nr::SETNS, [word(script.netns), CLONE_NEWNET, 0, 0, 0, 0])?;
+        run(Step::Netns, nr::SETNS, [word(script.netns), CLONE_NEWNET])?;
     }
     close_all_but(script.kept)?;
-    run(Step::Session, nr::SETSID, [0; 6])?;
-    run(Step::Session, nr::UMASK, [0o022, 0, 0, 0, 0, 0])?;
+    run(Step::Session, nr::SETSID, [])?;
+    run(Step::Session, nr::UMASK, [0o022])?;
     reset_dispositions();
     if script.is_copy {
         reset_oom_score();
     }
     if script.has_nofile {
         const RLIMIT_NOFILE: usize = 7;
-        let _set = run(Step::Other, nr::PRLIMIT64, [0, RLIMIT_NOFILE, script.nofile.as_ptr() as usize, 0, 0, 0]);
+        let _set = run(Step::Other, nr::PRLIMIT64, [0, RLIMIT_NOFILE, script.nofile.as_ptr() as usize, 0]);
     }
     if script.pidns { mount_proc() } else { Ok(()) }
 }
@@ -93,14 +93,14 @@ fn become_program(script: &Script) -> ChildFailure {
 fn take_identity(script: &Script) -> Result<(), ChildFailure> {
     const PR_SET_NO_NEW_PRIVS: usize = 38;
     if script.has_ids {
-        run(Step::Groups, nr::SETGROUPS, [script.group_count, script.groups as usize, 0, 0, 0, 0])?;
-        run(Step::Gid, nr::SETGID, [script.gid as usize, 0, 0, 0, 0, 0])?;
-        run(Step::Uid, nr::SETUID, [script.uid as usize, 0, 0, 0, 0, 0])?;
+        run(Step::Groups, nr::SETGROUPS, [script.group_count, script.groups as usize])?;
+        run(Step::Gid, nr::SETGID, [script.gid as usize])?;
+        run(Step::Uid, nr::SETUID, [script.uid as usize])?;
     }
     // As the user, so that a directory closed to it is refused.
-    run(Step::Cwd, nr::CHDIR, [script.cwd as usize, 0, 0, 0, 0, 0])?;
+    run(Step::Cwd, nr::CHDIR, [script.cwd as usize])?;
     if script.no_new_privs {
-        run(Step::Privileges, nr::PRCTL, [PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0, 0])?;
+        run(Step::Privileges, nr::PRCTL, [PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0])?;
     }
     swap_mask(0);
     Ok(())
@@ -116,7 +116,7 @@ fn exec(script: &Script) -> ChildFailure {
         if program.is_null() {
             return ChildFailure { step: Step::Exec, errno };
         }
-        let args = [program as usize, script.argv as usize, script.env as usize, 0, 0, 0];
+        let args = [program as usize, script.argv as usize, script.env as usize];
         if let Err(failure) = run(Step::Exec, nr::EXECVE, args) {
             match failure.errno {
                 Errno::ENOENT | Errno::ENOTDIR => {}
@@ -134,7 +134,7 @@ fn reset_dispositions() {
     let default = [0u64; 4];
     for signal in 1..=64 {
         // SIGKILL and SIGSTOP answer EINVAL, and need nothing.
-        let _set = run(Step::Other, nr::RT_SIGACTION, [signal, default.as_ptr() as usize, 0, 8, 0, 0]);
+        let _set = run(Step::Other, nr::RT_SIGACTION, [signal, default.as_ptr() as usize, 0, 8]);
     }
 }
 
@@ -150,17 +150,17 @@ fn mount_proc() -> Result<(), ChildFailure> {
     const MS_REC_SLAVE: usize = 0x4000 | 0x8_0000;
     const MS_NOSUID_NODEV_NOEXEC: usize = 2 | 4 | 8;
     let (root, proc, none) = (c"/", c"/proc", c"none");
-    let slave = [none.as_ptr() as usize, root.as_ptr() as usize, 0, MS_REC_SLAVE, 0, 0];
+    let slave = [none.as_ptr() as usize, root.as_ptr() as usize, 0, MS_REC_SLAVE, 0];
     run(Step::Proc, nr::MOUNT, slave)?;
     let kind = c"proc";
-    let at = [kind.as_ptr() as usize, proc.as_ptr() as usize, kind.as_ptr() as usize, MS_NOSUID_NODEV_NOEXEC, 0, 0];
+    let at = [kind.as_ptr() as usize, proc.as_ptr() as usize, kind.as_ptr() as usize, MS_NOSUID_NODEV_NOEXEC, 0];
     run(Step::Proc, nr::MOUNT, at).map(|_| ())
 }
 
 /// Says durably how far the child came; the bytes are there already, so a full disk cannot refuse them.
 fn mark(script: &Script, bytes: &[u8; 8]) {
     if script.mark >= 0 {
-        let args = [word(script.mark), bytes.as_ptr() as usize, bytes.len(), 0, 0, 0];
+        let args = [word(script.mark), bytes.as_ptr() as usize, bytes.len(), 0];
         let _written = run(Step::Other, nr::PWRITE64, args);
     }
 }
@@ -169,6 +169,6 @@ fn mark(script: &Script, bytes: &[u8; 8]) {
 fn leave() -> ! {
     loop {
         // SAFETY: ends this process alone; the parent shares the memory, not the thread group.
-        let _never = unsafe { syscall(nr::EXIT_GROUP, [127, 0, 0, 0, 0, 0]) };
+        let _never = unsafe { syscall(nr::EXIT_GROUP, [127]) };
     }
 }

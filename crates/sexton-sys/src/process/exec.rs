@@ -87,7 +87,7 @@ fn enter_group(group: Group) -> Result<(), SysError> {
         return Ok(());
     }
     // SAFETY: touches no memory.
-    unsafe { syscall(nr::SETPGID, [0; 6]) }.map_err(|errno| SysError::of(c"setpgid", errno))?;
+    unsafe { syscall(nr::SETPGID, [0, 0]) }.map_err(|errno| SysError::of(c"setpgid", errno))?;
     if group == Group::OwnWithTerminal { take_terminal() } else { Ok(()) }
 }
 
@@ -96,7 +96,7 @@ fn take_terminal() -> Result<(), SysError> {
     const TIOCSPGRP: usize = 0x5410;
     let group = pid();
     // SAFETY: the kernel reads one int.
-    match unsafe { syscall(nr::IOCTL, [0, TIOCSPGRP, &raw const group as usize, 0, 0, 0]) } {
+    match unsafe { syscall(nr::IOCTL, [0, TIOCSPGRP, &raw const group as usize]) } {
         // No stdin, not a terminal, not ours, or hung up: then there is none to hand on.
         Ok(_) | Err(Errno::EBADF | Errno::ENOTTY | Errno::ENXIO | Errno::EIO | Errno::EINVAL | Errno::ENODEV) => Ok(()),
         Err(errno) => Err(SysError::of(c"ioctl", errno)),
@@ -109,7 +109,7 @@ fn make_stdin(fd: RawFd) -> Result<(), SysError> {
         return set_close_on_exec(0, false);
     }
     // SAFETY: touches no memory.
-    let ret = unsafe { syscall(nr::DUP3, [word(fd), 0, 0, 0, 0, 0]) };
+    let ret = unsafe { syscall(nr::DUP3, [word(fd), 0, 0]) };
     ret.map(|_| ()).map_err(|errno| SysError::of(c"dup3", errno))
 }
 
@@ -211,10 +211,10 @@ fn execute(dir: RawFd, path: &CStr, args: Strings<'_>, env: Strings<'_>) -> Errn
     let name = path.as_ptr() as usize;
     let ret = if path.is_empty() {
         // SAFETY: the kernel reads a C string and two lists of them.
-        unsafe { syscall(nr::EXECVEAT, [word(dir), name, argv, envp, AT_EMPTY_PATH, 0]) }
+        unsafe { syscall(nr::EXECVEAT, [word(dir), name, argv, envp, AT_EMPTY_PATH]) }
     } else {
         // SAFETY: as above. The plain call, for a sandbox may not know the newer one.
-        unsafe { syscall(nr::EXECVE, [name, argv, envp, 0, 0, 0]) }
+        unsafe { syscall(nr::EXECVE, [name, argv, envp]) }
     };
     ret.err().unwrap_or(Errno::EIO)
 }
