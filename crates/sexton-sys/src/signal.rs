@@ -340,6 +340,13 @@ mod tests {
     }
 
     #[test]
+    fn a_second_name_is_understood_and_never_shown() {
+        for (second, name) in [("IOT", "SIGABRT"), ("sigcld", "SIGCHLD"), ("POLL", "SIGIO"), ("UNUSED", "SIGSYS")] {
+            assert_eq!(Signal::parse(second.as_bytes()).map(|signal| signal.to_string()).as_deref(), Some(name));
+        }
+    }
+
+    #[test]
     fn a_set_holds_what_was_put_in() {
         let set = SignalSet::EMPTY.with(Signal::CHLD).with(Signal::HUP);
         assert!(set.contains(Signal::CHLD));
