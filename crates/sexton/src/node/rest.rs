@@ -8,6 +8,7 @@ use serde_json::json;
 use sexton_core::gate::{self, EnterError};
 use sexton_ledger::entry::{Entry, Restarts, StopOrder};
 use sexton_ledger::{Batch, EventKind, NewEvent};
+use sexton_plan::restart;
 use sexton_plan::state::State;
 use tokio::time::sleep;
 
@@ -39,7 +40,7 @@ impl Life {
                 () = sleep(RELEASE_AGAIN), if !settled => {
                     Box::pin(self.release_again()).await;
                 }
-                () = due(self.entry.restarts.next_at), if settled => {
+                () = due(self.entry.restarts), if settled => {
                     if Box::pin(self.restart()).await {
                         return Next::Start(None);
                     }
@@ -192,10 +193,35 @@ pub fn next_incarnation(entry: &Entry, host: &super::host::Host, restarts: Resta
     next
 }
 
-/// Waits until `at`, by the wall clock as it is now; for ever where there is nothing to wait for.
-async fn due(at: Option<Timestamp>) {
-    match at {
-        Some(at) => sleep(Duration::try_from(at.duration_since(now())).unwrap_or_default()).await,
+/// Waits until the next incarnation is due; for ever where none follows.
+async fn due(restarts: Restarts) {
+    match pause_left(restarts, now()) {
+        Some(pause) => sleep(pause).await,
         None => std::future::pending().await,
+    }
+}
+
+/// What is left of the pause before the next incarnation, by the wall clock that says `now`. No more than the whole: a
+/// clock that was set back meanwhile makes nobody wait longer.
+fn pause_left(restarts: Restarts, now: Timestamp) -> Option<Duration> {
+    let left = Duration::try_from(restarts.next_at?.duration_since(now)).unwrap_or_default();
+    Some(left.min(restart::pause(restarts.count)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_that_is_set_does_not_make_a_restart_wait() {
+        let at: Timestamp = "2026-01-02T03:04:05Z".parse().expect("a time");
+        let left = |now: &str| {
+            let restarts = Restarts { count: 4, next_at: Some(at) };
+            pause_left(restarts, now.parse().expect("a time")).expect("it follows")
+        };
+        assert_eq!(left("2026-01-02T03:04:04.900Z"), Duration::from_millis(100));
+        assert_eq!(left("2026-01-02T04:00:00Z"), Duration::ZERO);
+        assert_eq!(left("2025-12-01T00:00:00Z"), restart::pause(4));
+        assert_eq!(pause_left(Restarts::default(), at), None);
     }
 }
