@@ -479,8 +479,12 @@ impl<'a> Keeper<'a> {
             }
             Err(error) => {
                 log!("could not start a worker: ", error);
-                let never_will =
-                    error.call.name() == c"execve" && !matches!(error.errno, Errno::ENOMEM | Errno::EAGAIN);
+                let never_will = match error.errno {
+                    // The kernel, or a filter, has its reasons.
+                    Errno::ENOSYS | Errno::EPERM => true,
+                    Errno::ENOMEM | Errno::EAGAIN => false,
+                    _ => error.call.name() == c"execve",
+                };
                 if never_will && self.starts.count == 0 {
                     self.verdict = Some(UNAVAILABLE);
                 } else {

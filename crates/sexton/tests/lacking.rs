@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 use sexton_core::proc;
 use sexton_plan::id::Pid;
-use sexton_testkit::{SOON, eventually, processes_in, refusing};
-use support::{Dead, Node, SEXTON, launcher, script};
+use sexton_testkit::{Ground, SOON, eventually, processes_in, refusing};
+use support::{Dead, Node, SEXTON, launcher, script, text};
 
 /// `sexton`, to which `refused` is refused.
 fn lacking(name: &str, refused: &[&str]) -> PathBuf {
@@ -149,4 +149,27 @@ fn without_pins_no_exit_is_lost_while_the_keeper_lives() {
             assert_eq!((&over["state"], &over["exit"]["code"]), (&json!("exited"), &json!(code)), "{over}");
         }
     }
+}
+
+#[test]
+fn without_netlink_slots_are_refused_without_a_trace_and_a_drain_ends() {
+    // What systemd answers for a family outside of `RestrictAddressFamilies=`.
+    let mut node = Node::new(lacking("netlink", &["socket 0=16 EAFNOSUPPORT"]), &[]);
+    let mut body = script("slot", "exit 0");
+    body["slot"] = json!(true);
+    let refusal = node.ask("POST", "/v1/instances", None, Some(&body)).0.expect(503);
+    assert!(text(&refusal, "detail").contains("not available on this host"), "{refusal}");
+    assert_eq!(node.get("/v1/slots")["items"], json!([]));
+    // REGRESSION: a slot that had never been made was taken down for ever, and no drain ended.
+    let drain = json!({ "status": "draining" });
+    let drained = node.ask("POST", "/v1/nodes/self?wait=20s", None, Some(&drain)).0.expect(200);
+    assert_eq!(drained["drained"], true, "{drained}");
+}
+
+#[test]
+fn a_keeper_that_can_never_start_a_worker_says_why_and_ends() {
+    let ground = Ground::new(lacking("socketpair", &["socketpair ENOSYS"])).expect("a ground");
+    // REGRESSION: it tried again for ever.
+    let ended = ground.serve().expect_err("no daemon").to_string();
+    assert!(ended.contains("status: 69") && ended.contains("socketpair: Function not implemented"), "{ended}");
 }

@@ -72,20 +72,24 @@ impl Ground {
     }
 }
 
+/// Sockets to the kernel's links and rules.
+///
+/// # Errors
+/// `Unsupported` where there is no such family, or a filter refuses it.
+pub fn sockets() -> Result<(Netlink, Netlink), NetError> {
+    let open = |family, what: &str| Netlink::open(family).map_err(|refused| refused.during(what));
+    let route = open(Family::Route, "open a netlink socket for links")?;
+    Ok((route, open(Family::Netfilter, "open a netlink socket for rules")?))
+}
+
 impl Kernel {
     /// Opens the sockets, in the calling thread's namespace.
     ///
     /// # Errors
     /// The kernel has no such family, or too few descriptors are left.
     pub fn open(scheme: Scheme) -> Result<Kernel, NetError> {
-        let open = |family, what: &str| Netlink::open(family).map_err(|refused| refused.during(what));
-        Ok(Kernel {
-            scheme,
-            route: open(Family::Route, "open a netlink socket for links")?,
-            filter: open(Family::Netfilter, "open a netlink socket for rules")?,
-            directory: Directory::default(),
-            switched_on: None,
-        })
+        let (route, filter) = sockets()?;
+        Ok(Kernel { scheme, route, filter, directory: Directory::default(), switched_on: None })
     }
 
     /// Makes `slots`. The calling thread changes namespaces.

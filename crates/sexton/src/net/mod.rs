@@ -153,8 +153,9 @@ impl Net {
 /// Whether this process may make slots at all; changes nothing.
 ///
 /// # Errors
-/// `Unsupported` where it may not change namespaces.
+/// `Unsupported` where it may not change namespaces, or not speak to the kernel of links and rules.
 pub fn permitted() -> Result<(), NetError> {
+    kernel::sockets()?;
     kernel::apart(|| ())
 }
 

@@ -49,7 +49,7 @@ impl Refused {
     /// The error of a step `what`, which completes "could not".
     pub fn during(self, what: &str) -> NetError {
         match self.errno {
-            Errno::EPERM | Errno::EACCES | Errno::EPROTONOSUPPORT => {
+            Errno::EPERM | Errno::EACCES | Errno::ENOSYS | Errno::EPROTONOSUPPORT | Errno::EAFNOSUPPORT => {
                 NetError::Unsupported(format!("could not {what}: {self}"))
             }
             _ => NetError::Failed(format!("could not {what}: {self}")),
