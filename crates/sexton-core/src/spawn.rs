@@ -37,8 +37,9 @@ pub struct Program<'a> {
     pub pidns: bool,
     /// No new privileges over `execve`.
     pub no_new_privs: bool,
-    /// Memory of its own instead of its maker's until `execve`: to be asked for where `domain` has a limit of memory, for
-    /// who runs out of it there is killed with everybody who shares that memory. It costs what `fork` costs.
+    /// Memory of its own instead of its maker's until `execve`: to be asked for where what `domain` may use is so little
+    /// that `execve` could exceed it, for who does is killed with everybody who shares its memory. It costs what `fork`
+    /// costs.
     pub own_memory: bool,
     /// Soft and hard limit of open files.
     pub nofile: Option<[u64; 2]>,

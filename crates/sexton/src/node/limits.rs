@@ -16,6 +16,16 @@ const V1_ROOT: &str = "/sys/fs/cgroup";
 /// The v1 controllers that can keep a limit of ours.
 const V1_CONTROLLERS: [&str; 2] = ["pids", "memory"];
 
+/// What the kernel may charge to a cgroup for a program before that has memory of its own, beside its arguments and its
+/// environment. BOUND: some hundred KiB were seen; pages and page tables may be sixteen times as large elsewhere.
+const EXEC_NEEDS: u64 = 16 << 20;
+
+/// Whether a program with `text` bytes of arguments and environment may run out of memory before it has any of its own.
+pub fn is_scarce(limits: &Limits, text: usize) -> bool {
+    let needs = EXEC_NEEDS.saturating_add(text.try_into().unwrap_or(u64::MAX));
+    limits.memory.is_some_and(|memory| memory < needs)
+}
+
 /// One limit: its v1 controller, the v1 file, the cgroup2 file, the value.
 fn wanted(limits: &Limits) -> impl Iterator<Item = (&'static str, &'static str, &'static str, u64)> {
     let pids = limits.pids.map(|value| ("pids", "pids.max", "pids.max", value));

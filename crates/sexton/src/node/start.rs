@@ -101,6 +101,8 @@ impl Life {
         let user = entry.spec.user.as_deref().map(user::resolve).transpose();
         let user = user.map_err(|error| Unstarted::asked(error.to_string()))?;
         let env = user::environment(&entry.spec, user.as_ref());
+        let text =
+            entry.spec.argv.iter().chain(env.iter().flat_map(|(key, value)| [key, value])).map(String::len).sum();
         let program = Program {
             argv: &entry.spec.argv,
             env: &env,
@@ -112,7 +114,7 @@ impl Life {
             netns: netns.as_ref().map(AsFd::as_fd),
             pidns: entry.spec.pidns,
             no_new_privs: false,
-            own_memory: entry.spec.limits.memory.is_some(),
+            own_memory: super::limits::is_scarce(&entry.spec.limits, text),
             nofile: self.host.nofile,
         };
         let (waiting, handle) = spawn::spawn(&program, &self.host.here).map_err(|error| Unstarted::refused(&error))?;
