@@ -13,7 +13,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
-use network::{alone, run, snapshot, tried};
+use network::{alone, make_uplink, run, snapshot, tried};
 use sexton::config::Slots;
 use sexton::net::{Made, Net, NetError, Released, Scheme, Slot, open_netns};
 use sexton_plan::slot::{Part, Seen};
@@ -437,21 +437,9 @@ fn of_daemons_that_make_slots_at_one_moment_each_address_is_ones() {
     });
 }
 
-/// A host with an uplink, and somebody behind it: `(scheme, the outside's namespace)`.
+/// A host with an uplink, and somebody behind it.
 fn with_uplink() -> Scheme {
-    ip("netns add outside");
-    ip("link add up0 type veth peer name eth0 netns outside");
-    ip("addr add 192.0.2.1/24 dev up0");
-    // Without an address of the kernel's own, which would be tentative for a while, and then not.
-    ip("link set up0 addrgenmode none");
-    ip("link set up0 up");
-    ip("-n outside addr add 192.0.2.2/24 dev eth0");
-    ip("-n outside link set eth0 up");
-    // RACE: the kernel says some time later that a link has a carrier.
-    eventually("the uplink has its carrier", SOON, || {
-        let link = ip("-o link show up0");
-        if link.contains("state UP") { Ok(()) } else { Err(link) }
-    });
+    make_uplink();
     scheme("sexton", "up0", false)
 }
 

@@ -16,7 +16,7 @@ use std::net::{Ipv4Addr, TcpListener};
 use std::path::Path;
 
 use disk::{SmallDisk, exhaust};
-use network::{alone, host, run, snapshot};
+use network::{alone, host, make_uplink, run, snapshot};
 use place::{
     Squatter, create, host_becomes, node, reaches_its_gateway, reconcile, sleeper, slots, slots_become, stop, with_slot,
 };
@@ -214,14 +214,7 @@ fn opens_tap(entry: &Path) {
 #[test]
 fn a_slot_has_its_tap_and_reaches_the_world_through_the_uplink() {
     alone(|| {
-        run("ip", "netns add outside");
-        run("ip", "link add up0 type veth peer name eth0 netns outside");
-        run("ip", "addr add 192.0.2.1/24 dev up0");
-        // Without an address of the kernel's own, which would be tentative for a while, and then not.
-        run("ip", "link set up0 addrgenmode none");
-        run("ip", "link set up0 up");
-        run("ip", "-n outside addr add 192.0.2.2/24 dev eth0");
-        run("ip", "-n outside link set eth0 up");
+        make_uplink();
         let nothing = snapshot();
         let mut node = node("count = 1\ntap = true\nuplink = \"up0\"\n");
         let rules = run("nft", "list ruleset");

@@ -10,7 +10,7 @@ use std::fs;
 use std::process::Command;
 
 use serde_json::Value;
-use sexton_testkit::skip;
+use sexton_testkit::{SOON, eventually, skip};
 
 /// Runs a test in namespaces of its own, with an empty `/run`, where nothing of the host's network can come to harm.
 /// What it leaves ends with its thread.
@@ -43,6 +43,24 @@ pub fn run(program: &str, args: &str) -> String {
     let (is_done, text) = tried(program, args);
     assert!(is_done, "{program} {args}: {text}");
     text
+}
+
+/// Makes the link `up0` of a host, 192.0.2.1, and behind it the namespace `outside`, 192.0.2.2.
+pub fn make_uplink() {
+    let ip = |args| run("ip", args);
+    ip("netns add outside");
+    ip("link add up0 type veth peer name eth0 netns outside");
+    ip("addr add 192.0.2.1/24 dev up0");
+    // Without an address of the kernel's own, which would be tentative for a while, and then not.
+    ip("link set up0 addrgenmode none");
+    ip("link set up0 up");
+    ip("-n outside addr add 192.0.2.2/24 dev eth0");
+    ip("-n outside link set eth0 up");
+    // RACE: the kernel says some time later that a link has a carrier.
+    eventually("the uplink has its carrier", SOON, || {
+        let link = ip("-o link show up0");
+        if link.contains("state UP") { Ok(()) } else { Err(link) }
+    });
 }
 
 /// Everything of the network, to the last number: equal where nothing was touched, or everything is gone that was made.
