@@ -87,6 +87,17 @@ impl Subtree {
         Ok(())
     }
 
+    /// Whether it may be written, or made: tried on as much of it as there is, and nothing is changed.
+    ///
+    /// # Errors
+    /// Why not: a mount that is read-only, a cgroup of somebody else.
+    pub fn try_write(&self) -> Result<(), DomainError> {
+        let full = self.full();
+        let there = full.ancestors().find(|dir| dir.exists()).unwrap_or(&self.mount);
+        let procs = fs::File::options().write(true).open(there.join("cgroup.procs"));
+        procs.map(drop).map_err(|source| self.error("write", source))
+    }
+
     /// Removes the subtree's own directory, if it is empty.
     ///
     /// # Errors

@@ -148,6 +148,10 @@ fn cgroups(path: &str) -> Vec<Check> {
         }
         Err(error) => return vec![fail("cgroup2", chain(&error), "see `man 7 cgroups`")],
     };
+    if let Err(error) = subtree.try_write() {
+        let hint = "mount cgroup2 so that it can be written, or have a cgroup delegated to this user (`--cgroup`)";
+        return vec![fail("cgroup2", chain(&error), hint)];
+    }
     // The files of a limit are there where its controller is; the root has neither, so an existing cgroup is asked.
     let figures = subtree.open_path(subtree.path()).ok();
     let has = |file: &str| figures.as_ref().is_some_and(|domain| domain.figure(file).is_some());

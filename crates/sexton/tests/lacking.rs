@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 use sexton_core::proc;
 use sexton_plan::id::Pid;
-use sexton_testkit::{Ground, SOON, eventually, processes_in, refusing};
+use sexton_testkit::{Ground, SOON, cgroup2, eventually, processes_in, refusing};
 use support::{Dead, Node, SEXTON, launcher, script, text};
 
 /// `sexton`, to which `refused` is refused.
@@ -172,4 +172,20 @@ fn a_keeper_that_can_never_start_a_worker_says_why_and_ends() {
     // REGRESSION: it tried again for ever.
     let ended = ground.serve().expect_err("no daemon").to_string();
     assert!(ended.contains("status: 69") && ended.contains("socketpair: Function not implemented"), "{ended}");
+}
+
+#[test]
+fn a_cgroup2_that_cannot_be_written_refuses_the_start_and_is_told() {
+    let mount = cgroup2().expect("a cgroup2").display().to_string();
+    let change = format!("mount -o remount,bind,ro {mount} && exec \"$@\"");
+    let line = format!("exec unshare -m --propagation private sh -c '{change}' sh '{SEXTON}' \"$@\"");
+    let ground = Ground::new(launcher("sexton-with-read-only-cgroup2", &line)).expect("a ground");
+    // REGRESSION: it was good, for it was mounted.
+    let report = ground.command(&["doctor", "-o", "json"]).output().expect("a report");
+    let report: Value = serde_json::from_slice(&report.stdout).expect("JSON");
+    let found = report["checks"].as_array().expect("checks").iter().find(|found| found["name"] == "cgroup2");
+    assert_eq!(found.expect("told")["grade"], "fail", "{report}");
+    let ended = ground.serve().expect_err("no daemon").to_string();
+    assert!(ended.contains("status: 73") && ended.contains("Read-only file system"), "{ended}");
+    assert!(!ground.state_dir().exists(), "nothing is made");
 }
