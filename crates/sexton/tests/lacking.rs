@@ -168,10 +168,10 @@ fn without_netlink_slots_are_refused_without_a_trace_and_a_drain_ends() {
 
 #[test]
 fn a_keeper_that_can_never_start_a_worker_says_why_and_ends() {
-    let ground = Ground::new(lacking("socketpair", &["socketpair ENOSYS"])).expect("a ground");
+    let ground = Ground::new(lacking("setpgid", &["setpgid ENOSYS"])).expect("a ground");
     // REGRESSION: it tried again for ever.
     let ended = ground.serve().expect_err("no daemon").to_string();
-    assert!(ended.contains("status: 69") && ended.contains("socketpair: Function not implemented"), "{ended}");
+    assert!(ended.contains("status: 69") && ended.contains("setpgid: Function not implemented"), "{ended}");
 }
 
 #[test]
