@@ -1,5 +1,6 @@
 //! Domains: cgroups that are killed as one.
 
+use std::collections::HashSet;
 use std::fs;
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::{AsRawFd, RawFd};
@@ -11,7 +12,9 @@ use sexton_plan::id::Pid;
 use sexton_sys::pidfd::FileHandle;
 use sexton_sys::{cgroup, xattr};
 
+use crate::handle::{Handle, OpenHandleError};
 use crate::pin::Released;
+use crate::proc::{self, Here};
 
 /// The tag on a domain's directory, which only root can write.
 const TAG: &std::ffi::CStr = c"trusted.sexton";
@@ -45,6 +48,15 @@ pub enum DomainError {
 pub struct Subtree {
     mount: PathBuf,
     path: String,
+}
+
+/// Who is in a domain.
+#[derive(Debug, Default)]
+struct Listing {
+    /// Numbers of processes, or of threads.
+    ids: Vec<Pid>,
+    /// Every cgroup of it.
+    cgroups: HashSet<u64>,
 }
 
 /// One cgroup below a [`Subtree`].
@@ -284,33 +296,55 @@ impl Domain {
         fs::File::open(self.full.join("cgroup.events")).map_err(|source| self.error("open", source))
     }
 
-    /// Every process in it and below, with the id of the very cgroup that it was listed in. Those outside the reader's
-    /// PID namespace, listed as 0, are left out.
+    /// Every process in it and below. Those outside the reader's PID namespace, listed as 0, are left out.
     ///
     /// # Errors
     /// A file could not be read.
-    pub fn processes(&self) -> Result<Vec<(Pid, u64)>, DomainError> {
-        self.listed("cgroup.procs")
+    pub fn processes(&self) -> Result<Vec<Pid>, DomainError> {
+        Ok(self.who()?.ids)
+    }
+
+    /// Holds on every process in it and below, each proven to be in a cgroup of it while it was held.
+    ///
+    /// # Errors
+    /// A file could not be read.
+    pub fn members(&self, here: &Here) -> Result<Vec<Handle>, DomainError> {
+        let Listing { ids, cgroups } = self.who()?;
+        Ok(ids.into_iter().filter_map(|pid| member(pid, &cgroups, here)).collect())
+    }
+
+    /// Its processes. One whose main thread has ended is listed where that was then, though the others have been moved:
+    /// where nobody is listed and somebody lives, those others are looked for.
+    fn who(&self) -> Result<Listing, DomainError> {
+        let listing = self.listed("cgroup.procs")?;
+        if !listing.ids.is_empty() || !self.is_populated()? {
+            return Ok(listing);
+        }
+        let Listing { ids, cgroups } = self.listed("cgroup.threads")?;
+        let mut ids: Vec<Pid> = ids.into_iter().filter_map(|thread| proc::process_of(thread).ok()).collect();
+        ids.sort_unstable();
+        ids.dedup();
+        Ok(Listing { ids, cgroups })
     }
 
     /// Everybody in the file `name` of it and of those below.
-    fn listed(&self, name: &str) -> Result<Vec<(Pid, u64)>, DomainError> {
-        let mut found = Vec::new();
+    fn listed(&self, name: &str) -> Result<Listing, DomainError> {
+        let mut listing = Listing::default();
         for dir in self.tree()? {
-            let ino = match fs::metadata(&dir) {
-                Ok(metadata) => metadata.ino(),
+            match fs::metadata(&dir) {
+                Ok(metadata) => listing.cgroups.insert(metadata.ino()),
                 Err(error) if is_gone(&error) => continue,
                 Err(source) => return Err(self.error("read", source)),
             };
             match fs::read_to_string(dir.join(name)) {
-                Ok(text) => found.extend(text.lines().filter_map(|pid| Some((Pid::new(pid.parse().ok()?)?, ino)))),
+                Ok(text) => listing.ids.extend(text.lines().filter_map(|pid| Pid::new(pid.parse().ok()?))),
                 Err(error) if is_gone(&error) => {}
                 // A threaded cgroup lists its processes in its domain above (`cgroups(7)`).
                 Err(error) if error.raw_os_error() == Some(sexton_sys::Errno::EOPNOTSUPP.0) => {}
                 Err(source) => return Err(self.error("read", source)),
             }
         }
-        Ok(found)
+        Ok(listing)
     }
 
     /// Sends SIGKILL to every process in it and below (`cgroup.kill`, Linux 5.14). It misses those whose leader thread
@@ -375,7 +409,7 @@ impl Domain {
         // A process whose main thread exited elsewhere is listed there, so the other threads are looked for as well:
         // the number of any thread moves the whole process.
         for list in ["cgroup.procs", "cgroup.threads"] {
-            for (id, _) in self.listed(list)? {
+            for id in self.listed(list)?.ids {
                 match home.take_in(id) {
                     Err(DomainError::Io { source, .. })
                         if source.raw_os_error() == Some(sexton_sys::Errno::ESRCH.0) => {}
@@ -439,6 +473,21 @@ impl AsRawFd for Domain {
     fn as_raw_fd(&self) -> RawFd {
         self.dir.as_raw_fd()
     }
+}
+
+/// A hold on the process `pid` if it is, at this moment, in one of `cgroups`.
+fn member(pid: Pid, cgroups: &HashSet<u64>, here: &Here) -> Option<Handle> {
+    let handle = match Handle::open(pid, here) {
+        Ok(handle) => handle,
+        Err(OpenHandleError::Gone | OpenHandleError::Unproven | OpenHandleError::OutOfSight) => return None,
+        Err(error @ (OpenHandleError::Sys(_) | OpenHandleError::Proc(_))) => {
+            tracing::warn!(%pid, %error, "member of a domain not opened");
+            return None;
+        }
+    };
+    // In one below that which listed it, where it is threaded.
+    let is_in = handle.cgroup_id().is_some_and(|id| cgroups.contains(&id)) || handle.has_thread_in(cgroups);
+    is_in.then_some(handle)
 }
 
 /// A removed cgroup answers `ENOENT` by path, `ENODEV` through an open file.

@@ -1,5 +1,6 @@
 //! A live hold on one process: the only thing that can be signalled.
 
+use std::collections::HashSet;
 use std::os::fd::{AsRawFd, RawFd};
 
 use sexton_plan::id::Pid;
@@ -237,6 +238,15 @@ impl Handle {
             Ok(facts) => facts.cgroup_id,
             Err(_) => self.cgroup_id_by_path(),
         }
+    }
+
+    /// Whether a thread of it is in one of these cgroups2: where its main thread has ended, [`Handle::cgroup_id`] tells
+    /// where that was.
+    pub(crate) fn has_thread_in(&self, cgroups: &HashSet<u64>) -> bool {
+        let paths = proc::cgroup_paths_of_threads(self.identity.pid);
+        let is_in = paths.iter().filter_map(|path| domain::id_of_path(path)).any(|id| cgroups.contains(&id));
+        // RACE: asked last, as below.
+        is_in && pidfd::send_signal(self.pidfd.raw(), 0).or_else(alive_all_the_same).is_ok()
     }
 
     /// KERNEL(6.13): before, `/proc` names the cgroup, whose id is its inode.

@@ -179,6 +179,12 @@ pub fn cgroup_path(pid: Pid) -> Result<String, ReadProcError> {
     parse_cgroup(&text).ok_or_else(|| ReadProcError::Malformed { path: format!("/proc/{pid}/cgroup") })
 }
 
+/// The paths of the cgroups2 that its threads are in, one for each that can be read.
+pub(crate) fn cgroup_paths_of_threads(pid: Pid) -> Vec<String> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().filter_map(Result::ok);
+    tasks.filter_map(|task| parse_cgroup(&fs::read(task.path().join("cgroup")).ok()?)).collect()
+}
+
 /// The path of a process's cgroup in the v1 hierarchy of `controller`, likewise.
 ///
 /// # Errors
@@ -377,12 +383,23 @@ pub fn user(pid: Pid) -> Result<User, ReadProcError> {
 }
 
 fn parse_user(status: &[u8]) -> Option<User> {
-    let real = |key: &[u8]| {
-        // The name comes first and is escaped, so no line of it can pass for another.
-        let line = status.split(|b| *b == b'\n').find_map(|line| line.strip_prefix(key))?;
-        std::str::from_utf8(line).ok()?.split_ascii_whitespace().next()?.parse().ok()
-    };
-    Some(User { uid: real(b"Uid:")?, gid: real(b"Gid:")? })
+    Some(User { uid: first_of(status, b"Uid:")?, gid: first_of(status, b"Gid:")? })
+}
+
+/// The process that a thread is of (`/proc/TID/status`).
+///
+/// # Errors
+/// Gone, unreadable, or not as the manual has it.
+pub(crate) fn process_of(thread: Pid) -> Result<Pid, ReadProcError> {
+    let found = first_of(&read(thread, "status")?, b"Tgid:").and_then(Pid::new);
+    found.ok_or_else(|| ReadProcError::Malformed { path: format!("/proc/{thread}/status") })
+}
+
+/// The first word of the line `key` of a `status` file.
+fn first_of<T: std::str::FromStr>(status: &[u8], key: &[u8]) -> Option<T> {
+    // The name comes first and is escaped, so no line of it can pass for another.
+    let line = status.split(|b| *b == b'\n').find_map(|line| line.strip_prefix(key))?;
+    std::str::from_utf8(line).ok()?.split_ascii_whitespace().next()?.parse().ok()
 }
 
 /// Whether somebody with the right to has given a process a root of its own: it has one, and not by way of a user

@@ -352,7 +352,7 @@ fn orphans(settings: &Settings, entries: &[impl AsRef<Entry>]) -> Check {
     let own = [std::process::id(), sexton_sys::process::parent_pid()];
     let at_root = subtree.processes().unwrap_or_default().into_iter();
     let strangers = at_root.filter(|pid| !own.contains(&pid.as_raw().cast_unsigned()));
-    let found: Vec<String> = inside.map(|(pid, _)| pid).chain(strangers).map(shown).collect();
+    let found: Vec<String> = inside.chain(strangers).map(shown).collect();
     if found.is_empty() {
         return ok("orphans", format!("every process below {} is in custody", subtree.path()));
     }

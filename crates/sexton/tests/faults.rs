@@ -148,7 +148,17 @@ fn whatever_a_workload_does_it_ends_when_it_is_stopped() {
         "{cgroup}; mkdir -p $C/a/b $C/t; echo threaded > $C/t/cgroup.type; sleep 1000 & echo $! > $C/a/b/cgroup.procs; \
          sleep 1000 & echo $! > $C/a/cgroup.procs; echo 1 > $C/a/b/cgroup.freeze; touch $READY; wait"
     );
-    let cases: [(&str, Vec<&str>); 7] = [
+    // Those that `cgroup.kill` leaves out: the main thread has ended, and is in another cgroup than what lists it.
+    let hidden = format!("export GATE=$READY.gate; sh -c \"trap '' TERM; exec {leaderless}\" &");
+    let threaded = format!(
+        "{cgroup}; mkdir $C/t; echo threaded > $C/t/cgroup.type; {hidden} echo $! > $C/t/cgroup.threads; \
+         touch $GATE; wait"
+    );
+    let moved = format!(
+        "{cgroup}; mkdir $C/x $C/y; SEEN=$READY; READY=$READY.left; {hidden} echo $! > $C/x/cgroup.procs; touch $GATE; \
+         until [ -e $READY ]; do sleep 0.01; done; echo $! > $C/y/cgroup.procs; rmdir $C/x && touch $SEEN; wait"
+    );
+    let cases: [(&str, Vec<&str>); 9] = [
         ("ignores", vec!["/bin/sh", "-c", "trap '' TERM HUP INT QUIT; touch $READY; while :; do sleep 1; done"]),
         ("stopped", vec!["/bin/sh", "-c", "trap '' TERM; touch $READY; kill -STOP $$; while :; do sleep 1; done"]),
         ("leaderless", vec![&leaderless]),
@@ -161,6 +171,8 @@ fn whatever_a_workload_does_it_ends_when_it_is_stopped() {
             ],
         ),
         ("nested", vec!["/bin/sh", "-c", &nested]),
+        ("threaded", vec!["/bin/sh", "-c", &threaded]),
+        ("moved", vec!["/bin/sh", "-c", &moved]),
         ("frozen", vec!["/bin/sh", "-c", "touch $READY; while :; do sleep 1; done"]),
         (
             "traced",
@@ -188,6 +200,25 @@ fn whatever_a_workload_does_it_ends_when_it_is_stopped() {
         assert!(!dir.exists() && processes_in(&dir).is_empty(), "{name}");
         assert!(over["exit"]["code"].is_u64() || over["exit"]["signal"].is_u64(), "{name}: {over}");
     }
+}
+
+#[test]
+fn who_is_left_in_a_threaded_cgroup_is_asked_too() {
+    let mut node = Node::new(SEXTON, &[]);
+    let ready = node.ground.dir().join("ready");
+    let left = "trap 'touch $READY.asked; exit' TERM; touch $READY; while :; do sleep 0.02; done";
+    let main = format!(
+        "C=$R/$(sed -n 's/^0:://p' /proc/self/cgroup); mkdir $C/t; echo threaded > $C/t/cgroup.type; \
+         sh -c \"{left}\" & echo $! > $C/t/cgroup.threads; wait"
+    );
+    let mut body = spec("threaded", &["/bin/sh", "-c", &main]);
+    body["grace"] = json!("1m");
+    body["env"] = json!({ "READY": ready, "R": node.ground.cgroup_at("/"), "PATH": "/usr/bin:/bin" });
+    create(&mut node, &body);
+    file_appears(&ready);
+    let over = stop(&mut node, "threaded", &json!({}));
+    assert_eq!(over["state"], "exited", "{over}");
+    assert!(ready.with_extension("asked").exists(), "{over}");
 }
 
 #[test]

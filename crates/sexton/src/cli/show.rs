@@ -196,7 +196,7 @@ fn processes(path: &str, ino: Option<u64>) -> BTreeMap<Pid, i32> {
         if is_recorded { domain.processes().ok() } else { None }
     };
     let parent = |pid| proc::stat(pid).map_or(0, |stat| stat.ppid);
-    found().unwrap_or_default().into_iter().map(|(pid, _)| (pid, parent(pid))).collect()
+    found().unwrap_or_default().into_iter().map(|pid| (pid, parent(pid))).collect()
 }
 
 /// Depth first, children below their parents.

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use sexton_core::domain::{Domain, DomainError};
-use sexton_core::handle::{Handle, Life, OpenHandleError};
+use sexton_core::handle::{Handle, Life};
 use sexton_core::proc::{self, Here};
 use sexton_core::tree::Tree;
 use sexton_ledger::entry::StuckProcess;
@@ -232,15 +232,14 @@ impl Target<'_> {
         }
     }
 
-    /// Holds on the processes in the domain, each proven through its pidfd to be in the very cgroup that listed it; or
-    /// on those of the tree.
+    /// Holds on the processes in the domain, or on those of the tree.
     fn members(&self) -> Vec<Arc<Handle>> {
         if let Some(tree) = self.tree() {
             return tree.living();
         }
         let Some(domain) = self.domain else { return Vec::new() };
-        match domain.processes() {
-            Ok(found) => found.into_iter().filter_map(|(pid, ino)| member(pid, ino, self.here)).collect(),
+        match domain.members(self.here) {
+            Ok(found) => found.into_iter().map(Arc::new).collect(),
             Err(error) => {
                 tracing::warn!(%error, "domain not read");
                 Vec::new()
@@ -254,24 +253,11 @@ impl Target<'_> {
         let members = self.domain.and_then(|domain| domain.processes().ok()).unwrap_or_default();
         let tree = self.tree().map(|tree| tree.living()).unwrap_or_default();
         let tree = tree.iter().map(|member| member.identity().pid);
-        let mut pids: Vec<Pid> = main.into_iter().chain(members.into_iter().map(|(pid, _)| pid)).chain(tree).collect();
+        let mut pids: Vec<Pid> = main.into_iter().chain(members).chain(tree).collect();
         pids.sort_unstable();
         pids.dedup();
         pids.into_iter().filter_map(survivor).collect()
     }
-}
-
-/// A hold on the process `pid` if it is, at this moment, in the cgroup `ino`.
-fn member(pid: Pid, ino: u64, here: &Here) -> Option<Arc<Handle>> {
-    let handle = match Handle::open(pid, here) {
-        Ok(handle) => handle,
-        Err(OpenHandleError::Gone | OpenHandleError::Unproven | OpenHandleError::OutOfSight) => return None,
-        Err(error @ (OpenHandleError::Sys(_) | OpenHandleError::Proc(_))) => {
-            tracing::warn!(%pid, %error, "member of a domain not opened");
-            return None;
-        }
-    };
-    (handle.cgroup_id() == Some(ino)).then(|| Arc::new(handle))
 }
 
 fn survivor(pid: Pid) -> Option<StuckProcess> {

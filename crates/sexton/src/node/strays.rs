@@ -192,7 +192,7 @@ fn living(host: &Host, name: &str) -> Vec<Orphan> {
         return Vec::new();
     }
     match domain.processes() {
-        Ok(found) => found.into_iter().map(|(pid, _)| orphan(pid, domain.path())).collect(),
+        Ok(found) => found.into_iter().map(|pid| orphan(pid, domain.path())).collect(),
         Err(error) => {
             tracing::warn!(error = chain(&error), "stray cgroup not read");
             Vec::new()
