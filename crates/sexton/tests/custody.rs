@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use sexton_testkit::{Held, SOON, eventually};
-use support::{Dead, Node, SEXTON, file_appears, launcher, script, spec, text};
+use support::{Dead, Node, SEXTON, compile, file_appears, launcher, script, spec, text};
 
 fn create(node: &mut Node, body: &Value) -> Value {
     node.ask("POST", "/v1/instances", None, Some(body)).0.expect(201)
@@ -88,6 +88,39 @@ fn who_runs_out_of_memory_takes_nobody_along() {
         });
         assert_eq!(node.get("/v1/self")["worker_pid"], worker, "with {limit} bytes");
     }
+    node.clear();
+}
+
+#[test]
+fn what_a_workload_has_its_parent_have_is_reaped() {
+    const SOURCE: &str = "
+        #define _GNU_SOURCE
+        #include <sched.h>
+        #include <signal.h>
+        #include <sys/syscall.h>
+        #include <unistd.h>
+        int main(void) {
+            for (int count = 0; count < 3; count++)
+                if (syscall(SYS_clone, CLONE_PARENT | SIGCHLD, 0, 0, 0, 0) == 0) _exit(3);
+            for (;;) pause();
+        }";
+    let mut node = Node::new(SEXTON, &[]);
+    let program = node.ground.dir().join("siblings");
+    compile(SOURCE, &program);
+    let program = program.display().to_string();
+    let made = node.ask("POST", "/v1/instances", None, Some(&spec("siblings", &[&program]))).0.expect(201);
+    let worker = node.get("/v1/self")["worker_pid"].clone();
+    let children = || fs::read_to_string(format!("/proc/{worker}/task/{worker}/children")).expect("a worker");
+    let has_ended =
+        |pid: &&str| fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| stat.contains(") Z "));
+    eventually("three zombies", SOON, || {
+        let children = children();
+        let zombies = children.split_ascii_whitespace().filter(has_ended).count();
+        if zombies == 3 { Ok(()) } else { Err(children) }
+    });
+    node.ask("POST", "/v1/reconcile", None, None).0.expect(200);
+    assert_eq!(children().trim(), made["identity"]["pid"].to_string());
+    assert_eq!(node.instance("siblings")["state"], "running");
     node.clear();
 }
 

@@ -7,10 +7,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use sexton_core::domain::Domain;
-use sexton_core::proc;
+use sexton_core::handle::Handle;
+use sexton_core::proc::{self, Here};
 use sexton_ledger::entry::Entry;
 use sexton_plan::id::{Incarnation, Pid};
 use sexton_plan::world::{Content, Marked, MarkedKind, Owner};
+use sexton_sys::wait;
 
 use super::host::{Host, SharedHost};
 use super::stop;
@@ -25,6 +27,8 @@ pub struct Strays {
     cgroups: Vec<String>,
     /// In the subtree's own cgroup, where no instance lives.
     at_root: Vec<Pid>,
+    /// Children of this worker that have ended.
+    ended: Vec<Handle>,
 }
 
 /// A live process in our cgroups that no row claims.
@@ -52,7 +56,25 @@ impl Strays {
         let (marks, logs) = (names(&host.paths.marks()), names(&host.paths.all_logs()));
         let cgroups = host.subtree.as_ref().map(|subtree| subtree.children().unwrap_or_default()).unwrap_or_default();
         let at_root = host.subtree.as_ref().map(|subtree| subtree.processes().unwrap_or_default()).unwrap_or_default();
-        Strays { marks, logs, pins: Vec::new(), cgroups, at_root }
+        Strays { marks, logs, pins: Vec::new(), cgroups, at_root, ended: ended_children(&host.here) }
+    }
+
+    /// Reaps who ended as a child of this worker and is the process of no row of `entries`, which were read after the
+    /// look: a workload can have children that are its parent's (`CLONE_PARENT`), and they hold a number until then.
+    pub fn reap(&self, entries: &[Arc<Entry>]) {
+        let is_being_made = |entry: &Arc<Entry>| !entry.state.is_terminal() && entry.identity.is_none();
+        if self.ended.is_empty() || entries.iter().any(is_being_made) {
+            // It may be the child of a start under way, of which no row tells yet; the next pass sees it again.
+            return;
+        }
+        let known: HashSet<Pid> =
+            entries.iter().filter_map(|entry| entry.identity.as_ref()).map(|identity| identity.pid).collect();
+        for child in self.ended.iter().filter(|child| !known.contains(&child.identity().pid)) {
+            // RACE: one of a life that has ended since the look was reaped by that, and is nobody's child any more.
+            if let Ok(Some(status)) = child.reap() {
+                tracing::info!(pid = %child.identity().pid, ?status, "reaped what a workload had left to this worker");
+            }
+        }
     }
 
     /// What was found that no row of `entries` claims, which were read after the look; and who lives there.
@@ -93,6 +115,13 @@ impl Strays {
         orphans.extend(foreign.map(|pid| orphan(*pid, path)));
         orphans
     }
+}
+
+/// Holds on the children of this worker that have ended and not been reaped.
+fn ended_children(here: &Here) -> Vec<Handle> {
+    let children = proc::own_children().unwrap_or_default().into_iter();
+    let has_ended = |pid: &Pid| matches!(wait::peek(pid.as_raw().cast_unsigned()), Ok(Some(_)));
+    children.filter(has_ended).filter_map(|pid| Handle::open(pid, here).ok()).collect()
 }
 
 /// The lives that hold something.
