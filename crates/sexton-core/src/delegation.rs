@@ -7,7 +7,7 @@ use std::path::Path;
 
 use sexton_sys::xattr;
 
-use crate::domain::find_mount;
+use crate::cgroup2::find_mount;
 use crate::proc;
 
 /// The leaf that processes of a delegated cgroup's own are put into (`DelegateSubgroup=`), so that the cgroup itself

@@ -9,7 +9,7 @@ use sexton_plan::state::{ExitSource, ExitStatus};
 use sexton_sys::pidfd::{self, FileHandle};
 use sexton_sys::{Errno, Fd, SysError, xattr};
 
-use crate::domain;
+use crate::cgroup2;
 use crate::proc::{self, Here, ReadProcError};
 
 /// The tag on a process's pidfd, which only root can write.
@@ -244,14 +244,14 @@ impl Handle {
     /// where that was.
     pub(crate) fn has_thread_in(&self, cgroups: &HashSet<u64>) -> bool {
         let paths = proc::cgroup_paths_of_threads(self.identity.pid);
-        let is_in = paths.iter().filter_map(|path| domain::id_of_path(path)).any(|id| cgroups.contains(&id));
+        let is_in = paths.iter().filter_map(|path| cgroup2::id_of_path(path)).any(|id| cgroups.contains(&id));
         // RACE: asked last, as below.
         is_in && pidfd::send_signal(self.pidfd.raw(), 0).or_else(alive_all_the_same).is_ok()
     }
 
     /// KERNEL(6.13): before, `/proc` names the cgroup, whose id is its inode.
     fn cgroup_id_by_path(&self) -> Option<u64> {
-        let found = domain::id_of_path(&proc::cgroup_path(self.identity.pid).ok()?)?;
+        let found = cgroup2::id_of_path(&proc::cgroup_path(self.identity.pid).ok()?)?;
         // RACE: asked last. Who still takes a signal had the number when it was read.
         pidfd::send_signal(self.pidfd.raw(), 0).or_else(alive_all_the_same).ok()?;
         Some(found)

@@ -7,6 +7,7 @@
 
 #![forbid(unsafe_code)]
 
+mod cgroup2;
 pub mod delegation;
 pub mod domain;
 pub mod features;

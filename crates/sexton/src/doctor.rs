@@ -20,7 +20,7 @@ use sexton_sys::{clone, file, limit, pidfd};
 
 use crate::chain::chain;
 use crate::config::Settings;
-use crate::daemon::lacking;
+use crate::lacking::lacking;
 use crate::net::{Net, Scheme};
 use crate::node::host::Host;
 

@@ -9,6 +9,7 @@ pub mod config;
 pub mod daemon;
 pub mod demo;
 pub mod doctor;
+mod lacking;
 pub mod log;
 pub mod metrics;
 pub mod net;

@@ -18,8 +18,6 @@ use sexton_keeper::link::{KEEPER_FD_VARIABLE, PHASE_VARIABLE};
 use sexton_sys::fd::RawFd;
 use sexton_sys::strings::{Slot, Strings};
 
-pub use preflight::lacking;
-
 use crate::chain::chain;
 use crate::config::{self, Flags};
 

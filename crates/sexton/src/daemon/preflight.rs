@@ -7,7 +7,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use sexton_core::domain::{DomainError, Subtree};
-use sexton_core::{features, proc};
+use sexton_core::proc;
 use sexton_ledger::OpenError;
 
 use super::listeners::check_tcp;
@@ -15,6 +15,7 @@ use super::{Refused, exit};
 use crate::api;
 use crate::chain::chain;
 use crate::config::Settings;
+use crate::lacking::lacking;
 
 /// Checks everything that can be checked before there is a worker; gives the lock of the state directory.
 ///
@@ -41,22 +42,6 @@ fn check(settings: &Settings, made: &mut Made) -> Result<File, Refused> {
     check_writable(&settings.run_dir)?;
     made.subtree(&settings.cgroup)?;
     Ok(lock)
-}
-
-/// What a worker cannot do without and this host, or a filter, refuses; tried by doing it.
-pub fn lacking() -> Option<String> {
-    if let Err(error) = features::required() {
-        return Some(error.to_string());
-    }
-    // On a thread of its own, which is tried as well: a C library that is refused `clone3` otherwise than by `ENOSYS`
-    // makes none. Joined, for a keeper has one thread.
-    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().map(drop);
-    match std::thread::Builder::new().spawn(runtime).map(std::thread::JoinHandle::join) {
-        Ok(Ok(Ok(()))) => None,
-        Ok(Ok(Err(error))) => Some(format!("epoll and eventfd: {error}")),
-        Ok(Err(_)) => Some("threads".to_owned()),
-        Err(error) => Some(format!("threads: {error}")),
-    }
 }
 
 /// Holds the state directory for this daemon, through the directory itself: no lock file is written.
