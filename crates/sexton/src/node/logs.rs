@@ -3,8 +3,8 @@
 //!
 //! A quiet log costs nothing: the kernel tells of the next write to it, once; then it is measured after a pause, and
 //! watched again. The pause is short for the first write after a while and where much was dropped the last time, and
-//! longer for those who only talk a lot. What the kernel will not watch for this user any more (`fs.inotify.max_user_instances`,
-//! `max_user_watches`) is measured every second.
+//! longer for those who only talk a lot. What the kernel will not watch for this user any more
+//! (`fs.inotify.max_user_instances`, `max_user_watches`) is measured every second.
 
 use std::collections::BTreeMap;
 use std::ffi::CString;
@@ -23,8 +23,9 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
 use super::readiness;
 
-/// How long a log may be written to before it is measured.
+/// How long a log may be written to before it is measured, where much comes.
 const PAUSE_SHORTEST: Duration = Duration::from_millis(2);
+/// And where little does.
 const PAUSE_LONGEST: Duration = Duration::from_millis(100);
 /// After a time like this without a write the next is measured soon: nothing tells how many follow.
 const SILENCE: Duration = Duration::from_secs(1);
