@@ -1,7 +1,7 @@
 //! Pins: pidfds kept in a mount namespace of their own, so that the kernel keeps each exit status whoever dies.
 //!
 //! ```text
-//!   RUN/pins  ── one nsfs bind mount, the only thing the host sees
+//!   RUN/pins  ── one nsfs bind mount, all that the host sees; with ground below it where mounts are propagated
 //!      └─► private mount namespace: a tmpfs as its root, one empty file a pin, a pidfd attached to each
 //! ```
 //!
@@ -98,9 +98,14 @@ impl PinBoard {
     /// CPU, and most others of a newer stock, make one of a higher number.
     fn keep(&self, ns: &Path) -> Result<(), OpenPinsError> {
         let (source, target) = (c_path(ns), c_path(&self.mount_point));
+        let is_refused = |kept: &Result<(), SysError>| matches!(kept, Err(error) if error.errno == Errno::EINVAL);
         let mut kept = mount::mount(MountKind::Bind(&source), &target);
+        if is_refused(&kept) {
+            lay_ground(&target)?;
+            kept = mount::mount(MountKind::Bind(&source), &target);
+        }
         for cpu in Cpus::of_thread().iter().flat_map(Cpus::each) {
-            if !matches!(&kept, Err(error) if error.errno == Errno::EINVAL) {
+            if !is_refused(&kept) {
                 break;
             }
             let renewed = self.run(move |_| {
@@ -141,10 +146,13 @@ impl PinBoard {
     /// The mount could not be removed.
     pub fn remove(&self) -> Result<(), OpenPinsError> {
         let target = c_path(&self.mount_point);
-        match mount::unmount(&target) {
-            Ok(()) => {}
-            Err(error) if matches!(error.errno, Errno::EINVAL | Errno::ENOENT) => {}
-            Err(error) => return Err(error.into()),
+        // BOUND: the namespace, its ground, and what of these a death in between has left.
+        loop {
+            match mount::unmount(&target) {
+                Ok(()) => {}
+                Err(error) if matches!(error.errno, Errno::EINVAL | Errno::ENOENT) => break,
+                Err(error) => return Err(error.into()),
+            }
         }
         fs::remove_file(&self.mount_point)
             .map_err(|source| OpenPinsError::Io { path: self.mount_point.clone(), source })
@@ -261,6 +269,14 @@ fn make_namespace() -> Result<Entered, SysError> {
     mount::keep_only_working_directory()?;
     mount::change_directory(c"/")?;
     Ok(Entered::New { ns: Path::new("/proc").join(ns).join("ns/mnt") })
+}
+
+/// Mounts the file `target` onto itself, out of propagation: where mounts are propagated to other namespaces, as on every
+/// host with systemd, the kernel mounts no mount namespace (`EINVAL`), for that would have to appear there too. The ground
+/// appears there, and vanishes with ours.
+fn lay_ground(target: &CStr) -> Result<(), SysError> {
+    mount::mount(MountKind::Bind(target), target)?;
+    mount::mount(MountKind::Private, target)
 }
 
 fn pin_path(key: &str) -> CString {
