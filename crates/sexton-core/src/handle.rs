@@ -61,27 +61,29 @@ impl Handle {
     /// Gone, or the kernel refused.
     pub fn open(pid: Pid, here: &Here) -> Result<Handle, OpenHandleError> {
         let pidfd = pidfd::open(pid.as_raw()).map_err(no_process_or)?;
-        Handle::identify(pidfd, pid, here)
+        let start_ticks = read_start_ticks(&pidfd, pid)?;
+        Handle::identify(pidfd, pid, start_ticks, here)
     }
 
-    /// A hold on the caller's own child, whose pidfd came with its birth.
+    /// A hold on the caller's own child, whose pidfd came with its birth; `/proc` is asked for its start tick where that
+    /// is not known.
     ///
     /// # Errors
     /// The kernel refused to say who it is.
-    pub fn of_child(pidfd: Fd, pid: Pid, here: &Here) -> Result<Handle, OpenHandleError> {
-        Handle::identify(pidfd, pid, here)
+    pub(crate) fn of_child(
+        pidfd: Fd,
+        pid: Pid,
+        start_ticks: Option<u64>,
+        here: &Here,
+    ) -> Result<Handle, OpenHandleError> {
+        let start_ticks = match start_ticks {
+            Some(known) => Some(known),
+            None => read_start_ticks(&pidfd, pid)?,
+        };
+        Handle::identify(pidfd, pid, start_ticks, here)
     }
 
-    fn identify(pidfd: Fd, pid: Pid, here: &Here) -> Result<Handle, OpenHandleError> {
-        let start_ticks = proc::stat(pid).map(|stat| stat.start_ticks);
-        // RACE: the number may have passed to another process before `/proc` was read; a pidfd that still takes
-        // signal 0 afterwards had the number all the while.
-        pidfd::send_signal(pidfd.raw(), 0).or_else(alive_all_the_same).map_err(gone_or)?;
-        let start_ticks = match start_ticks {
-            Ok(ticks) => Some(ticks),
-            Err(ReadProcError::Gone(_)) => return Err(OpenHandleError::Gone),
-            Err(ReadProcError::Unreadable { .. } | ReadProcError::Malformed { .. }) => None,
-        };
+    fn identify(pidfd: Fd, pid: Pid, start_ticks: Option<u64>, here: &Here) -> Result<Handle, OpenHandleError> {
         let identity = Identity {
             pid,
             pidfs_ino: crate::features::pidfs().then(|| pidfd::inode(pidfd.raw())).transpose()?,
@@ -303,6 +305,19 @@ pub const fn source_of(life: Life) -> ExitSource {
 }
 
 /// As [`gone_or`], for a number: that of a thread which leads no process is no process's. KERNEL: such a number is
+/// The start tick of the process behind `pidfd`, whose number is `pid`; `None` where `/proc` does not tell it.
+fn read_start_ticks(pidfd: &Fd, pid: Pid) -> Result<Option<u64>, OpenHandleError> {
+    let start_ticks = proc::stat(pid).map(|stat| stat.start_ticks);
+    // RACE: the number may have passed to another process before `/proc` was read; a pidfd that still takes
+    // signal 0 afterwards had the number all the while.
+    pidfd::send_signal(pidfd.raw(), 0).or_else(alive_all_the_same).map_err(gone_or)?;
+    match start_ticks {
+        Ok(ticks) => Ok(Some(ticks)),
+        Err(ReadProcError::Gone(_)) => Err(OpenHandleError::Gone),
+        Err(ReadProcError::Unreadable { .. } | ReadProcError::Malformed { .. }) => Ok(None),
+    }
+}
+
 /// `EINVAL`, or `ENOENT` on newer kernels, and nothing else is, where no flag is given (`pidfd_open(2)`).
 fn no_process_or(error: SysError) -> OpenHandleError {
     if matches!(error.errno, Errno::ENOENT | Errno::EINVAL) { OpenHandleError::Gone } else { gone_or(error) }

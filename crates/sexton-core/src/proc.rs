@@ -9,6 +9,7 @@ use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use sexton_plan::id::{BootId, Pid};
 use sexton_plan::state::ExitStatus;
@@ -98,6 +99,18 @@ fn is_hidden(pid: Pid) -> bool {
 pub fn stat(pid: Pid) -> Result<Stat, ReadProcError> {
     let text = read(pid, "stat")?;
     parse_stat(&text).ok_or_else(|| ReadProcError::Malformed { path: format!("/proc/{pid}/stat") })
+}
+
+/// The start tick of a process that was made between these two moments of `CLOCK_BOOTTIME`; `None` where it may be one
+/// of two. The kernel reads that clock as it makes a process, and `/proc` shows it in hundredths of a second
+/// (`proc_pid_stat(5)`, field 22; `USER_HZ` is 100 on both machines).
+pub(crate) fn tick_between(before: Duration, after: Duration) -> Option<u64> {
+    const TICK: u128 = 10_000_000;
+    // The clock is one, but not every way of reading it rounds alike.
+    const ROUNDING: Duration = Duration::from_micros(1);
+    let tick = |at: Duration| u64::try_from(at.as_nanos() / TICK).ok();
+    let first = tick(before.saturating_sub(ROUNDING))?;
+    (tick(after.saturating_add(ROUNDING))? == first).then_some(first)
 }
 
 /// The inode of the network namespace that `pid` is in (`namespaces(7)`).
@@ -550,6 +563,19 @@ mod tests {
         assert_eq!(parse_cgroup_v1(text, "memory").as_deref(), Some("/y"));
         assert_eq!(parse_cgroup_v1(b"5:cpu,cpuacct:/a:b\n", "cpuacct").as_deref(), Some("/a:b"));
         assert_eq!(parse_cgroup_v1(text, "pids"), None);
+    }
+
+    #[test]
+    fn a_tick_is_known_only_where_both_moments_are_in_it() {
+        let micros = Duration::from_micros;
+        assert_eq!(tick_between(micros(50_002), micros(59_998)), Some(5));
+        assert_eq!(tick_between(micros(50_002), micros(60_002)), None);
+        assert_eq!(
+            tick_between(micros(50_002), micros(59_999) + Duration::from_nanos(1)),
+            None,
+            "too near to the next"
+        );
+        assert_eq!(tick_between(micros(50_000), micros(50_100)), None, "too near to the one before");
     }
 
     #[test]

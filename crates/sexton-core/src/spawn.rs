@@ -5,11 +5,12 @@ use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 
 use sexton_plan::id::Pid;
 use sexton_sys::clone::{ChildFailure, ChildSpec, Ids, ReleasedChild, Report, WaitingChild};
+use sexton_sys::time::boottime;
 use sexton_sys::{Errno, SysError};
 
 use crate::domain::Domain;
 use crate::handle::{Handle, OpenHandleError};
-use crate::proc::Here;
+use crate::proc::{Here, tick_between};
 
 /// Where programs are looked for when the environment names no `PATH`.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -115,10 +116,13 @@ pub fn spawn(program: &Program<'_>, here: &Here) -> Result<(Waiting, Handle), Sp
         own_memory: program.own_memory,
         nofile: program.nofile,
     };
+    let before = boottime();
     let mut child = WaitingChild::spawn(&spec).map_err(SpawnError::Clone)?;
+    // Looked up in `/proc`, it would leave entries there, which cost the kernel as much again when it is reaped.
+    let start_ticks = tick_between(before, boottime());
     let pid = Pid::new(child.pid()).ok_or(SpawnError::Clone(SysError::of(c"clone", Errno::EINVAL)))?;
     let pidfd = child.take_pidfd().ok_or(SpawnError::Clone(SysError::of(c"clone", Errno::EBADF)))?;
-    let handle = Handle::of_child(pidfd, pid, here).map_err(SpawnError::Identify)?;
+    let handle = Handle::of_child(pidfd, pid, start_ticks, here).map_err(SpawnError::Identify)?;
     Ok((Waiting { child }, handle))
 }
 

@@ -110,6 +110,19 @@ fn a_program_runs_with_nothing_but_its_three_descriptors() {
 }
 
 #[test]
+fn its_start_tick_is_the_one_that_proc_shows() {
+    let ground = Ground::new("tick");
+    for _ in 0..500 {
+        let (waiting, handle) = ground.start(&["true"], None);
+        let identity = handle.identity();
+        let shown = proc::stat(identity.pid).expect("it waits").start_ticks;
+        assert_eq!(identity.start_ticks, Some(shown));
+        drop(waiting);
+        eventually("its end", || handle.reap().expect("own child"));
+    }
+}
+
+#[test]
 fn the_oom_score_of_its_maker_is_neither_inherited_nor_changed() {
     const SCORE: &str = "/proc/self/oom_score_adj";
     let ground = Ground::new("oom");
