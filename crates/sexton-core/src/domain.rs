@@ -1,6 +1,7 @@
 //! Domains: cgroups that are killed as one.
 
 use std::collections::HashSet;
+use std::ffi::OsString;
 use std::fs;
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::{AsRawFd, RawFd};
@@ -123,13 +124,14 @@ impl Subtree {
         &self.path
     }
 
-    /// Names of the cgroups directly below.
+    /// Names of the cgroups directly below; none where it is gone.
     ///
     /// # Errors
     /// The directory could not be read.
     pub fn children(&self) -> Result<Vec<String>, DomainError> {
         let read = || -> io::Result<Vec<String>> {
-            let entries = fs::read_dir(self.full())?.collect::<io::Result<Vec<_>>>()?;
+            let Some(entries) = unless_gone(fs::read_dir(self.full()))? else { return Ok(Vec::new()) };
+            let entries = entries.collect::<io::Result<Vec<_>>>()?;
             let dirs = entries.into_iter().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
             Ok(dirs.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect())
         };
@@ -141,12 +143,13 @@ impl Subtree {
         self.full().exists()
     }
 
-    /// Processes in the subtree's own cgroup, without those below.
+    /// Processes in the subtree's own cgroup, without those below; none where it is gone.
     ///
     /// # Errors
     /// The file could not be read.
     pub fn processes(&self) -> Result<Vec<Pid>, DomainError> {
-        let text = fs::read_to_string(self.full().join("cgroup.procs")).map_err(|source| self.error("read", source))?;
+        let read = unless_gone(fs::read_to_string(self.full().join("cgroup.procs")));
+        let text = read.map_err(|source| self.error("read", source))?.unwrap_or_default();
         Ok(text.lines().filter_map(|pid| Pid::new(pid.parse().ok()?)).collect())
     }
 
@@ -330,20 +333,17 @@ impl Domain {
     /// Everybody in the file `name` of it and of those below.
     fn listed(&self, name: &str) -> Result<Listing, DomainError> {
         let mut listing = Listing::default();
-        for dir in self.tree()? {
-            match fs::metadata(&dir) {
-                Ok(metadata) => listing.cgroups.insert(metadata.ino()),
-                Err(error) if is_gone(&error) => continue,
-                Err(source) => return Err(self.error("read", source)),
-            };
+        let read = |dir: &Path| {
+            listing.cgroups.insert(fs::metadata(dir)?.ino());
             match fs::read_to_string(dir.join(name)) {
                 Ok(text) => listing.ids.extend(text.lines().filter_map(|pid| Pid::new(pid.parse().ok()?))),
-                Err(error) if is_gone(&error) => {}
                 // A threaded cgroup lists its processes in its domain above (`cgroups(7)`).
                 Err(error) if error.raw_os_error() == Some(sexton_sys::Errno::EOPNOTSUPP.0) => {}
-                Err(source) => return Err(self.error("read", source)),
+                Err(error) => return Err(error),
             }
-        }
+            Ok(())
+        };
+        walk(&self.full, read, |_| Ok(())).map_err(|source| self.error("read", source))?;
         Ok(listing)
     }
 
@@ -368,14 +368,15 @@ impl Domain {
     /// # Errors
     /// A directory could not be listed.
     pub fn thaw(&self) -> Result<(), DomainError> {
-        for dir in self.tree()? {
+        let thaw = |dir: &Path| {
             let file = dir.join("cgroup.freeze");
             let frozen = fs::read_to_string(&file).is_ok_and(|text| text.trim_end() == "1");
             if frozen && let Err(error) = fs::write(&file, "0") {
                 tracing::warn!(%error, path = self.path, "cgroup not thawed");
             }
-        }
-        Ok(())
+            Ok(())
+        };
+        walk(&self.full, thaw, |_| Ok(())).map_err(|source| self.error("list", source))
     }
 
     /// Sets a limit file such as `pids.max`.
@@ -431,37 +432,7 @@ impl Domain {
     /// # Errors
     /// A process lives in it, or the kernel refused.
     pub fn remove(&self) -> Result<Released, DomainError> {
-        // Most have nothing below.
-        if let Ok(released) = remove_dir(&self.full) {
-            return Ok(released);
-        }
-        let mut dirs = self.tree()?;
-        let mut released = Released::WasGone;
-        while let Some(dir) = dirs.pop() {
-            if remove_dir(&dir).map_err(|source| self.error("remove", source))? == Released::Now {
-                released = Released::Now;
-            }
-        }
-        Ok(released)
-    }
-
-    /// Its directory and all below, parents first. BOUND: the kernel bounds depth and number of cgroups.
-    fn tree(&self) -> Result<Vec<PathBuf>, DomainError> {
-        let mut found = vec![self.full.clone()];
-        let mut next = 0;
-        while let Some(dir) = found.get(next).cloned() {
-            next += 1;
-            match fs::read_dir(&dir) {
-                Ok(entries) => {
-                    let entries = entries.filter_map(Result::ok);
-                    let dirs = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
-                    found.extend(dirs.map(|entry| entry.path()));
-                }
-                Err(error) if is_gone(&error) => {}
-                Err(source) => return Err(self.error("list", source)),
-            }
-        }
-        Ok(found)
+        remove_tree(&self.full).map_err(|source| self.error("remove", source))
     }
 
     fn error(&self, act: &'static str, source: io::Error) -> DomainError {
@@ -472,6 +443,72 @@ impl Domain {
 impl AsRawFd for Domain {
     fn as_raw_fd(&self) -> RawFd {
         self.dir.as_raw_fd()
+    }
+}
+
+/// Removes the cgroup at `top`, of whatever hierarchy, and what its workload made below, deepest first.
+///
+/// # Errors
+/// A process lives in it, or the kernel refused.
+pub fn remove_tree(top: &Path) -> io::Result<Released> {
+    // Most have nothing below.
+    if let Ok(released) = remove_dir(top) {
+        return Ok(released);
+    }
+    walk(top, |_| Ok(()), |dir| remove_dir(dir).map(drop))?;
+    remove_dir(top)
+}
+
+/// Gives `top` and each cgroup below to `enter`, and each one below, once it is done with, to `leave`. What is gone by then
+/// is passed over.
+///
+/// By descriptors, of which one directory at a time is held: what a workload makes may be deeper than a path is long, and
+/// than there are descriptors. BOUND: the kernel bounds depth and number of cgroups.
+fn walk(
+    top: &Path,
+    mut enter: impl FnMut(&Path) -> io::Result<()>,
+    mut leave: impl FnMut(&Path) -> io::Result<()>,
+) -> io::Result<()> {
+    let Some(mut here) = unless_gone(fs::File::open(top))? else { return Ok(()) };
+    unless_gone(enter(&path_of(&here)))?;
+    // The way from `top`: the name of each cgroup, and of those in it that were not entered yet.
+    let mut way = vec![(OsString::new(), names_below(&here)?)];
+    while let Some((name, below)) = way.last_mut() {
+        if let Some(next) = below.pop() {
+            let Some(dir) = unless_gone(fs::File::open(path_of(&here).join(&next)))? else { continue };
+            here = dir;
+            unless_gone(enter(&path_of(&here)))?;
+            way.push((next, names_below(&here)?));
+        } else {
+            let name = std::mem::take(name);
+            way.pop();
+            if !way.is_empty() {
+                // A removed directory knows its parent, too.
+                here = fs::File::open(path_of(&here).join(".."))?;
+                unless_gone(leave(&path_of(&here).join(name)))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A path of an open directory that is short however deep that is.
+fn path_of(dir: &fs::File) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", dir.as_raw_fd()))
+}
+
+/// Names of the cgroups directly below an open one.
+fn names_below(dir: &fs::File) -> io::Result<Vec<OsString>> {
+    let Some(entries) = unless_gone(fs::read_dir(path_of(dir)))? else { return Ok(Vec::new()) };
+    let dirs = entries.filter_map(Result::ok).filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+    Ok(dirs.map(|entry| entry.file_name()).collect())
+}
+
+fn unless_gone<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+    match result {
+        Ok(found) => Ok(Some(found)),
+        Err(error) if is_gone(&error) => Ok(None),
+        Err(error) => Err(error),
     }
 }
 

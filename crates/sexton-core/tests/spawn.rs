@@ -208,6 +208,40 @@ fn a_domain_is_killed_whole_and_removed() {
 }
 
 #[test]
+fn what_is_nested_deeper_than_a_path_is_long_is_found_and_removed() {
+    let ground = Ground::new("deep");
+    let domain = ground.subtree.create("d", "owner").expect("domain");
+    let full = format!("/proc/self/fd/{}", domain.as_raw_fd());
+    let mut deepest = File::open(full).expect("open");
+    for level in 0..40 {
+        // Two of each: the one that is not gone down into is removed as well.
+        for side in ["a", "b"] {
+            let name = format!("{side}{level}-{}", "x".repeat(200));
+            let here = format!("/proc/self/fd/{}", deepest.as_raw_fd());
+            fs::create_dir(format!("{here}/{name}")).expect("made");
+            if side == "b" {
+                deepest = File::open(format!("{here}/{name}")).expect("open");
+            }
+        }
+    }
+    let (waiting, handle) = ground.start(&["sleep", "1000"], Some(&domain));
+    let pid = handle.identity().pid;
+    let procs = format!("/proc/self/fd/{}/cgroup.procs", deepest.as_raw_fd());
+    fs::write(procs, pid.to_string()).expect("moved");
+    let mut going = waiting.release().expect("released");
+    left(&mut going);
+    assert_eq!(domain.processes().expect("listed"), [pid]);
+    let members = domain.members(&ground.here).expect("listed");
+    assert_eq!(members.iter().map(|member| member.identity().pid).collect::<Vec<_>>(), [pid]);
+    domain.thaw().expect("thawed");
+    assert!(domain.remove().is_err(), "somebody lives in it");
+    assert!(domain.kill().expect("killed"));
+    assert_eq!(eventually("exit", || handle.reap().expect("own child")), ExitStatus::Signal(9));
+    assert_eq!(domain.remove().expect("removed"), Released::Now);
+    assert_eq!(domain.remove().expect("no error"), Released::WasGone);
+}
+
+#[test]
 fn a_process_is_found_again_by_its_handle_and_never_once_reaped() {
     let ground = Ground::new("handle");
     let (waiting, handle) = ground.start(&["sleep", "1000"], None);

@@ -92,6 +92,26 @@ fn who_runs_out_of_memory_takes_nobody_along() {
 }
 
 #[test]
+fn what_a_workload_makes_below_its_limits_is_given_back_with_them() {
+    const LINE: &str = "mkdir -p /sys/fs/cgroup/pids$(sed -n 's/^[0-9]*:pids://p' /proc/self/cgroup)/below/that
+        echo made; exec sleep 1000";
+    if !std::path::Path::new("/sys/fs/cgroup/pids/cgroup.procs").exists() {
+        sexton_testkit::skip!("no v1 hierarchy of `pids`");
+    }
+    let mut node = Node::new(SEXTON, &[]);
+    let mut body = script("nests", LINE);
+    body["limits"] = json!({ "pids": 100 });
+    create(&mut node, &body);
+    eventually("it is made", SOON, || {
+        let said = node.ask("GET", "/v1/instances/nests/logs", None, None).0;
+        if said.text().contains("made") { Ok(()) } else { Err(said.text()) }
+    });
+    let (status, over) = stop(&mut node, "/v1/instances/nests/stop?wait=10s", &json!({}));
+    assert_eq!((status, &over["state"], &over["resources"]), (200, &json!("exited"), &json!([])), "{over}");
+    node.clear();
+}
+
+#[test]
 fn what_a_workload_has_its_parent_have_is_reaped() {
     const SOURCE: &str = "
         #define _GNU_SOURCE

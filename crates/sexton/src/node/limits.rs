@@ -5,7 +5,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use sexton_core::domain::Domain;
+use sexton_core::domain::{Domain, remove_tree};
 use sexton_core::pin::Released;
 use sexton_core::proc;
 use sexton_ledger::entry::Limits;
@@ -112,17 +112,13 @@ fn is_gone<T>(looked: io::Result<T>) -> bool {
     looked.is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
 }
 
-/// Removes the v1 cgroup `key` (`controller/name`).
+/// Removes the v1 cgroup `key` (`controller/name`), and what its workload made below.
 ///
 /// # Errors
 /// A process lives in it.
 pub fn release_v1(subtree: &str, key: &str) -> Result<Released, String> {
     let Some((controller, name)) = key.split_once('/') else { return Ok(Released::WasGone) };
-    match fs::remove_dir(v1_dir(subtree, controller, name)) {
-        Ok(()) => Ok(Released::Now),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Released::WasGone),
-        Err(error) => Err(error.to_string()),
-    }
+    remove_tree(&v1_dir(subtree, controller, name)).map_err(|error| error.to_string())
 }
 
 /// Makes the places of v1 limits, as far as the host has them: they last as the cgroup2 subtree does.
