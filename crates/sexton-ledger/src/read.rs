@@ -39,15 +39,16 @@ impl Reader {
         self.conn.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// At most `limit` events after number `after`, oldest first.
+    /// At most `limit` events after number `after`, oldest first, and none from a damaged one on: what follows that is
+    /// given after its number.
     ///
     /// # Errors
-    /// [`ReadError`], also where one of them is damaged.
+    /// [`ReadError`], also where the first of them is damaged.
     pub fn events_after(&self, after: u64, limit: usize) -> Result<Vec<Event>, ReadError> {
         let mut events = Vec::new();
         let mut failed = None;
         if limit > 0 {
-            rows::walk_events(&self.conn(), after, |event| match event {
+            let walked = rows::walk_events(&self.conn(), after, |event| match event {
                 Ok(event) => {
                     events.push(event);
                     events.len() < limit
@@ -56,9 +57,13 @@ impl Reader {
                     failed = Some(error);
                     false
                 }
-            })?;
+            });
+            failed = failed.or(walked.err());
         }
-        failed.map_or(Ok(events), Err)
+        match failed {
+            Some(error) if events.is_empty() => Err(error),
+            Some(_) | None => Ok(events),
+        }
     }
 
     /// As [`Reader::events_after`], from memory: of the newest that this process has recorded; none where the next one

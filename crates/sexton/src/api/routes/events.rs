@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use hyper::body::Bytes;
 use hyper::header::{ACCEPT, HeaderName};
-use sexton_ledger::Event;
+use sexton_ledger::{Event, ReadError};
 use tokio::sync::mpsc;
 
 use super::limit;
@@ -45,13 +45,18 @@ pub(in crate::api) async fn list(call: Call) -> Result<Answer, Refusal> {
         };
         // A browser that reconnects repeats the address it was given; the header is newer.
         let after = resumed.or(after).unwrap_or(0);
+        if after < *call.context.last_seq.borrow() {
+            // Who cannot be given the next event is told so, and not cut off again and again.
+            news(&call.context, after, 1).await?;
+        }
         let (sender, pieces) = mpsc::channel(PIECES);
         tokio::spawn(follow(call.context, after, sender));
         return Ok(stream("text/event-stream", pieces));
     }
-    // One more than asked for tells whether there is another page.
+    let newest = *call.context.last_seq.borrow();
+    // One more than asked for tells whether there is another page; so does an event that is not given, for it is damaged.
     let mut items = page(&call.context, after.unwrap_or(0), limit + 1).await?;
-    let has_more = items.len() > limit;
+    let has_more = items.len() > limit || items.last().is_some_and(|last| last.seq < newest);
     items.truncate(limit);
     let next = items.last().filter(|_| has_more).map(|last| last.seq.into());
     Ok(json(200, &List { items, next }))
@@ -71,7 +76,10 @@ pub(in crate::api) async fn page(context: &Arc<Context>, after: u64, limit: usiz
     let _turn = context.disk.acquire().await;
     let read = tokio::task::spawn_blocking(move || reader.events_after(after, limit)).await;
     let told = |why: String| Refusal::new(Kind::Internal, format!("could not read the event log: {why}"));
-    read.map_err(|_| Refusal::ending())?.map_err(|error| told(error.to_string()))
+    read.map_err(|_| Refusal::ending())?.map_err(|error| match error {
+        ReadError::Damaged(_) => told(format!("{error}; what is behind it is given `after` its number")),
+        ReadError::Sqlite(_) => told(error.to_string()),
+    })
 }
 
 /// As [`page`], for whoever follows the log: what was recorded a moment ago is in memory.
