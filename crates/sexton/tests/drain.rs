@@ -13,7 +13,7 @@ mod unanswering;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use sexton_testkit::{Connection, SOON, crash_bin_dir, eventually, processes_in};
+use sexton_testkit::{Connection, Held, SOON, crash_bin_dir, eventually, processes_in};
 
 use unanswering::Unanswering;
 
@@ -118,6 +118,34 @@ fn remove_all(lines: &mut [Connection], listed: &[Value]) {
     for (line, _) in lines.iter_mut().zip(listed) {
         assert_eq!(line.answer().expect("an answer").status, 200);
     }
+}
+
+#[test]
+fn a_process_of_which_a_lost_ledger_told_is_left_by_a_drain_and_named() {
+    let mut node = Node::new(SEXTON, &[]);
+    let made = node.ask("POST", "/v1/instances", None, Some(&spec("known", &["/bin/sleep", "1000"]))).0.expect(201);
+    let state_dir = node.ground.state_dir();
+    node.kill(Dead::Both, || {
+        for file in ["sexton.db", "sexton.db-wal", "sexton.db-shm"] {
+            std::fs::remove_file(state_dir.join(file)).expect("removed");
+        }
+    });
+    let number = |value: &Value| value.as_u64().expect("a number");
+    let pid = i32::try_from(number(&made["identity"]["pid"])).expect("a PID");
+    let orphan = Held::in_cgroup(number(&made["cgroup"]["ino"]), pid).expect("it lives");
+    let (status, shown) =
+        order(&mut node, "/v1/nodes/self?wait=2s", json!({ "status": "draining", "forceStop": true }));
+    // REGRESSION: it was drained, and the process lived.
+    assert_eq!((status, &shown["drained"]), (202, &json!(false)), "{shown}");
+    let left = shown["left"].as_array().expect("a list").clone();
+    assert_eq!(left.len(), 1, "{shown}");
+    assert_eq!(left[0]["name"], made["cgroup"]["path"]);
+    assert!(text(&left[0], "error").ends_with(&format!(" {pid}")), "{shown}");
+    node.kill(Dead::Worker, || {});
+    assert!(orphan.is_alive(), "nobody asked to end it");
+    assert_eq!(node.get("/v1/node")["drained"], false, "not for the next worker either");
+    orphan.kill9().expect("killed");
+    drained(&mut node);
 }
 
 #[test]

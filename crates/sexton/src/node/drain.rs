@@ -21,7 +21,9 @@ use tokio::time::sleep;
 use super::crash::crash_point;
 use super::host::Host;
 use super::life::{Command, LifeHandle, now};
+use super::reconcile::entries;
 use super::request::NodeState;
+use super::strays::{self, Unclaimed};
 use crate::refusal::{Kind, Refusal};
 
 const STATUS: &str = "node.status";
@@ -60,6 +62,8 @@ pub struct Drain {
     rules: DrainRules,
     orders: u64,
     watched: bool,
+    /// What is left that is no instance's, once nothing else is.
+    unclaimed: Vec<Unclaimed>,
 }
 
 impl Drain {
@@ -78,7 +82,10 @@ impl Drain {
         let (news, heard) = mpsc::unbounded_channel();
         let forced = draining && meta.contains_key(FORCED);
         let state = NodeState { status, forced, ends: false, drained: drained && draining, deadline };
-        (Drain { state: watch::Sender::new(state), news, rules, orders: 0, watched: false }, heard)
+        (
+            Drain { state: watch::Sender::new(state), news, rules, orders: 0, watched: false, unclaimed: Vec::new() },
+            heard,
+        )
     }
 
     /// The node's status as a stream.
@@ -89,6 +96,11 @@ impl Drain {
     /// The node's status.
     pub fn state(&self) -> NodeState {
         self.state.borrow().clone()
+    }
+
+    /// What is left that is no instance's, as it was last seen.
+    pub fn unclaimed(&self) -> &[Unclaimed] {
+        &self.unclaimed
     }
 
     /// After a start: writes what `resume` decided, closes the gate if a drain is under way, and goes on with it.
@@ -226,6 +238,12 @@ impl Drain {
                 }
                 if !host.slots.is_down() {
                     self.take_down_slots(host);
+                    return false;
+                }
+                self.unclaimed = strays::inhabited(host, &entries(lives));
+                if !self.unclaimed.is_empty() {
+                    // It is nobody's to end; whether it has ended is looked at until then.
+                    self.tell_later(Duration::from_secs(1), DrainNews::Empty);
                     return false;
                 }
                 return self.conclude(host).await;

@@ -389,6 +389,7 @@ impl Driver {
             operations: self.host.gate.in_flight().into_iter().map(Operation::of).collect(),
             inflight: self.left(),
             slots: self.slots_left(),
+            unclaimed: self.drain.unclaimed().to_vec(),
             instances: instances.into_iter().map(|((state, kind), count)| (state, kind, count)).collect(),
             worker_restarts: self.worker_restarts,
         }

@@ -314,7 +314,8 @@ impl Reconciler {
     }
 }
 
-fn entries(lives: &Lives) -> Vec<Arc<Entry>> {
+/// The rows, as their lives show them.
+pub(super) fn entries(lives: &Lives) -> Vec<Arc<Entry>> {
     lives.values().filter_map(|life| life.entry.borrow().clone()).collect()
 }
 

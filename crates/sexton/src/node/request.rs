@@ -13,6 +13,7 @@ use sexton_plan::state::State;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::slots::SlotLeft;
+use super::strays::Unclaimed;
 use crate::refusal::Refusal;
 use sexton_plan::id::Pid;
 
@@ -145,6 +146,8 @@ pub struct Facts {
     pub inflight: Vec<InFlight>,
     /// Network slots that keep a drain open, and are no instance's any more.
     pub slots: Vec<SlotLeft>,
+    /// Cgroups that keep a drain open, and are no instance's.
+    pub unclaimed: Vec<Unclaimed>,
     /// Operations inside the gate, the oldest first.
     pub operations: Vec<Operation>,
     /// Instances by state and kind.

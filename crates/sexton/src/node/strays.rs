@@ -6,7 +6,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use sexton_core::domain::Domain;
+use sexton_core::domain::{Domain, DomainError};
 use sexton_core::handle::Handle;
 use sexton_core::proc::{self, Here};
 use sexton_ledger::entry::Entry;
@@ -40,6 +40,15 @@ pub struct Orphan {
     pub start_ticks: Option<u64>,
     /// Where it lives.
     pub cgroup: String,
+}
+
+/// A cgroup of ours that is not known to be empty, and is no instance's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unclaimed {
+    /// Its path.
+    pub cgroup: String,
+    /// Who lives there, or what could not be read.
+    pub error: String,
 }
 
 impl Strays {
@@ -109,12 +118,49 @@ impl Strays {
     fn orphans(&self, host: &Host, cgroups: &[&str]) -> Vec<Orphan> {
         let mut orphans: Vec<Orphan> = cgroups.iter().flat_map(|name| living(host, name)).collect();
         let path = host.subtree.as_ref().map_or("", |subtree| subtree.path());
-        // Under systemd the keeper and this worker live there.
-        let own = [std::process::id(), sexton_sys::process::parent_pid()];
-        let foreign = self.at_root.iter().filter(|pid| !own.contains(&pid.as_raw().cast_unsigned()));
-        orphans.extend(foreign.map(|pid| orphan(*pid, path)));
+        orphans.extend(self.at_root.iter().filter(|pid| !is_own(**pid)).map(|pid| orphan(*pid, path)));
         orphans
     }
+}
+
+/// Whom a drain waits for although no row of `entries` claims them: nobody knows whose they are, so nobody ends them.
+pub fn inhabited(host: &Host, entries: &[Arc<Entry>]) -> Vec<Unclaimed> {
+    let Some(subtree) = host.subtree.as_ref() else { return Vec::new() };
+    let unread = |cgroup: &str, error: &DomainError| {
+        Some(Unclaimed { cgroup: cgroup.to_owned(), error: format!("it could not be read: {}", chain(error)) })
+    };
+    let told = |cgroup: &str, living: Vec<Pid>| {
+        // None is named where they are out of sight, in another PID namespace.
+        let living: Vec<String> = living.iter().map(|pid| format!(" {pid}")).collect();
+        let error = format!("no row claims what lives in it:{}", living.join(","));
+        Some(Unclaimed { cgroup: cgroup.to_owned(), error })
+    };
+    let at_root = match subtree.processes() {
+        Ok(mut living) => {
+            living.retain(|pid| !is_own(*pid));
+            if living.is_empty() { None } else { told(subtree.path(), living) }
+        }
+        Err(error) => unread(subtree.path(), &error),
+    };
+    let lives = lives(entries);
+    let names = subtree.children();
+    let unlisted = names.as_ref().err().and_then(|error| unread(subtree.path(), error));
+    let names = names.unwrap_or_default().into_iter().filter(|name| !is_of_life(name, &lives));
+    let below = names.filter_map(|name| {
+        let path = format!("{}/{name}", subtree.path());
+        let look = || {
+            let Some(domain) = stop::unless_gone(subtree.open_path(&path))? else { return Ok(None) };
+            let is_inhabited = !domain.is_subtree() && domain.is_populated()?;
+            if is_inhabited { domain.processes().map(Some) } else { Ok(None) }
+        };
+        look().map_or_else(|error| unread(&path, &error), |living| told(&path, living?))
+    });
+    at_root.into_iter().chain(unlisted).chain(below).collect()
+}
+
+/// Whether it is the keeper or this worker: under systemd they live in the subtree's own cgroup.
+fn is_own(pid: Pid) -> bool {
+    [std::process::id(), sexton_sys::process::parent_pid()].contains(&pid.as_raw().cast_unsigned())
 }
 
 /// Holds on the children of this worker that have ended and not been reaped.

@@ -99,7 +99,8 @@ fn left(facts: &Facts) -> Vec<Left> {
         .iter()
         .map(|one| Left { name: one.kind.clone(), error: Some(format!("an operation under way since {}", one.since)) });
     let slots = facts.slots.iter().map(|one| Left { name: one.name.clone(), error: Some(one.error.clone()) });
-    instances.chain(operations).chain(slots).collect()
+    let cgroups = facts.unclaimed.iter().map(|one| Left { name: one.cgroup.clone(), error: Some(one.error.clone()) });
+    instances.chain(operations).chain(slots).chain(cgroups).collect()
 }
 
 /// What is in flight, by kind.
