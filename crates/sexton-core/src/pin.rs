@@ -97,12 +97,20 @@ impl PinBoard {
     /// stock: where ours, as a container's, was made on another CPU, a newer one may have a lower number (`EINVAL`). That
     /// CPU, and most others of a newer stock, make one of a higher number.
     fn keep(&self, ns: &Path) -> Result<(), OpenPinsError> {
-        let (source, target) = (c_path(ns), c_path(&self.mount_point));
+        let target = c_path(&self.mount_point);
+        self.mount_kept(ns, &target).inspect_err(|_| {
+            // Of ground on which nothing came to stand nobody would know.
+            let _gone = unmount_all(&target);
+        })
+    }
+
+    fn mount_kept(&self, ns: &Path, target: &CStr) -> Result<(), OpenPinsError> {
+        let source = c_path(ns);
         let is_refused = |kept: &Result<(), SysError>| matches!(kept, Err(error) if error.errno == Errno::EINVAL);
-        let mut kept = mount::mount(MountKind::Bind(&source), &target);
+        let mut kept = mount::mount(MountKind::Bind(&source), target);
         if is_refused(&kept) {
-            lay_ground(&target)?;
-            kept = mount::mount(MountKind::Bind(&source), &target);
+            lay_ground(target)?;
+            kept = mount::mount(MountKind::Bind(&source), target);
         }
         for cpu in Cpus::of_thread().iter().flat_map(Cpus::each) {
             if !is_refused(&kept) {
@@ -116,7 +124,7 @@ impl PinBoard {
                 renewed
             });
             renewed.ok_or(OpenPinsError::Thread)??;
-            kept = mount::mount(MountKind::Bind(&source), &target);
+            kept = mount::mount(MountKind::Bind(&source), target);
         }
         Ok(kept?)
     }
@@ -145,15 +153,7 @@ impl PinBoard {
     /// # Errors
     /// The mount could not be removed.
     pub fn remove(&self) -> Result<(), OpenPinsError> {
-        let target = c_path(&self.mount_point);
-        // BOUND: the namespace, its ground, and what of these a death in between has left.
-        loop {
-            match mount::unmount(&target) {
-                Ok(()) => {}
-                Err(error) if matches!(error.errno, Errno::EINVAL | Errno::ENOENT) => break,
-                Err(error) => return Err(error.into()),
-            }
-        }
+        unmount_all(&c_path(&self.mount_point))?;
         fs::remove_file(&self.mount_point)
             .map_err(|source| OpenPinsError::Io { path: self.mount_point.clone(), source })
     }
@@ -279,6 +279,18 @@ fn lay_ground(target: &CStr) -> Result<(), SysError> {
     mount::mount(MountKind::Private, target)
 }
 
+/// Takes away all that is mounted on `target`. BOUND: the namespace, its ground, and what of these a death in between has
+/// left.
+fn unmount_all(target: &CStr) -> Result<(), SysError> {
+    loop {
+        match mount::unmount(target) {
+            Ok(()) => {}
+            Err(error) if matches!(error.errno, Errno::EINVAL | Errno::ENOENT) => return Ok(()),
+            Err(error) => return Err(error),
+        }
+    }
+}
+
 fn pin_path(key: &str) -> CString {
     CString::new(format!("/{key}")).unwrap_or_default()
 }
@@ -289,4 +301,24 @@ fn c_path(path: &Path) -> CString {
 
 fn sys_error(call: &'static CStr, error: &io::Error) -> SysError {
     SysError::of(call, Errno(error.raw_os_error().unwrap_or(Errno::EIO.0)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_kept_leaves_no_mount() {
+        let dir = std::env::temp_dir().join(format!("sexton-test-{}-ground", std::process::id()));
+        fs::create_dir(&dir).expect("made");
+        let mounts = || fs::read_to_string("/proc/self/mountinfo").expect("mountinfo");
+        if let Ok(board) = PinBoard::open(&dir) {
+            board.remove().expect("removed");
+            fs::write(dir.join("pins"), "").expect("a mount point");
+            // No namespace can be mounted in itself (`EINVAL`).
+            board.keep(Path::new("/proc/self/ns/mnt")).expect_err("refused");
+            assert!(!mounts().contains(&*dir.to_string_lossy()), "{}", mounts());
+        }
+        fs::remove_dir_all(&dir).expect("removed");
+    }
 }
