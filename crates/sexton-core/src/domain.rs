@@ -7,6 +7,7 @@ use std::io::{self, Read as _, Write as _};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use sexton_plan::id::Pid;
 use sexton_sys::pidfd::FileHandle;
@@ -61,9 +62,9 @@ struct Listing {
 }
 
 /// One cgroup below a [`Subtree`].
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Domain {
-    dir: fs::File,
+    dir: Arc<fs::File>,
     full: PathBuf,
     path: String,
     ino: u64,
@@ -257,7 +258,7 @@ fn error_at(act: &'static str, path: &str, source: io::Error) -> DomainError {
 fn open(full: PathBuf, path: String) -> io::Result<Domain> {
     let dir = fs::File::open(&full)?;
     let ino = dir.metadata()?.ino();
-    Ok(Domain { dir, full, path, ino })
+    Ok(Domain { dir: Arc::new(dir), full, path, ino })
 }
 
 impl Domain {

@@ -12,7 +12,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use sexton_testkit::{Held, SOON, eventually};
+use sexton_testkit::{Connection, Held, SOON, eventually};
 use support::{Dead, Node, SEXTON, compile, file_appears, launcher, script, spec, text};
 
 fn create(node: &mut Node, body: &Value) -> Value {
@@ -108,6 +108,33 @@ fn what_a_workload_makes_below_its_limits_is_given_back_with_them() {
     });
     let (status, over) = stop(&mut node, "/v1/instances/nests/stop?wait=10s", &json!({}));
     assert_eq!((status, &over["state"], &over["resources"]), (200, &json!("exited"), &json!([])), "{over}");
+    node.clear();
+}
+
+#[test]
+fn who_makes_thousands_of_cgroups_keeps_nobody_waiting() {
+    const MADE: usize = 4_000;
+    let mut node = Node::new(SEXTON, &[]);
+    let made = create(&mut node, &spec("makes", &["/bin/sleep", "1000"]));
+    let path = made["cgroup"]["path"].as_str().expect("a path").rsplit_once('/').expect("below ours").1;
+    let dir = node.ground.cgroup_dir().join(path);
+    (0..MADE).for_each(|number| fs::create_dir(dir.join(number.to_string())).expect("made"));
+    let left = || fs::read_dir(&dir).map_or(0, |files| files.flatten().filter(|file| file.path().is_dir()).count());
+    let mut order = Connection::open(&node.ground.run_dir().join("sexton.sock")).expect("connected");
+    order.send("POST", "/v1/instances/makes/stop?wait=20s", &[], Some(b"{}")).expect("sent");
+    let is_begun = |left: usize| (1..MADE).contains(&left);
+    let mut served = 0;
+    eventually("nothing is left", SOON, || {
+        let before = left();
+        node.daemon().client().get("/v1/node").expect("an answer").expect(200);
+        let after = left();
+        served += usize::from(is_begun(before) && is_begun(after));
+        if after == 0 { Ok(()) } else { Err(format!("{after} left")) }
+    });
+    // REGRESSION: whoever asked in the midst of it was answered when all was gone.
+    assert!(served > 0, "nobody else was served");
+    let over = order.answer().expect("an answer").expect(200);
+    assert_eq!((&over["state"], &over["resources"]), (&json!("exited"), &json!([])), "{over}");
     node.clear();
 }
 

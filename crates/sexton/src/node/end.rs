@@ -15,6 +15,7 @@ use sexton_plan::kill::KillBy;
 use sexton_plan::ladder::{Happening, Rung, STUCK_AFTER, STUCK_LOOK};
 use sexton_plan::restart;
 use sexton_plan::state::{ExitSource, ExitStatus, LostReason, State};
+use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::adapter::{Asked, Step};
@@ -428,8 +429,14 @@ impl Life {
         let mut left = Vec::new();
         for resource in self.entry.resources.iter().rev() {
             let released = match resource.kind.as_str() {
-                "cgroup" => domain.map_or(Ok(Released::WasGone), Domain::remove).map_err(|error| chain(&error)),
-                "cgroup-v1" => super::limits::release_v1(&self.host.cgroup, &resource.key),
+                "cgroup" => match domain.filter(|domain| !domain.try_remove()).cloned() {
+                    Some(nested) => beside(move || nested.remove().map_err(|error| chain(&error))).await,
+                    None => Ok(Released::WasGone),
+                },
+                "cgroup-v1" => {
+                    let (subtree, key) = (self.host.cgroup.clone(), resource.key.clone());
+                    beside(move || super::limits::release_v1(&subtree, &key)).await
+                }
                 slots::KIND => {
                     let given_back = self.host.slots.release(&resource.key, &self.entry.incarnation).await;
                     given_back.map(|()| Released::Now)
@@ -492,6 +499,14 @@ impl Life {
             }
         }
     }
+}
+
+/// Removes what a workload may have made ten thousand of, beside the thread on which everybody else would wait for that.
+async fn beside<F>(remove: F) -> Result<Released, String>
+where
+    F: FnOnce() -> Result<Released, String> + Send + 'static,
+{
+    spawn_blocking(remove).await.map_err(|error| error.to_string())?
 }
 
 /// The events of what `entry` held and holds no more; `left` could not be given back.
