@@ -8,13 +8,14 @@ mod support;
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use sexton_testkit::{Ground, Held, SOON, eventually, refusing};
+use sexton_testkit::{Daemon, Ground, Held, SOON, eventually, refusing};
 use support::{Node, SEXTON, SIGCONT, SIGSTOP, launcher, spec};
 
 /// Mode, owner, time of change and bytes of everything below, by path.
@@ -121,6 +122,23 @@ fn a_start_is_refused_where_another_daemon_is() {
     refuses(&node.ground, 73, &["--state-dir", &other.display().to_string()], false);
     assert!(!other.exists(), "what had to be made to look is gone");
     held.iter().for_each(|held| held.signal(SIGCONT).expect("continued"));
+}
+
+/// A child that a dead worker had not released yet has the worker's listener open until it ends, and its lock a little
+/// less long; so the next start may find the lock free and the socket still answered.
+#[test]
+fn a_start_waits_for_the_listener_that_a_dead_daemon_leaves() {
+    let ground = used(SEXTON);
+    let socket = ground.run_dir().join("sexton.sock");
+    let _left = fs::remove_file(&socket);
+    let left = UnixListener::bind(&socket).expect("bound");
+    left.set_nonblocking(true).expect("set");
+    let mut daemon = Daemon::launch(&ground, &[]).expect("launched");
+    // It has connected, and found somebody.
+    let connected =
+        eventually("the start looks who answers", SOON, || left.accept().map_err(|error| error.to_string()));
+    drop((connected, left));
+    daemon.wait_ready().expect("it starts");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, Permissions};
-use std::io;
+use std::io::{self, Read as _};
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -218,13 +218,41 @@ pub fn is_answered(path: &Path) -> Result<bool, ListenError> {
         }
         Err(error) => Err(create(error)),
         Ok(about) if !about.file_type().is_socket() => Err(ListenError::NotASocket(path.display().to_string())),
-        Ok(_) => match connect(path) {
-            Ok(_) => Ok(true),
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(false),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-            Err(error) => Err(create(error)),
-        },
+        Ok(_) => is_listened_at(path).map_err(create),
     }
+}
+
+/// How long the listener of a dead daemon may last: a child that its worker had not released yet holds copies of its
+/// descriptors until it has seen that nobody will.
+const LEAVES: Duration = Duration::from_secs(1);
+/// BOUND: how often a connection may be hung up on before somebody is believed to listen: by the last such child, and by
+/// a worker that another one replaces.
+const HUNG_UP: u32 = 4;
+
+/// Whether somebody listens at the unix socket at `path`, and does not just leave.
+///
+/// # Errors
+/// As `connect(2)`, where that does not mean that nobody is there.
+///
+/// # Blocking
+/// For [`LEAVES`] where somebody listens.
+pub fn is_listened_at(path: &Path) -> io::Result<bool> {
+    for _ in 0..HUNG_UP {
+        let mut stream = match connect(path) {
+            Ok(stream) => stream,
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
+                return Ok(false);
+            }
+            Err(error) => return Err(error),
+        };
+        // A daemon says nothing before it is asked. The end of the last listener hangs up, and is seen at once.
+        stream.set_read_timeout(Some(LEAVES))?;
+        match stream.read(&mut [0]) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(true),
+            Ok(_) | Err(_) => {}
+        }
+    }
+    Ok(true)
 }
 
 /// The longest path that `sockaddr_un` takes, its NUL not included.

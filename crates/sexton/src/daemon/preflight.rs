@@ -93,19 +93,17 @@ pub fn ledger_refused(error: &OpenError) -> Refused {
 
 /// Whether somebody answers at our socket. A file that nobody answers at was left by a daemon that died.
 fn check_socket(path: &Path) -> Result<(), Refused> {
-    match api::serve::connect(path) {
-        Ok(_) => {
+    match api::serve::is_listened_at(path) {
+        Ok(true) => {
             let why = format!("another daemon answers at `{}`", path.display());
             Err(Refused::new(exit::CANT_CREATE, why))
         }
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
-            match fs::symlink_metadata(path) {
-                Ok(about) if !std::os::unix::fs::FileTypeExt::is_socket(&about.file_type()) => {
-                    Err(Refused::new(exit::CANT_CREATE, format!("`{}` is there and is no socket", path.display())))
-                }
-                Ok(_) | Err(_) => Ok(()),
+        Ok(false) => match fs::symlink_metadata(path) {
+            Ok(about) if !std::os::unix::fs::FileTypeExt::is_socket(&about.file_type()) => {
+                Err(Refused::new(exit::CANT_CREATE, format!("`{}` is there and is no socket", path.display())))
             }
-        }
+            Ok(_) | Err(_) => Ok(()),
+        },
         Err(error) => Err(cannot("use the socket", path, &error)),
     }
 }
