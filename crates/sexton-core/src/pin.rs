@@ -73,17 +73,27 @@ impl PinBoard {
     /// For a few mounts.
     pub fn open(run_dir: &Path) -> Result<PinBoard, OpenPinsError> {
         let mount_point = run_dir.join("pins");
-        let io_error = |source| OpenPinsError::Io { path: mount_point.clone(), source };
-        if !mount_point.exists() {
-            fs::File::create(&mount_point).map_err(io_error)?;
+        let is_new = !mount_point.exists();
+        if is_new {
+            let made = fs::File::create(&mount_point);
+            made.map_err(|source| OpenPinsError::Io { path: mount_point.clone(), source })?;
         }
-        let kept = fs::File::open(&mount_point).map_err(io_error)?;
+        PinBoard::open_at(&mount_point).inspect_err(|_| {
+            if is_new {
+                let _gone = fs::remove_file(&mount_point);
+            }
+        })
+    }
+
+    fn open_at(mount_point: &Path) -> Result<PinBoard, OpenPinsError> {
+        let io_error = |source| OpenPinsError::Io { path: mount_point.to_owned(), source };
+        let kept = fs::File::open(mount_point).map_err(io_error)?;
         let (jobs, queue) = mpsc::channel::<Job>();
         let (told, news) = mpsc::channel();
         let thread = thread::Builder::new().name("pins".to_owned()).stack_size(128 * 1024);
         thread.spawn(move || pin_thread(&kept, &told, &queue)).map_err(io_error)?;
         let entered = news.recv().map_err(|_| OpenPinsError::Thread)??;
-        let board = PinBoard { jobs, mount_point };
+        let board = PinBoard { jobs, mount_point: mount_point.to_owned() };
         board.run(Pins::try_out).ok_or(OpenPinsError::Thread)??;
         if let Entered::New { ns } = entered {
             board.keep(&ns)?;

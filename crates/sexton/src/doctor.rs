@@ -16,7 +16,7 @@ use sexton_ledger::entry::Entry;
 use sexton_plan::id::Pid;
 use sexton_plan::state::State;
 use sexton_sys::inotify::Inotify;
-use sexton_sys::{clone, file, limit, pidfd};
+use sexton_sys::{Errno, clone, file, limit, pidfd};
 
 use crate::chain::chain;
 use crate::config::Settings;
@@ -199,6 +199,11 @@ fn logs(state_dir: &Path) -> Check {
         Ok(file)
     };
     match unnamed() {
+        Err(error) if error.raw_os_error() == Some(Errno::EOPNOTSUPP.0) => warn(
+            "logs",
+            "not tried: the file system makes no file without a name",
+            "if it punches no holes either, logs are bounded by copying, which may lose what is written meanwhile",
+        ),
         Err(error) => warn("logs", format!("not tried: {error}"), "run this where the state directory can be written"),
         Ok(tried) => match file::punch_hole(tried.as_raw_fd(), 0, BLOCK as u64) {
             Ok(()) => ok("logs", "the oldest bytes of a log are dropped in place"),

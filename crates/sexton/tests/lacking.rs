@@ -133,6 +133,7 @@ fn without_close_range_nobody_holds_what_is_the_daemons() {
 fn without_pins_no_exit_is_lost_while_the_keeper_lives() {
     let mut node = Node::new(lacking("pins", &["mount EPERM"]), &[]);
     assert_eq!(grade(&mut node, "pins"), "warn");
+    assert!(!node.ground.run_dir().join("pins").exists(), "nobody would take it away");
     for round in 0..2 {
         let gate = node.ground.dir().join(format!("gate-{round}"));
         // Some end before the next worker begins, some while it does, and some under its eyes.
