@@ -16,8 +16,8 @@ fn found(daemon: &Daemon) -> Value {
     })
 }
 
-#[test]
-fn damage_in_the_event_log_is_told_and_stops_nobody() {
+/// A ground whose ledger has the events of two instances; its daemon has ended.
+fn with_events() -> Ground {
     let ground = Ground::new(env!("CARGO_BIN_EXE_sexton")).expect("a ground");
     let daemon = ground.serve().expect("serves");
     for name in ["one", "two"] {
@@ -25,6 +25,12 @@ fn damage_in_the_event_log_is_told_and_stops_nobody() {
         daemon.client().post("/v1/instances", &body).expect("an answer").expect(201);
     }
     daemon.terminate(Duration::from_secs(10)).expect("ends");
+    ground
+}
+
+#[test]
+fn damage_in_the_event_log_is_told_and_stops_nobody() {
+    let ground = with_events();
 
     let daemon = ground.serve().expect("serves");
     let sound = found(&daemon);
@@ -45,13 +51,7 @@ fn damage_in_the_event_log_is_told_and_stops_nobody() {
 
 #[test]
 fn what_is_sound_of_a_damaged_event_log_is_given() {
-    let ground = Ground::new(env!("CARGO_BIN_EXE_sexton")).expect("a ground");
-    let daemon = ground.serve().expect("serves");
-    for name in ["one", "two"] {
-        let body = json!({ "name": name, "argv": ["true"] });
-        daemon.client().post("/v1/instances", &body).expect("an answer").expect(201);
-    }
-    daemon.terminate(Duration::from_secs(10)).expect("ends");
+    let ground = with_events();
     let conn = rusqlite::Connection::open(ground.state_dir().join("sexton.db")).expect("opened");
     assert_eq!(conn.execute("UPDATE event SET at = at + 1 WHERE seq = 3", []).expect("written"), 1);
     drop(conn);

@@ -22,8 +22,8 @@ use super::crash::crash_point;
 use super::host::Host;
 use super::life::{Command, LifeHandle, now};
 use super::reconcile::entries;
-use super::request::NodeState;
-use super::strays::{self, Unclaimed};
+use super::request::{NodeState, Unclaimed};
+use super::strays;
 use crate::refusal::{Kind, Refusal};
 
 const STATUS: &str = "node.status";

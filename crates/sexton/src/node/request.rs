@@ -13,7 +13,6 @@ use sexton_plan::state::State;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::slots::SlotLeft;
-use super::strays::Unclaimed;
 use crate::refusal::Refusal;
 use sexton_plan::id::Pid;
 
@@ -154,6 +153,15 @@ pub struct Facts {
     pub instances: Vec<(State, String, u64)>,
     /// Times the worker was replaced under this keeper.
     pub worker_restarts: u64,
+}
+
+/// A cgroup of ours that is not known to be empty, and is no instance's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unclaimed {
+    /// Its path.
+    pub cgroup: String,
+    /// Who lives there, or what could not be read.
+    pub error: String,
 }
 
 /// One operation inside the gate.

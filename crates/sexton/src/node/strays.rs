@@ -15,6 +15,7 @@ use sexton_plan::world::{Content, Marked, MarkedKind, Owner};
 use sexton_sys::wait;
 
 use super::host::{Host, SharedHost};
+use super::request::Unclaimed;
 use super::stop;
 use crate::chain::chain;
 
@@ -40,15 +41,6 @@ pub struct Orphan {
     pub start_ticks: Option<u64>,
     /// Where it lives.
     pub cgroup: String,
-}
-
-/// A cgroup of ours that is not known to be empty, and is no instance's.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Unclaimed {
-    /// Its path.
-    pub cgroup: String,
-    /// Who lives there, or what could not be read.
-    pub error: String,
 }
 
 impl Strays {
