@@ -120,8 +120,8 @@ fn remove_all(lines: &mut [Connection], listed: &[Value]) {
     }
 }
 
-#[test]
-fn a_process_of_which_a_lost_ledger_told_is_left_by_a_drain_and_named() {
+/// A node whose ledger is lost while `/bin/sleep` runs: what its instance was shown as, and a hold on its process.
+fn node_with_a_process_of_a_lost_ledger() -> (Node, Value, Held) {
     let mut node = Node::new(SEXTON, &[]);
     let made = node.ask("POST", "/v1/instances", None, Some(&spec("known", &["/bin/sleep", "1000"]))).0.expect(201);
     let state_dir = node.ground.state_dir();
@@ -133,6 +133,13 @@ fn a_process_of_which_a_lost_ledger_told_is_left_by_a_drain_and_named() {
     let number = |value: &Value| value.as_u64().expect("a number");
     let pid = i32::try_from(number(&made["identity"]["pid"])).expect("a PID");
     let orphan = Held::in_cgroup(number(&made["cgroup"]["ino"]), pid).expect("it lives");
+    (node, made, orphan)
+}
+
+#[test]
+fn a_process_of_which_a_lost_ledger_told_is_left_by_a_drain_and_named() {
+    let (mut node, made, orphan) = node_with_a_process_of_a_lost_ledger();
+    let pid = &made["identity"]["pid"];
     let (status, shown) =
         order(&mut node, "/v1/nodes/self?wait=2s", json!({ "status": "draining", "forceStop": true }));
     // REGRESSION: it was drained, and the process lived.
@@ -146,6 +153,30 @@ fn a_process_of_which_a_lost_ledger_told_is_left_by_a_drain_and_named() {
     assert_eq!(node.get("/v1/node")["drained"], false, "not for the next worker either");
     orphan.kill9().expect("killed");
     drained(&mut node);
+}
+
+#[test]
+fn a_drain_that_is_ordered_over_and_over_looks_for_what_is_left_no_more_often() {
+    const ORDERS: u64 = 300;
+    let (mut node, _made, orphan) = node_with_a_process_of_a_lost_ledger();
+    for _ in 0..ORDERS {
+        assert_eq!(order(&mut node, "/v1/nodes/self", json!({ "status": "draining" })).0, 202);
+    }
+    let before = reads(&mut node);
+    assert_eq!(order(&mut node, "/v1/nodes/self?wait=3s", json!({ "status": "draining" })).0, 202);
+    let during = reads(&mut node) - before;
+    // REGRESSION: each order had begun looks of its own, each second, for as long as the process lived.
+    assert!(during < ORDERS, "{during} reads in three seconds");
+    orphan.kill9().expect("killed");
+    drained(&mut node);
+}
+
+/// How often the worker has read anything (`proc_pid_io(5)`).
+fn reads(node: &mut Node) -> u64 {
+    let worker = node.daemon().worker_pid().expect("a worker");
+    let io = std::fs::read_to_string(format!("/proc/{worker}/io")).expect("read");
+    let count = io.lines().find_map(|line| line.strip_prefix("syscr: ")).expect("a count");
+    count.parse().expect("a number")
 }
 
 #[test]

@@ -61,7 +61,8 @@ pub struct Drain {
     news: mpsc::UnboundedSender<DrainNews>,
     rules: DrainRules,
     orders: u64,
-    watched: bool,
+    /// Somebody is going to tell [`DrainNews::Empty`]: one alone, however often the drain is ordered.
+    is_awaited: bool,
     /// What is left that is no instance's, once nothing else is.
     unclaimed: Vec<Unclaimed>,
 }
@@ -83,7 +84,14 @@ impl Drain {
         let forced = draining && meta.contains_key(FORCED);
         let state = NodeState { status, forced, ends: false, drained: drained && draining, deadline };
         (
-            Drain { state: watch::Sender::new(state), news, rules, orders: 0, watched: false, unclaimed: Vec::new() },
+            Drain {
+                state: watch::Sender::new(state),
+                news,
+                rules,
+                orders: 0,
+                is_awaited: false,
+                unclaimed: Vec::new(),
+            },
             heard,
         )
     }
@@ -227,7 +235,7 @@ impl Drain {
                 self.watch_lives(lives);
             }
             DrainNews::Empty => {
-                self.watched = false;
+                self.is_awaited = false;
                 if !host.gate.is_idle() {
                     // Something admitted before is inside, and tells when it leaves.
                     return false;
@@ -243,7 +251,7 @@ impl Drain {
                 self.unclaimed = strays::inhabited(host, &entries(lives));
                 if !self.unclaimed.is_empty() {
                     // It is nobody's to end; whether it has ended is looked at until then.
-                    self.tell_later(Duration::from_secs(1), DrainNews::Empty);
+                    self.look_again_later();
                     return false;
                 }
                 return self.conclude(host).await;
@@ -253,7 +261,8 @@ impl Drain {
     }
 
     /// Empties the pool of network slots; nobody is left to use it.
-    fn take_down_slots(&self, host: &Host) {
+    fn take_down_slots(&mut self, host: &Host) {
+        self.is_awaited = true;
         let (slots, news) = (host.slots.clone(), self.news.clone());
         tokio::spawn(async move {
             if let Err(error) = slots.close().await {
@@ -274,12 +283,18 @@ impl Drain {
         let events = vec![NewEvent::of_node(EventKind::NodeDrained, json!({}))];
         if host.record(Batch { meta, events, ..Batch::default() }).await.is_err() {
             // `drained`, once shown, is durable: it is shown when it can be.
-            self.tell_later(Duration::from_secs(1), DrainNews::Empty);
+            self.look_again_later();
             return false;
         }
         crash_point!("drain.drained");
         self.state.send_modify(|state| state.drained = true);
         true
+    }
+
+    /// What is in the way tells nobody when it is gone.
+    fn look_again_later(&mut self) {
+        self.is_awaited = true;
+        self.tell_later(Duration::from_secs(1), DrainNews::Empty);
     }
 
     fn tell_later(&self, after: Duration, what: DrainNews) {
@@ -312,7 +327,7 @@ impl Drain {
 
     /// Tells the driver when every life is terminal and has given everything back.
     fn watch_lives(&mut self, lives: &BTreeMap<Name, LifeHandle>) {
-        if std::mem::replace(&mut self.watched, true) {
+        if std::mem::replace(&mut self.is_awaited, true) {
             return;
         }
         let watches: Vec<_> = lives.values().map(|life| life.entry.clone()).collect();
