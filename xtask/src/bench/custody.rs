@@ -68,13 +68,18 @@ pub fn stop(bench: &Bench) -> Result<Vec<Row>> {
             node.remove_many("stop", count)?;
             Ok(took)
         };
-        let mut floor = |_| {
+        let spawn = || {
             let spawned = (0..count).map(|index| Ok(bare.spawn(&format!("stop-{index}"), &SLEEPER)?.1));
-            bare.kill(spawned.collect::<Result<Vec<_>>>()?)
+            spawned.collect::<Result<Vec<_>>>()
         };
-        let [ours, floor] = in_turns(rounds, [&mut ours, &mut floor])?;
-        let row = Row::new(format!("stop of {count} instances, each in its cgroup"), Figure::Time(ours.median()));
-        rows.push(row.against("one cgroup.kill above as many", Figure::Time(floor.median())).aim(Aim::Times(3.0)));
+        let mut floor = |_| bare.kill(spawn()?);
+        let mut by_hand = |_| bare.kill_each(spawn()?);
+        let timed = in_turns(rounds, [&mut ours, &mut floor, &mut by_hand])?;
+        let [ours, floor, by_hand] = timed.map(|samples| Figure::Time(samples.median()));
+        let row = Row::new(format!("stop of {count} instances, each in its cgroup"), ours);
+        rows.push(row.against("one cgroup.kill above as many", floor).aim(Aim::Times(3.0)));
+        let row = Row::new(format!("stop of {count} instances, each in its cgroup"), ours);
+        rows.push(row.against("cgroup.kill, reap and rmdir of each by hand", by_hand));
     }
     Ok(rows)
 }
