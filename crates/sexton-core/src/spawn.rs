@@ -127,10 +127,10 @@ pub fn spawn(program: &Program<'_>, here: &Here) -> Result<(Waiting, Handle), Sp
 }
 
 impl Waiting {
-    /// Lets it go on to `execve`.
+    /// Lets it go on to `execve`. One that was killed meanwhile has left, and its exit status tells how.
     ///
     /// # Errors
-    /// It has died meanwhile.
+    /// It could not be told (`write(2)`), and runs nothing.
     pub fn release(self) -> Result<Going, SysError> {
         self.child.release().map(|child| Going { child })
     }

@@ -110,6 +110,19 @@ fn a_program_runs_with_nothing_but_its_three_descriptors() {
 }
 
 #[test]
+fn one_that_is_killed_before_its_release_has_left_and_its_status_tells_how() {
+    let ground = Ground::new("killed");
+    let (waiting, handle) = ground.start(&["true"], None);
+    handle.signal(9).expect("killed");
+    let status = eventually("its end", || handle.reap().expect("own child"));
+    assert_eq!(status, ExitStatus::Signal(9));
+    // REGRESSION: `write: Broken pipe`, by which nobody knew what had become of it.
+    let mut going = waiting.release().expect("no error");
+    assert_eq!(going.has_left(), Ok(true));
+    assert_ne!(ground.mark(), sexton_sys::clone::MARK_RELEASED);
+}
+
+#[test]
 fn its_start_tick_is_the_one_that_proc_shows() {
     let ground = Ground::new("tick");
     for _ in 0..500 {

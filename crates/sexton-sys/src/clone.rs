@@ -368,13 +368,15 @@ impl WaitingChild {
         self.pidfd.take()
     }
 
-    /// Lets it go on to `execve`.
+    /// Lets it go on to `execve`. One that has died meanwhile has left: how, its exit status tells.
     ///
     /// # Errors
-    /// `EPIPE` where it has died meanwhile.
+    /// As `write(2)`, never `EPIPE`.
     pub fn release(self) -> Result<ReleasedChild, SysError> {
-        crate::fd::write_all(self.go.raw(), b"g")?;
-        Ok(self.released)
+        match crate::fd::write_all(self.go.raw(), b"g") {
+            Err(error) if error.errno != Errno::EPIPE => Err(error),
+            Ok(()) | Err(_) => Ok(self.released),
+        }
     }
 }
 
