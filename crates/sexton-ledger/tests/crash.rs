@@ -6,7 +6,7 @@ mod support;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use jiff::Timestamp;
 use sexton_ledger::{Batch, BootCheck, EventKind, Ledger, NewEvent, Urgency, boot_check, verify};
@@ -124,14 +124,14 @@ fn a_boot_check_killed_in_the_middle_has_done_all_or_nothing() {
     let (mut before, mut after) = (0, 0);
     let begun = Instant::now();
     settle(of_many_rows().path());
-    let longest = begun.elapsed();
+    // The fault is to come at any moment of the check: a little later each time until it comes behind the end, and then
+    // somewhere before that, however long the check takes on a host that has other things to do.
+    let mut delay = begun.elapsed();
     for round in 0..20 {
         let dir = of_many_rows();
         let mut child = spawn("settler", &dir);
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         while !lines.next().unwrap().unwrap().contains("ready") {}
-        // The fault is to come at any moment of the check, and sometimes behind its end.
-        let delay = Duration::from_micros(random(1_500 * u64::try_from(longest.as_millis()).unwrap()));
         let begun = Instant::now();
         drop(child.stdin.take());
         while begun.elapsed() < delay {
@@ -144,9 +144,11 @@ fn a_boot_check_killed_in_the_middle_has_done_all_or_nothing() {
         let settled = settle(dir.path());
         assert_eq!(settled, if events == 0 { ROWS } else { 0 }, "round {round}");
         if events == 0 {
-            before += 1
+            before += 1;
+            delay = delay * 3 / 2;
         } else {
-            after += 1
+            after += 1;
+            delay = delay * u32::try_from(10 + random(80)).unwrap() / 100;
         }
         let report = verify(dir.path(), None).unwrap();
         assert!(report.problems.is_empty() && report.events == ROWS + 1, "round {round}: {report:?}");
