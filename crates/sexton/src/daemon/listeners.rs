@@ -7,6 +7,8 @@ use std::net::{SocketAddr, TcpListener};
 use std::os::fd::AsRawFd as _;
 use std::os::unix::net::UnixListener;
 use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
 
 use sexton_keeper::wire::{StoreName, ToKeeper};
 use sexton_sys::Fd;
@@ -23,6 +25,11 @@ const TCP: &[u8] = b"tcp";
 
 /// A shorter token could be guessed.
 const TOKEN_MIN: usize = 16;
+
+/// How often an address that is in use is asked for before somebody else is believed to have it, and the pause between:
+/// a child that a dead worker had not released yet holds copies of its descriptors until it has seen that nobody will.
+const TRIES: u32 = 200;
+const PAUSE: Duration = Duration::from_millis(5);
 
 /// The listeners of the worker before, as the keeper kept them.
 #[derive(Debug, Default)]
@@ -86,9 +93,23 @@ pub(super) async fn open(
 ///
 /// # Errors
 /// With the exit code of the contract.
+///
+/// # Blocking
+/// For 1 s where the address is in use.
 pub(super) fn check_tcp(settings: &Settings) -> Result<(), Refused> {
     let Some((address, _)) = wanted_tcp(settings)? else { return Ok(()) };
-    bind_tcp(address).map(drop)
+    once_free(|| TcpListener::bind(address)).map(drop).map_err(|error| cannot_listen(address, &error))
+}
+
+/// Waits a moment for an address that is in use.
+fn once_free<T>(bind: impl Fn() -> io::Result<T>) -> io::Result<T> {
+    for _ in 1..TRIES {
+        match bind() {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => thread::sleep(PAUSE),
+            bound => return bound,
+        }
+    }
+    bind()
 }
 
 /// The extra TCP listener, if one is configured: the kept one where it has the right address.
@@ -96,8 +117,9 @@ fn tcp(settings: &Settings, kept: Option<&Fd>, keeper: &Keeper) -> Result<Option
     let Some((address, token)) = wanted_tcp(settings)? else { return Ok(None) };
     let kept = kept.and_then(|fd| api::owned(fd.raw()).ok()).map(TcpListener::from);
     let kept = kept.filter(|kept| kept.local_addr().is_ok_and(|bound| is_same(bound, address)));
-    let listener = kept.map_or_else(|| bind_tcp(address), Ok)?;
-    let usable = listener.set_nonblocking(true).and_then(|()| {
+    let listener = kept.map_or_else(|| TcpListener::bind(address), Ok);
+    let usable = listener.and_then(|listener| {
+        listener.set_nonblocking(true)?;
         store(keeper, TCP, listener.as_raw_fd());
         tokio::net::TcpListener::from_std(listener)
     });
@@ -125,10 +147,6 @@ fn wanted_tcp(settings: &Settings) -> Result<Option<(SocketAddr, Arc<str>)>, Ref
     Ok(Some((address, token)))
 }
 
-fn bind_tcp(address: SocketAddr) -> Result<TcpListener, Refused> {
-    TcpListener::bind(address).map_err(|error| cannot_listen(address, &error))
-}
-
 fn cannot_listen(address: SocketAddr, error: &io::Error) -> Refused {
     Refused::new(exit::CANT_CREATE, format!("could not listen at `{address}` (`--listen`): {error}"))
 }
@@ -142,5 +160,33 @@ fn store(keeper: &Keeper, name: &[u8], fd: std::os::fd::RawFd) {
 async fn forget(keeper: &Keeper, name: &[u8]) {
     if let Some(name) = StoreName::new(name) {
         keeper.send(ToKeeper::Unstore(name)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::{Cell, RefCell};
+
+    use super::*;
+
+    #[test]
+    fn an_address_that_comes_free_in_a_moment_is_waited_for_and_nothing_else() {
+        let going = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = going.local_addr().unwrap();
+        let (going, tries) = (RefCell::new(Some(going)), Cell::new(0));
+        let bound = once_free(|| {
+            tries.set(tries.get() + 1);
+            if tries.get() == 3 {
+                going.take();
+            }
+            TcpListener::bind(address)
+        });
+        // REGRESSION: a start just after a killed daemon was refused for good.
+        assert_eq!(bound.and_then(|bound| bound.local_addr()).unwrap(), address);
+        assert_eq!(tries.get(), 3);
+        let _somebody_elses = TcpListener::bind(address).unwrap();
+        assert_eq!(once_free(|| TcpListener::bind(address)).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        let refused = once_free(|| -> io::Result<()> { Err(io::ErrorKind::PermissionDenied.into()) });
+        assert_eq!(refused.unwrap_err().kind(), io::ErrorKind::PermissionDenied);
     }
 }
