@@ -9,7 +9,7 @@ use std::time::Duration;
 
 /// How long the lock may take to come free: a child that a dead worker had not released yet holds copies of its
 /// descriptors until it has seen that nobody will, which takes a busy host a while.
-const PATIENCE: Duration = Duration::from_secs(1);
+const PATIENCE: Duration = Duration::from_millis(500);
 const PAUSE: Duration = Duration::from_millis(5);
 
 /// Holds the state directory `dir` for a daemon as long as that is open; `false` where another daemon does.
@@ -18,7 +18,7 @@ const PAUSE: Duration = Duration::from_millis(5);
 /// As `flock(2)`.
 ///
 /// # Blocking
-/// For 1 s.
+/// For half a second.
 pub fn hold(dir: &File) -> io::Result<bool> {
     lock_within(PATIENCE, || dir.try_lock())
 }
