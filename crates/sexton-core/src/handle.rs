@@ -88,6 +88,7 @@ impl Handle {
             pid,
             pidfs_ino: crate::features::pidfs().then(|| pidfd::inode(pidfd.raw())).transpose()?,
             start_ticks,
+            boottime_offset: here.boottime_offset,
             boot_id: here.boot_id.clone(),
             pid_ns: here.pid_ns,
         };
@@ -134,7 +135,7 @@ impl Handle {
 
     /// Whether an equal start tick and a cgroup that only the recorded process's kin can be in agree.
     fn is_vouched_for(&self, recorded: &Identity, cgroup: Option<u64>) -> bool {
-        let same_tick = recorded.start_ticks.is_some() && recorded.start_ticks == self.identity.start_ticks;
+        let same_tick = recorded.began_with(&self.identity) == Some(true);
         let weak = recorded.pidfs_ino.is_none() || self.identity.pidfs_ino.is_none();
         weak && same_tick && cgroup.is_some() && self.cgroup_id() == cgroup
     }

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use sexton_plan::id::{BootId, Pid};
+use sexton_plan::identity::TICK_NANOS;
 use sexton_plan::state::ExitStatus;
 
 /// What `/proc/PID/stat` tells (`proc_pid_stat(5)`).
@@ -102,10 +103,10 @@ pub fn stat(pid: Pid) -> Result<Stat, ReadProcError> {
 }
 
 /// The start tick of a process that was made between these two moments of `CLOCK_BOOTTIME`; `None` where it may be one
-/// of two. The kernel reads that clock as it makes a process, and `/proc` shows it in hundredths of a second
-/// (`proc_pid_stat(5)`, field 22; `USER_HZ` is 100 on both machines).
+/// of two. The kernel reads that clock as it makes a process, and `/proc` shows it in clock ticks
+/// (`proc_pid_stat(5)`, field 22).
 pub(crate) fn tick_between(before: Duration, after: Duration) -> Option<u64> {
-    const TICK: u128 = 10_000_000;
+    const TICK: u128 = TICK_NANOS as u128;
     // The clock is one, but not every way of reading it rounds alike.
     const ROUNDING: Duration = Duration::from_micros(1);
     let tick = |at: Duration| u64::try_from(at.as_nanos() / TICK).ok();
@@ -466,6 +467,8 @@ pub struct Here {
     pub boot_id: BootId,
     /// Inode of `/proc/self/ns/pid`.
     pub pid_ns: u64,
+    /// By how many nanoseconds this time namespace counts the time since boot ahead of the host.
+    pub boottime_offset: i64,
 }
 
 impl Here {
@@ -478,7 +481,7 @@ impl Here {
     }
 }
 
-/// Reads boot id and PID namespace.
+/// Reads boot id, PID namespace, and the clock of the time namespace.
 ///
 /// # Errors
 /// `/proc` is not mounted, or unreadable.
@@ -486,7 +489,20 @@ pub fn here() -> io::Result<Here> {
     use std::os::unix::fs::MetadataExt;
     let text = fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
     let boot_id = text.trim_end().parse().map_err(io::Error::other)?;
-    Ok(Here { boot_id, pid_ns: fs::metadata("/proc/self/ns/pid")?.ino() })
+    let boottime_offset = match fs::read_to_string("/proc/self/timens_offsets") {
+        Ok(text) => parse_boottime_offset(&text).ok_or_else(|| io::Error::other("offsets of another form"))?,
+        // KERNEL(5.6): before, all count alike.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
+        Err(error) => return Err(error),
+    };
+    Ok(Here { boot_id, pid_ns: fs::metadata("/proc/self/ns/pid")?.ino(), boottime_offset })
+}
+
+/// The offset of `CLOCK_BOOTTIME` in the text of `/proc/PID/timens_offsets` (`time_namespaces(7)`), in nanoseconds.
+fn parse_boottime_offset(text: &str) -> Option<i64> {
+    let mut words = text.lines().find_map(|line| line.strip_prefix("boottime"))?.split_ascii_whitespace();
+    let (seconds, nanos): (i64, i64) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
+    seconds.checked_mul(1_000_000_000)?.checked_add(nanos)
 }
 
 #[cfg(test)]
@@ -563,6 +579,13 @@ mod tests {
         assert_eq!(parse_cgroup_v1(text, "memory").as_deref(), Some("/y"));
         assert_eq!(parse_cgroup_v1(b"5:cpu,cpuacct:/a:b\n", "cpuacct").as_deref(), Some("/a:b"));
         assert_eq!(parse_cgroup_v1(text, "pids"), None);
+    }
+
+    #[test]
+    fn the_offset_of_a_time_namespace_is_that_of_the_time_since_boot() {
+        let offset = parse_boottime_offset;
+        assert_eq!(offset("monotonic           5         0\nboottime           -7         3\n"), Some(-6_999_999_997));
+        assert_eq!(offset("monotonic           5         0\n"), None);
     }
 
     #[test]

@@ -153,6 +153,9 @@ fn print(identity: &Identity, handle: &[u8]) -> String {
             text.push_str(&format!(" {key}={value}"));
         }
     }
+    if identity.boottime_offset != 0 {
+        text.push_str(&format!(" boottime_offset={}", identity.boottime_offset));
+    }
     if !handle.is_empty() {
         text.push_str(" handle=");
         handle.iter().for_each(|byte| text.push_str(&format!("{byte:02x}")));
@@ -168,6 +171,7 @@ fn parse(text: &str) -> Option<(Identity, Vec<u8>)> {
         pid: Pid::new(value("pid")?.parse().ok()?)?,
         pidfs_ino: number("pidfs_ino")?,
         start_ticks: number("start_ticks")?,
+        boottime_offset: value("boottime_offset").map_or(Ok(0), str::parse).ok()?,
         boot_id: value("boot_id")?.parse().ok()?,
         pid_ns: number("pid_ns")??,
     };
@@ -190,6 +194,7 @@ mod tests {
             pid: Pid::new(4711).unwrap(),
             pidfs_ino: Some(u64::MAX),
             start_ticks: None,
+            boottime_offset: -5,
             boot_id: "0f1d2c3b-4a59-6877-8695-a4b3c2d1e0ff".parse().unwrap(),
             pid_ns: 4_026_531_836,
         };

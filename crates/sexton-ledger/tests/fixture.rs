@@ -27,8 +27,9 @@ fn full(state: State) -> Entry {
     row.incarnation = "01ARZ3NDEKTSV4RRFFQ69G5FAV".parse().unwrap();
     row.reason = Some("because".to_owned());
     let (pid, boot_id) = (Pid::new(410).unwrap(), boot(1));
+    let (start_ticks, boottime_offset) = (Some(5), 0);
     row.identity =
-        Some(Identity { pid, pidfs_ino: Some(88_123), start_ticks: Some(5), boot_id, pid_ns: 4_026_531_836 });
+        Some(Identity { pid, pidfs_ino: Some(88_123), start_ticks, boottime_offset, boot_id, pid_ns: 4_026_531_836 });
     row.handle = vec![1, 2, 3, 4, 5, 6, 7, 254];
     row.cgroup = Some(Cgroup { path: "/sexton/vm".to_owned(), ino: 77 });
     row.resources =

@@ -23,13 +23,24 @@ pub struct Identity {
     pub pid: Pid,
     /// Inode of the pidfd (`fstat`), where the kernel has pidfs.
     pub pidfs_ino: Option<u64>,
-    /// Start time in clock ticks since boot, field 22 of `/proc/PID/stat` (`proc_pid_stat(5)`).
+    /// Start time in clock ticks since boot, field 22 of `/proc/PID/stat` (`proc_pid_stat(5)`), as the recorder's time
+    /// namespace counts them.
     pub start_ticks: Option<u64>,
+    /// By how many nanoseconds that namespace counts the time since boot ahead of the host (`time_namespaces(7)`).
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub boottime_offset: i64,
     /// The boot during which all this is meaningful.
     pub boot_id: BootId,
     /// Inode of the PID namespace in which `pid` was seen (`/proc/self/ns/pid`).
     pub pid_ns: u64,
 }
+
+fn is_zero(offset: &i64) -> bool {
+    *offset == 0
+}
+
+/// A clock tick of `/proc`, in nanoseconds: `USER_HZ` is 100 on both machines.
+pub const TICK_NANOS: u32 = 10_000_000;
 
 /// What a comparison of two identities proves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,7 +68,9 @@ impl Identity {
     /// ```
     /// # use sexton_plan::{identity::*, id::*};
     /// let boot: BootId = "0f1d2c3b-4a59-6877-8695-a4b3c2d1e0ff".parse().unwrap();
-    /// let a = Identity { pid: Pid::new(410).unwrap(), pidfs_ino: Some(7), start_ticks: Some(9), boot_id: boot, pid_ns: 1 };
+    /// let a = Identity {
+    ///     pid: Pid::new(410).unwrap(), pidfs_ino: Some(7), start_ticks: Some(9), boottime_offset: 0, boot_id: boot, pid_ns: 1,
+    /// };
     /// let b = Identity { pidfs_ino: Some(8), ..a.clone() };
     /// assert_eq!(a.compare(&b), Match::Different, "same number, same tick, another inode");
     /// ```
@@ -75,10 +88,27 @@ impl Identity {
     /// A start tick can refute; agreeing ticks prove nothing, for a reused PID may carry the same tick.
     fn compare_ticks(&self, other: &Identity) -> Match {
         let comparable = self.pid_ns == other.pid_ns;
-        match (self.start_ticks, other.start_ticks) {
-            (Some(mine), Some(theirs)) if comparable && mine != theirs => Match::Different,
-            (Some(_), Some(_)) | (Some(_), None) | (None, Some(_)) | (None, None) => Match::Unproven,
+        match self.began_with(other) {
+            Some(false) if comparable => Match::Different,
+            Some(_) | None => Match::Unproven,
         }
+    }
+
+    /// Whether both began in one clock tick, as far as two namespaces that count ticks from different moments can tell;
+    /// `None` where one of them does not say.
+    pub fn began_with(&self, other: &Identity) -> Option<bool> {
+        let (mine, theirs) = (self.began()?, other.began()?);
+        Some(mine.abs_diff(theirs) < u128::from(TICK_NANOS))
+    }
+
+    /// Whether it began before `other`, likewise.
+    pub fn began_before(&self, other: &Identity) -> Option<bool> {
+        Some(!self.began_with(other)? && self.began()? < other.began()?)
+    }
+
+    /// The beginning of its start tick, in nanoseconds since the host's boot.
+    fn began(&self) -> Option<i128> {
+        Some(i128::from(self.start_ticks?) * i128::from(TICK_NANOS) - i128::from(self.boottime_offset))
     }
 }
 
@@ -92,6 +122,7 @@ mod tests {
             pid: Pid::new(410).expect("greater than 1"),
             pidfs_ino,
             start_ticks,
+            boottime_offset: 0,
             boot_id: BootId::from_str("0f1d2c3b-4a59-6877-8695-a4b3c2d1e0ff").expect("a UUID"),
             pid_ns: 4_026_531_836,
         }
@@ -116,6 +147,29 @@ mod tests {
         let mut later = identity(Some(7), Some(1));
         later.boot_id = BootId::from_str("1f1d2c3b-4a59-6877-8695-a4b3c2d1e0ff").expect("a UUID");
         assert_eq!(identity(Some(7), Some(1)).compare(&later), Match::Different);
+    }
+
+    #[test]
+    fn ticks_of_two_time_namespaces_are_compared_by_the_moments_that_they_mean() {
+        let ahead = |ticks, boottime_offset| Identity { boottime_offset, ..identity(None, Some(ticks)) };
+        let here = identity(None, Some(500));
+        for (there, same) in [
+            (ahead(500, 0), true),
+            (ahead(501, 0), false),
+            (ahead(700, 2_000_000_000), true),
+            (ahead(500, 2_000_000_000), false),
+            (ahead(300, -2_000_000_000), true),
+            // Half a tick: what began in one of here may have begun in either of two there.
+            (ahead(500, 5_000_000), true),
+            (ahead(501, 5_000_000), true),
+            (ahead(502, 5_000_000), false),
+        ] {
+            assert_eq!(here.began_with(&there), Some(same), "{there:?}");
+            assert_eq!(here.compare(&there), if same { Match::Unproven } else { Match::Different }, "{there:?}");
+        }
+        assert_eq!(ahead(500, 2_000_000_000).began_before(&here), Some(true));
+        assert_eq!(ahead(700, 2_000_000_000).began_before(&here), Some(false));
+        assert_eq!(identity(None, None).began_before(&here), None);
     }
 
     #[test]

@@ -467,7 +467,7 @@ fn with_strength<S: Serializer>(identity: &Identity, serializer: S) -> Result<S:
         pid_ns: u64,
         strength: Strength,
     }
-    let Identity { pid, pidfs_ino, start_ticks, boot_id, pid_ns } = identity;
+    let Identity { pid, pidfs_ino, start_ticks, boot_id, pid_ns, boottime_offset: _ } = identity;
     let (pid, pidfs_ino, start_ticks, pid_ns) = (*pid, *pidfs_ino, *start_ticks, *pid_ns);
     Shown { pid, pidfs_ino, start_ticks, boot_id, pid_ns, strength: identity.strength() }.serialize(serializer)
 }

@@ -60,6 +60,7 @@ fn sighting() -> impl Strategy<Value = Sighting> {
             pid: Pid::new(raw).expect("greater than 1"),
             pidfs_ino: pidfs.map(|()| 1_000 + u64::from(raw.unsigned_abs())),
             start_ticks,
+            boottime_offset: 0,
             boot_id: "0f1d2c3b-4a59-6877-8695-a4b3c2d1e0ff".parse().expect("a UUID"),
             pid_ns: 1,
         };

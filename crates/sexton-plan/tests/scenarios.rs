@@ -128,6 +128,7 @@ fn sighting(words: &[&str]) -> Sighting {
         pid: pid(number(words, "pid").expect("pid")),
         pidfs_ino: number(words, "pidfs"),
         start_ticks: number(words, "start"),
+        boottime_offset: 0,
         boot_id: "0f1d2c3b-4a59-6877-8695-a4b3c2d1e0ff".parse().expect("a UUID"),
         pid_ns: 4_026_531_836,
     };

@@ -121,6 +121,31 @@ fn before_pidfs_an_instance_is_found_again_by_its_cgroup_and_its_exit_by_the_kee
 }
 
 #[test]
+fn before_pidfs_an_instance_is_found_again_from_another_time_namespace() {
+    let here = lacking("pidfs-in-time", &BEFORE_PIDFS).display().to_string();
+    let elsewhere = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("elsewhere-{}", std::process::id()));
+    let ahead = format!("[ -e '{}' ] && exec unshare -T --boottime 100000 -- '{here}' \"$@\"", elsewhere.display());
+    let mut node = Node::new(launcher("sexton-in-time", &format!("{ahead}\nexec '{here}' \"$@\"")), &[]);
+    let gate = node.ground.dir().join("gate");
+    create(&mut node, &script("ends", &waits_for(&gate, "exit 7")));
+    let before = create(&mut node, &script("stays", "sleep 1000"))["identity"].clone();
+    std::fs::write(&elsewhere, "").expect("written");
+    node.kill(Dead::Both, || {});
+    // REGRESSION: another start tick was another process: the living were called lost, and killed.
+    for name in ["stays", "ends"] {
+        let found = node.instance(name);
+        assert_eq!((&found["state"], &found["adopted"]), (&json!("running"), &json!(true)), "{found}");
+    }
+    assert_eq!(node.instance("stays")["identity"], before, "as it was recorded");
+    std::fs::remove_file(&elsewhere).expect("removed");
+    node.kill(Dead::Both, || {});
+    assert_eq!(node.instance("stays")["state"], "running", "and back");
+    std::fs::write(&gate, "").expect("opened");
+    let over = node.settled("ends");
+    assert_eq!(over["state"], "exited", "{over}");
+}
+
+#[test]
 fn without_close_range_nobody_holds_what_is_the_daemons() {
     let mut node = Node::new(lacking("close_range", &["close_range ENOSYS"]), &[]);
     create(&mut node, &script("runs", "sleep 1000"));

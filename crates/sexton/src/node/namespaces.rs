@@ -46,7 +46,7 @@ mod tests {
     #[test]
     fn a_namespace_ends_with_the_keeper_that_was_its_first_process() {
         let boot: BootId = "0f1d2c3b-4a59-6877-8695-a4b3c2d1e0ff".parse().expect("a UUID");
-        let here = |pid_ns| Here { boot_id: boot.clone(), pid_ns };
+        let here = |pid_ns| Here { boot_id: boot.clone(), pid_ns, boottime_offset: 0 };
         let mut meta = BTreeMap::new();
         let mut begin = |pid_ns, is_first| {
             let namespaces = Namespaces::resume(&meta, Some(&boot), &here(pid_ns));

@@ -230,7 +230,9 @@ impl Life {
             return LostReason::Reboot;
         }
         // The number of a namespace is given out anew; a process of this one is not older than its first.
-        let is_older = identity.start_ticks.zip(proc::namespace_start_ticks()).is_some_and(|(its, first)| its < first);
+        let boottime_offset = self.host.here.boottime_offset;
+        let first = Identity { start_ticks: proc::namespace_start_ticks(), boottime_offset, ..identity.clone() };
+        let is_older = identity.began_before(&first) == Some(true);
         if identity.pid_ns != self.host.here.pid_ns || is_older {
             return LostReason::ContainerRestart;
         }

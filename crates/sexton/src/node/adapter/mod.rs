@@ -267,6 +267,7 @@ mod tests {
             pid: Pid::new(410).expect("greater than 1"),
             pidfs_ino: Some(1),
             start_ticks: Some(1),
+            boottime_offset: 0,
             boot_id: "0f1d2c3b-4a59-6877-8695-a4b3c2d1e0ff".parse().expect("a UUID"),
             pid_ns: 1,
         }
