@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use disk::{SmallDisk, exhaust};
 use serde_json::{Value, json};
 use sexton_testkit::{Ground, SOON, eventually, processes_in, skip};
-use support::{Dead, Node, SEXTON, file_appears, script, spec, text};
+use support::{Dead, Node, SEXTON, file_appears, launcher, script, spec, text};
 use unanswering::Unanswering;
 
 fn create(node: &mut Node, body: &Value) -> Value {
@@ -340,6 +340,20 @@ fn a_limit_on_the_size_of_files_ends_no_worker() {
     limit("unlimited");
     creates_again(&mut node, "later");
     assert_eq!(node.daemon().worker_pid().expect("a worker"), worker);
+}
+
+#[test]
+fn a_log_that_has_come_to_the_limit_on_the_size_of_files_keeps_no_worker_from_its_work() {
+    const LIMIT: u64 = 4 << 20;
+    let limited = launcher("sexton-limited", &format!("exec prlimit --fsize={LIMIT} -- '{SEXTON}' \"$@\""));
+    // REGRESSION: each worker was killed by its first line, for ever.
+    let mut node = Node::on(limited, |ground| {
+        let log = std::fs::File::create(ground.dir().join("daemon.log")).expect("a log");
+        log.set_len(LIMIT).expect("as long as it may be");
+    });
+    create(&mut node, &script("runs", "sleep 1000"));
+    node.kill(Dead::Worker, || {});
+    assert_eq!(node.instance("runs")["state"], "running");
 }
 
 #[test]

@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use sexton_keeper::KeeperConfig;
 use sexton_keeper::link::{KEEPER_FD_VARIABLE, PHASE_VARIABLE};
 use sexton_sys::fd::RawFd;
+use sexton_sys::signal::{self, Disposition, Signal};
 use sexton_sys::strings::{Slot, Strings};
 
 use crate::chain::chain;
@@ -64,6 +65,10 @@ const FIRST_OWN: RawFd = 3;
 /// # Errors
 /// It may not start, or may not go on.
 pub fn serve(flags: &Flags) -> Result<u8, Refused> {
+    // A limit on the size of files is then an error of the write, like a full disk, and not our end: not even of the
+    // first line of a log that has come to the limit.
+    signal::set_disposition(Signal::XFSZ, Disposition::Ignore)
+        .map_err(|error| Refused::new(exit::UNAVAILABLE, error.to_string()))?;
     let settings = config::resolve(flags).map_err(|error| Refused::new(exit::USAGE, chain(&error)))?;
     if let Some((link, prepare)) = under_keeper() {
         return work::run(settings, link, prepare);

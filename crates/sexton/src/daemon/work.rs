@@ -37,10 +37,6 @@ pub fn run(settings: Settings, link: RawFd, prepare: bool) -> Result<u8, Refused
     if let Err(error) = signal::set_disposition(Signal::CHLD, Disposition::Default) {
         tracing::warn!(%error, "SIGCHLD not reset");
     }
-    // A limit on the size of files is then an error of the write, like a full disk, and not our end.
-    if let Err(error) = signal::set_disposition(Signal::XFSZ, Disposition::Ignore) {
-        tracing::warn!(%error, "SIGXFSZ not ignored");
-    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Refused::new(exit::UNAVAILABLE, error.to_string()))?;
     let worked = runtime.block_on(work(settings, link, prepare));
