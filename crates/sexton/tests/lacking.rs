@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 use sexton_core::proc;
 use sexton_plan::id::Pid;
-use sexton_testkit::{Ground, SOON, cgroup2, eventually, processes_in, refusing};
+use sexton_testkit::{Daemon, Ground, SOON, cgroup2, eventually, processes_in, refusing};
 use support::{Dead, Node, SEXTON, launcher, script, text};
 
 /// `sexton`, to which `refused` is refused.
@@ -198,6 +198,28 @@ fn a_keeper_that_can_never_start_a_worker_says_why_and_ends() {
     // REGRESSION: it tried again for ever.
     let ended = ground.serve().expect_err("no daemon").to_string();
     assert!(ended.contains("status: 69") && ended.contains("setpgid: Function not implemented"), "{ended}");
+}
+
+#[test]
+fn workers_that_die_as_they_begin_to_listen_leave_no_socket() {
+    let deadly = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("deadly-{}", std::process::id()));
+    std::fs::write(&deadly, "").expect("written");
+    let dies = format!("[ -e '{}' ] && {} '{SEXTON}' \"$@\"", deadly.display(), refusing(&["chmod KILL"]));
+    let program = launcher("sexton-dies-listening", &format!("{dies}\nexec '{SEXTON}' \"$@\""));
+    let ground = Ground::new(program).expect("a ground");
+    let daemon = Daemon::launch(&ground, &[]).expect("a daemon");
+    eventually("workers have died", SOON, || match daemon.log().matches("was killed by SIGSYS").count() {
+        0..3 => Err(daemon.log()),
+        _ => Ok(()),
+    });
+    drop(daemon);
+    std::fs::remove_file(&deadly).expect("removed");
+    let serves = ground.serve().expect("a daemon");
+    let names = std::fs::read_dir(ground.run_dir()).expect("listed").map(|entry| entry.expect("a file").file_name());
+    let left: Vec<_> = names.filter(|name| name.to_string_lossy().ends_with(".new")).collect();
+    // REGRESSION: each of them left one, which nobody ever took away.
+    assert!(left.is_empty(), "{left:?}");
+    drop(serves);
 }
 
 #[test]

@@ -1,10 +1,11 @@
 //! Listening: accepts, and sees to it that slow and idle connections go before anyone else waits.
 
 use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, Permissions};
 use std::io::{self, Read as _};
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -282,15 +283,18 @@ pub fn connect(path: &Path) -> io::Result<std::os::unix::net::UnixStream> {
 
 /// Listens on a unix socket at `path` with mode 0600, in place of one that is left over.
 ///
-/// It appears under its name with its mode already set: it is made under another name first.
+/// It appears under its name with its mode already set: it is made under another name first, always the same one, so
+/// that what is left by a worker that was killed meanwhile is replaced by the next.
 ///
 /// # Errors
 /// [`ListenError`].
 pub fn listen(path: &Path) -> Result<std::os::unix::net::UnixListener, ListenError> {
-    if is_answered(path)? {
-        return Err(ListenError::Answered(path.display().to_string()));
+    let fresh = PathBuf::from([path.as_os_str(), OsStr::new(".new")].into_iter().collect::<OsString>());
+    for taken in [path, &fresh] {
+        if is_answered(taken)? {
+            return Err(ListenError::Answered(taken.display().to_string()));
+        }
     }
-    let fresh = path.with_extension(format!("{}.new", std::process::id()));
     let make = || {
         match fs::remove_file(&fresh) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -302,7 +306,10 @@ pub fn listen(path: &Path) -> Result<std::os::unix::net::UnixListener, ListenErr
         listener.set_nonblocking(true)?;
         Ok(listener)
     };
-    make().map_err(|source| ListenError::Create { path: path.display().to_string(), source })
+    make().map_err(|source| {
+        let _unmade = fs::remove_file(&fresh);
+        ListenError::Create { path: path.display().to_string(), source }
+    })
 }
 
 /// The user that this process acts as: the owner of its own directory in `/proc`.
