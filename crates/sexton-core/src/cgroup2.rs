@@ -1,15 +1,23 @@
 //! Where cgroup2 is seen from here (`cgroups(7)`).
 
 use std::fs;
+use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
 /// Where cgroup2 is mounted in this mount namespace (`proc_pid_mountinfo(5)`), and can be seen: another mount may lie
-/// over it.
-pub(crate) fn find_mount() -> Option<PathBuf> {
-    let text = fs::read("/proc/self/mountinfo").ok()?;
-    text.split(|b| *b == b'\n').find_map(|line| {
+/// over it. `None` where it is not.
+///
+/// # Errors
+/// That could not be read.
+pub(crate) fn find_mount() -> io::Result<Option<PathBuf>> {
+    mount_among("/proc/self/mountinfo")
+}
+
+fn mount_among(mounts: &str) -> io::Result<Option<PathBuf>> {
+    let text = fs::read(mounts)?;
+    Ok(text.split(|b| *b == b'\n').find_map(|line| {
         let fields: Vec<&[u8]> = line.split(|b| *b == b' ').collect();
         let dash = fields.iter().position(|field| *field == b"-")?;
         if *fields.get(dash + 1)? != b"cgroup2" {
@@ -19,15 +27,15 @@ pub(crate) fn find_mount() -> Option<PathBuf> {
         let device = std::str::from_utf8(fields.get(2)?).ok()?;
         let seen = device_name(fs::metadata(&point).ok()?.dev());
         (seen == device).then_some(point)
-    })
+    }))
 }
 
 /// The id of the cgroup that `/proc/PID/cgroup` calls `path`: the inode of its directory. `None` for one that is removed,
-/// or that this process cannot see.
+/// that this process cannot see, or that cannot be looked for.
 pub(crate) fn id_of_path(path: &str) -> Option<u64> {
     // Outside of the reader's own cgroup namespace a path begins with `/..` (`cgroup_namespaces(7)`).
     let below = path.strip_prefix('/').filter(|below| !below.starts_with(".."))?;
-    Some(fs::metadata(find_mount()?.join(below)).ok()?.ino())
+    Some(fs::metadata(find_mount().ok()??.join(below)).ok()?.ino())
 }
 
 /// A device as `proc_pid_mountinfo(5)` writes it, from `st_dev` (`makedev(3)`).
@@ -35,4 +43,16 @@ fn device_name(dev: u64) -> String {
     let major = ((dev >> 8) & 0xfff) | ((dev >> 32) & !0xfff);
     let minor = (dev & 0xff) | ((dev >> 12) & 0xffff_ff00);
     format!("{major}:{minor}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_of_mounts_that_cannot_be_read_is_not_one_without_cgroup2() {
+        assert_eq!(mount_among("/dev/null").expect("nothing is mounted there"), None);
+        // REGRESSION: a worker that had no descriptor for it at that moment went on as on a host without cgroup2.
+        assert!(mount_among("/proc/self/none").is_err());
+    }
 }

@@ -29,7 +29,7 @@ pub struct Delegation {
 impl Delegation {
     /// The one that this process lives in; `None` at the root, and where nobody has given it anything.
     pub fn of_this_process() -> Option<Delegation> {
-        let mount = find_mount()?;
+        let mount = find_mount().ok()??;
         let text = fs::read("/proc/self/cgroup").ok()?;
         Delegation::of(&proc::parse_cgroup(&text)?, |path| is_delegated(&mount.join(path)))
     }
@@ -49,7 +49,7 @@ impl Delegation {
     /// # Errors
     /// The controller that could not be given, and why.
     pub fn give_controllers(&self) -> Result<(), (String, std::io::Error)> {
-        let Some(mount) = find_mount().filter(|_| self.has_leaf) else { return Ok(()) };
+        let Some(mount) = find_mount().ok().flatten().filter(|_| self.has_leaf) else { return Ok(()) };
         let dir = mount.join(&self.path);
         let there = fs::read_to_string(dir.join("cgroup.controllers")).unwrap_or_default();
         for controller in there.split_ascii_whitespace().filter(|name| matches!(*name, "pids" | "memory")) {

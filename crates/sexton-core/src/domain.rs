@@ -74,10 +74,14 @@ impl Subtree {
     /// The subtree `path` (components without a leading `/`) below the cgroup2 mount; nothing is made.
     ///
     /// # Errors
-    /// No cgroup2 is mounted.
+    /// No cgroup2 is mounted, or that could not be read.
     pub fn find(path: &str) -> Result<Subtree, DomainError> {
-        let mount = find_mount().ok_or(DomainError::NoCgroup2)?;
-        Ok(Subtree { mount, path: format!("/{}", path.trim_matches('/')) })
+        let path = format!("/{}", path.trim_matches('/'));
+        match find_mount() {
+            Ok(Some(mount)) => Ok(Subtree { mount, path }),
+            Ok(None) => Err(DomainError::NoCgroup2),
+            Err(source) => Err(DomainError::Io { act: "look for", path, source }),
+        }
     }
 
     /// Makes what is missing of the subtree, and gives its children the controllers that are to be had.
