@@ -357,6 +357,29 @@ fn a_log_that_has_come_to_the_limit_on_the_size_of_files_keeps_no_worker_from_it
 }
 
 #[test]
+fn a_host_without_room_for_another_thread_ends_no_worker() {
+    let pids = PathBuf::from("/sys/fs/cgroup/pids");
+    if !pids.join("cgroup.procs").exists() {
+        skip!("no v1 hierarchy of `pids`");
+    }
+    let mut node = Node::new(SEXTON, &[]);
+    create(&mut node, &spec("bomb", &["/bin/sleep", "1000"]));
+    let worker = node.daemon().worker_pid().expect("a worker");
+    let full = pids.join(node.ground.id()).join("full");
+    fs::create_dir_all(&full).expect("a cgroup");
+    fs::write(full.join("pids.max"), "1").expect("limited");
+    fs::write(full.join("cgroup.procs"), worker.to_string()).expect("moved");
+    // Nothing tells that tokio would have ended its idle threads, as it does after 10 s if it is not told otherwise.
+    std::thread::sleep(Duration::from_secs(11));
+    // REGRESSION: the first that was asked which needs a thread was the end of the worker, and of all that followed it.
+    node.ask("POST", "/v1/reconcile", None, None).0.expect(200);
+    assert_eq!(node.get("/v1/events?after=0")["items"][0]["seq"], 1);
+    assert_eq!(stop(&mut node, "bomb", &json!({}))["exit"]["signal"], 15);
+    assert_eq!(node.daemon().worker_pid().expect("a worker"), worker);
+    fs::write(pids.join("cgroup.procs"), worker.to_string()).expect("moved back");
+}
+
+#[test]
 fn a_start_that_the_host_has_no_room_for_is_no_bad_request_and_ends_no_restarts() {
     let mut node = Node::new(SEXTON, &[]);
     let most = node.ground.cgroup_dir().join("cgroup.max.descendants");

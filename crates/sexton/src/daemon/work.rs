@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use sexton_core::delegation::Delegation;
 use sexton_keeper::link::{FromKeeper, KeeperLink};
@@ -26,6 +27,9 @@ use crate::node::request::InFlight;
 use crate::node::slots::Pool;
 use crate::node::worker::{self, BeginError, Begun, Options};
 
+/// How much longer than its pause the reconciler may take to come to its next pass.
+const MARGIN: Duration = Duration::from_secs(10);
+
 /// Runs the worker under the keeper behind `link`.
 ///
 /// # Errors
@@ -37,7 +41,12 @@ pub fn run(settings: Settings, link: RawFd, prepare: bool) -> Result<u8, Refused
     if let Err(error) = signal::set_disposition(Signal::CHLD, Disposition::Default) {
         tracing::warn!(%error, "SIGCHLD not reset");
     }
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    // Where the host has no room for another thread, as while a workload forks without end, what wants one waits for one
+    // that is there; where there is none tokio panics, and nobody could start another worker then. Every pass takes one:
+    // so that one is always there, they last longer than the pause between two passes.
+    let kept = settings.reconcile.interval.0.saturating_mul(2).saturating_add(MARGIN);
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    let runtime = builder.enable_all().thread_keep_alive(kept).build();
     let runtime = runtime.map_err(|error| Refused::new(exit::UNAVAILABLE, error.to_string()))?;
     let worked = runtime.block_on(work(settings, link, prepare));
     // What still waits is left: the next worker finds it again.
