@@ -378,6 +378,37 @@ pub fn executes(pid: Pid, file: &Path) -> Result<bool, ReadProcError> {
     }
 }
 
+/// Whether the process holds a directory with a file named `inside` locked against everybody else (`flock(2)`).
+///
+/// # Errors
+/// Gone, or its descriptors may not be read.
+pub fn has_locked_directory_with(pid: Pid, inside: &str) -> Result<bool, ReadProcError> {
+    let path = format!("/proc/{pid}/fdinfo");
+    let unreadable = |source| gone_or_unreadable(pid, path.clone(), source);
+    for info in fs::read_dir(&path).map_err(unreadable)? {
+        let info = info.map_err(unreadable)?;
+        let text = match fs::read_to_string(info.path()) {
+            Ok(text) => text,
+            // Closed since it was listed.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(source) => return Err(unreadable(source)),
+        };
+        // What lies in it is looked for last: some file systems answer late, or never.
+        if text.lines().any(is_exclusive_lock)
+            && Path::new("/proc").join(pid.to_string()).join("fd").join(info.file_name()).join(inside).exists()
+        {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// `lock: 1: FLOCK  ADVISORY  WRITE 2492 fe:00:10387478 0 EOF` (`proc_pid_fdinfo(5)`).
+fn is_exclusive_lock(line: &str) -> bool {
+    let words: Vec<&str> = line.split_ascii_whitespace().collect();
+    matches!(words.as_slice(), ["lock:", _, "FLOCK", _, "WRITE", ..])
+}
+
 /// On whose behalf a process runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct User {

@@ -23,9 +23,6 @@ use super::resources::{ORIGIN, domain_name};
 use crate::chain::chain;
 use crate::refusal::{Kind, Refusal};
 
-/// The tag of a daemon's own processes: no other daemon takes them for anybody's either.
-const DAEMON: &str = "daemon";
-
 /// Who is being taken at this moment: the tag that keeps everybody else off follows the durable intent.
 #[derive(Debug, Default)]
 pub struct Claims(Vec<Weak<Identity>>);
@@ -41,16 +38,6 @@ impl Claims {
         let claim = Arc::new(identity.clone());
         self.0.push(Arc::downgrade(&claim));
         Some(claim)
-    }
-}
-
-/// Tags this worker and its keeper.
-pub fn tag_own(host: &Host, keeper_pid: u32) {
-    for pid in [std::process::id(), keeper_pid] {
-        let pid = i32::try_from(pid).ok().and_then(Pid::new);
-        if let Some(Ok(handle)) = pid.map(|pid| Handle::open(pid, &host.here)) {
-            handle.tag(DAEMON);
-        }
     }
 }
 
@@ -96,13 +83,15 @@ pub fn take(
         // A cgroup takes in what lives of it and lists it nowhere.
         return Err(refused("cannot be moved: its main thread has exited".to_owned()));
     }
+    // Both of a daemon's processes hold the lock of its state directory.
+    match proc::has_locked_directory_with(wanted.pid, sexton_ledger::FILE_NAME) {
+        Ok(false) => {}
+        Ok(true) => return Err(refused("is another daemon's own".to_owned())),
+        Err(error) => return Err(refused(format!("cannot be read: {}", chain(&error)))),
+    }
     // Before the tag is looked at, so that of two who ask for it the second finds the one or the other.
     let claim = claims.claim(identity).ok_or_else(|| refused("is in custody already".to_owned()))?;
-    let tag = handle.tagged();
-    if tag.as_deref() == Some(DAEMON) {
-        return Err(refused("is another daemon's own".to_owned()));
-    }
-    if tag.is_some() || in_custody(wanted.pid, host) {
+    if handle.tagged().is_some() || in_custody(wanted.pid, host) {
         return Err(refused("is in custody already".to_owned()));
     }
     // What was read by number was read of this process, if it still has the number.

@@ -106,7 +106,6 @@ impl Driver {
     pub fn welcomed(&mut self, keeper_pid: u32, worker_restarts: u64) {
         self.keeper_pid = keeper_pid;
         self.worker_restarts = worker_restarts;
-        adopt::tag_own(&self.host, keeper_pid);
         self.reconciler.welcomed(keeper_pid);
     }
 
