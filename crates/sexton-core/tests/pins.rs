@@ -12,7 +12,7 @@ use sexton_core::pin::PinBoard;
 use sexton_core::proc;
 use sexton_plan::id::Pid;
 use sexton_sys::mount::{self, MountKind};
-use sexton_testkit::alone;
+use sexton_testkit::{alone, pidfds_can_be_mounted};
 
 /// Set in the process that has a mount namespace of its own: to the number of its parent outside.
 const INSIDE: &str = "SEXTON_TEST_INSIDE";
@@ -23,6 +23,9 @@ const BOARDS: u32 = 8;
 fn exit_codes_can_be_pinned_in_a_container_whichever_cpu_made_it() {
     if let Ok(whose) = std::env::var(INSIDE) {
         return open_boards(&whose);
+    }
+    if !pidfds_can_be_mounted() {
+        sexton_testkit::skip!("pidfds cannot be mounted (Linux 6.15)");
     }
     let test = "exit_codes_can_be_pinned_in_a_container_whichever_cpu_made_it";
     if !Command::new("unshare").args(["--mount", "true"]).status().is_ok_and(|status| status.success()) {
@@ -70,6 +73,9 @@ fn mounts_in(dir: &Path) -> Vec<String> {
 
 #[test]
 fn exit_codes_can_be_pinned_where_mounts_are_shared_with_other_namespaces() {
+    if !pidfds_can_be_mounted() {
+        sexton_testkit::skip!("pidfds cannot be mounted (Linux 6.15)");
+    }
     let dir = Path::new("/run/pinned");
     let shared = || {
         mount::mount(MountKind::Shared, c"/").expect("shared");

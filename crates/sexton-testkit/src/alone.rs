@@ -1,8 +1,9 @@
 //! A network and a mount namespace of a test's own.
 
-use std::thread;
+use std::{fs, thread};
 
 use sexton_sys::mount::{self, MountKind};
+use sexton_sys::pidfd;
 
 /// Runs `test` on a thread in a network namespace of its own, with an empty `/run`; what it starts lives there too, and
 /// what it leaves of either ends with it. Tells why that is not possible here, and then has run nothing.
@@ -23,4 +24,15 @@ pub fn alone(test: impl FnOnce() + Send) -> Result<(), String> {
         let thread = thread::Builder::new().name(name).spawn_scoped(scope, body).expect("a thread");
         thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })
+}
+
+/// Whether the kernel mounts a pidfd, without which it pins no exit code (Linux 6.15): tried on a file of one's own.
+pub fn pidfds_can_be_mounted() -> bool {
+    let mut can = false;
+    let try_it = || {
+        fs::write("/run/tried", "").expect("an empty directory");
+        let me = pidfd::open(std::process::id().cast_signed()).expect("own process");
+        can = mount::attach(me.raw(), c"/run/tried").is_ok();
+    };
+    alone(try_it).is_ok() && can
 }

@@ -1,5 +1,7 @@
 //! A hold on a process that a test may kill.
 
+use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
@@ -21,9 +23,11 @@ impl Held {
     /// There is no such process, or it is another's.
     pub fn child_of(parent: u32, pid: i32) -> Result<Held> {
         let fd = pidfd::open(pid)?;
-        let found = pidfd::facts(fd.raw())?.ppid;
-        ensure!(found == i32::try_from(parent).ok(), "process {pid} is a child of {found:?}, not of {parent}");
-        Ok(Held { pid, fd })
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+        // Behind the name, which may hold anything, come the state and the parent.
+        let found = stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(1)?.parse().ok());
+        ensure!(found == Some(parent), "process {pid} is a child of {found:?}, not of {parent}");
+        Held { pid, fd }.that_still_has_its_number()
     }
 
     /// A hold on `pid`, if it is in the cgroup2 with the id `cgroup`, which is a test's own.
@@ -32,9 +36,19 @@ impl Held {
     /// There is no such process, or it is elsewhere.
     pub fn in_cgroup(cgroup: u64, pid: i32) -> Result<Held> {
         let fd = pidfd::open(pid)?;
-        let found = pidfd::facts(fd.raw())?.cgroup_id;
+        let found = match pidfd::facts(fd.raw()) {
+            Ok(facts) => facts.cgroup_id,
+            // KERNEL(6.13): before, `/proc` names the cgroup, whose id is its inode.
+            Err(_) => cgroup_by_path(pid),
+        };
         ensure!(found == Some(cgroup), "process {pid} is in the cgroup {found:?}, not in {cgroup}");
-        Ok(Held { pid, fd })
+        Held { pid, fd }.that_still_has_its_number()
+    }
+
+    /// What was read by number was read of this process, if it has not been reaped by now.
+    fn that_still_has_its_number(self) -> Result<Held> {
+        pidfd::send_signal(self.fd.raw(), 0)?;
+        Ok(self)
     }
 
     /// Its number.
@@ -82,4 +96,10 @@ impl Held {
         self.wait_end();
         Ok(())
     }
+}
+
+fn cgroup_by_path(pid: i32) -> Option<u64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+    let path = text.lines().find_map(|line| line.strip_prefix("0::/"))?;
+    fs::metadata(crate::cgroup2()?.join(path)).ok().map(|dir| dir.ino())
 }

@@ -17,7 +17,7 @@ pub mod skip;
 
 use std::time::{Duration, Instant};
 
-pub use alone::alone;
+pub use alone::{alone, pidfds_can_be_mounted};
 pub use client::{Client, Connection, Response};
 pub use daemon::Daemon;
 pub use ground::{Ground, crash_bin_dir};

@@ -10,6 +10,7 @@ use sexton::node::worker::{self, Options};
 use sexton::refusal::Kind;
 use sexton_ledger::entry::{Entry, Limits, Spec};
 use sexton_plan::state::{Restart, State};
+use sexton_testkit::pidfds_can_be_mounted;
 
 struct Ground {
     dir: PathBuf,
@@ -41,7 +42,9 @@ impl Ground {
 
 impl Drop for Ground {
     fn drop(&mut self) {
-        sexton_core::pin::PinBoard::open(&self.options.run_dir).expect("pins").remove().expect("pins removed");
+        if pidfds_can_be_mounted() {
+            sexton_core::pin::PinBoard::open(&self.options.run_dir).expect("pins").remove().expect("pins removed");
+        }
         for controller in ["pids", "memory"] {
             let _gone = std::fs::remove_dir(format!("/sys/fs/cgroup/{controller}/{}", self.options.cgroup));
         }
@@ -272,6 +275,8 @@ fn a_process_started_elsewhere_is_taken_into_custody_and_only_the_one_that_is_me
         node.stop("x".parse().expect("name"), Stop { force: true, grace: None }, me()).await.expect("stopped");
         // Its own parent is this very process, so either of the two reaps it.
         let _reaped = tokio::task::spawn_blocking(move || elsewhere.wait()).await.expect("joined");
-        assert_eq!(settled(&node, "x").await.exit.and_then(|exit| exit.signal), Some(9));
+        let told = settled(&node, "x").await.exit.and_then(|exit| exit.signal);
+        // KERNEL(6.15): before, nobody else learns how one ended whom its own parent was the first to reap.
+        assert!(told == Some(9) || told.is_none() && !pidfds_can_be_mounted(), "{told:?}");
     });
 }
