@@ -406,3 +406,34 @@ fn a_start_that_the_host_has_no_room_for_is_no_bad_request_and_ends_no_restarts(
         if again["incarnation"] != failed && again["exit"]["code"] == 3 { Ok(()) } else { Err(again.to_string()) }
     });
 }
+
+#[test]
+fn a_user_with_too_many_processes_is_a_lack_too_though_execve_finds_it() {
+    let mut node = Node::new(SEXTON, &[]);
+    // Somebody who has no other process on this host.
+    let of_user = |name: &str, text: &str, restart: &str| {
+        let mut body = script(name, text);
+        (body["user"], body["restart"]) = (json!("3141592"), json!(restart));
+        body
+    };
+    create(&mut node, &of_user("holds", "exec sleep 1000", "never"));
+    create(&mut node, &of_user("again", "exit 3", "always"));
+    let worker = node.daemon().worker_pid().expect("a worker").to_string();
+    let limit = |most: &str| {
+        let set = Command::new("prlimit").args(["--pid", &worker, &format!("--nproc={most}:")]).status();
+        assert!(set.expect("prlimit").success());
+    };
+    limit("0");
+    eventually("a restart is refused", SOON, || {
+        let again = node.instance("again");
+        if again["state"] == "failed" { Ok(()) } else { Err(again.to_string()) }
+    });
+    // REGRESSION: it was the fault of what was asked, 400, and the end of its restarts.
+    let refused = node.ask("POST", "/v1/instances", None, Some(&of_user("one", "exit 0", "never"))).0.expect(503);
+    assert_eq!(refused["code"], "node_full", "{refused}");
+    limit("1000");
+    eventually("it is restarted", SOON, || {
+        let again = node.instance("again");
+        if again["state"] == "exited" && again["exit"]["code"] == 3 { Ok(()) } else { Err(again.to_string()) }
+    });
+}

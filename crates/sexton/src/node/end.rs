@@ -358,7 +358,7 @@ impl Life {
     async fn settle(&mut self, fate: Fate, domain: Option<Domain>) -> Next {
         // Its mark may say that its program never ran, when nobody was there to read the report.
         let fate = match super::recover::refused_by_mark(&self.entry, &self.host) {
-            Some(reason) => Fate::NeverRan(Unstarted::asked(reason)),
+            Some(why) => Fate::NeverRan(why),
             None => fate,
         };
         let lacked_room = matches!(&fate, Fate::NeverRan(why) if why.passes());

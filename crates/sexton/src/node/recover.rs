@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde_json::json;
 use sexton_core::handle::{Handle, Life as ProcessLife, OpenHandleError};
 use sexton_core::proc;
+use sexton_core::spawn::NeverRan;
 use sexton_ledger::entry::Entry;
 use sexton_ledger::{Batch, EventKind};
 use sexton_plan::identity::Identity;
@@ -87,8 +88,8 @@ fn look_mark(entry: &Entry, host: &Host) -> (MarkSeen, Option<ChildFailure>) {
 }
 
 /// Why the program of a life never ran, where its mark says so.
-pub fn refused_by_mark(entry: &Entry, host: &Host) -> Option<String> {
-    look_mark(entry, host).1.map(spawn_refusal)
+pub fn refused_by_mark(entry: &Entry, host: &Host) -> Option<Unstarted> {
+    look_mark(entry, host).1.map(refused_in_child)
 }
 
 /// The facts about a row on which its judgement rests.
@@ -126,7 +127,7 @@ impl Life {
                 None => self.doubted("its pidfd cannot be watched", owed),
             },
             Verdict::RollBack => {
-                let why = Unstarted::asked(refused.map_or(INTERRUPTED.to_owned(), spawn_refusal));
+                let why = refused.map_or_else(|| Unstarted::asked(INTERRUPTED), refused_in_child);
                 Next::RollBack(RollBack { why, process: process_of(handle), reply: None })
             }
             Verdict::Close => Next::Close,
@@ -270,8 +271,8 @@ fn pid_of(entry: &Entry) -> Option<sexton_plan::id::Pid> {
     entry.identity.as_ref().map(|identity| identity.pid)
 }
 
-fn spawn_refusal(failure: ChildFailure) -> String {
-    sexton_core::spawn::NeverRan(failure).to_string()
+fn refused_in_child(failure: ChildFailure) -> Unstarted {
+    Unstarted::refused(&NeverRan(failure))
 }
 
 /// An unverified instance, looked at again.

@@ -82,7 +82,7 @@ impl Life {
         match told {
             Ok(()) => self.now_running(process, reply).await,
             Err(never_ran) => {
-                let why = Unstarted::asked(never_ran.to_string());
+                let why = Unstarted::refused(&never_ran);
                 Next::RollBack(RollBack { why, process: Some(process), reply })
             }
         }

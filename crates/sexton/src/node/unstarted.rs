@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::io;
 
+use sexton_core::spawn::NeverRan;
 use sexton_sys::{Errno, SysError};
 
 use crate::chain::chain;
@@ -44,7 +45,8 @@ impl Unstarted {
 fn is_lack(error: &(dyn Error + 'static)) -> bool {
     let of_file = error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error).map(Errno);
     let of_call = error.downcast_ref::<SysError>().map(|error| error.errno);
-    match of_file.or(of_call) {
+    let of_child = error.downcast_ref::<NeverRan>().map(|error| error.0.errno);
+    match of_file.or(of_call).or(of_child) {
         Some(errno) => LACKING.contains(&errno),
         None => error.source().is_some_and(is_lack),
     }
