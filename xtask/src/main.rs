@@ -5,6 +5,7 @@
 
 mod bench;
 mod ci;
+mod kernels;
 mod packages;
 mod step;
 mod tally;
@@ -20,6 +21,7 @@ usage: cargo xtask COMMAND
   ci      install what the tests need (as root), then run every check and every test
   tidy    the rules of this repository that neither rustc nor clippy knows
   bench   what Sexton costs, beside what the same costs without it: [TOPIC…] [--rounds N]
+  kernels other Linux kernels, in virtual machines: [VERSION…] [--all]; takes minutes, and the network
   demo    build, and run `sexton demo`";
 
 fn main() -> ExitCode {
@@ -29,6 +31,7 @@ fn main() -> ExitCode {
         Some("ci") => ci::run(),
         Some("tidy") => tidy::run(),
         Some("bench") => bench::bench(&args.collect::<Vec<_>>()),
+        Some("kernels") => kernels::kernels(&args.collect::<Vec<_>>()),
         Some("demo") => demo(&args.collect::<Vec<_>>()),
         Some(_) | None => {
             eprintln!("{USAGE}");

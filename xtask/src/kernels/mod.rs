@@ -1,0 +1,46 @@
+//! `cargo xtask kernels [VERSION…] [--all]`: Sexton on other kernels, each in a virtual machine whose root is this host's,
+//! read-only below a layer in memory, with mounts propagated and all controllers in one cgroup2, as under systemd.
+//!
+//! Not a part of CI: it needs the network and many minutes, for the machine is emulated where there is no KVM. So what a
+//! test waits for a bounded time may be late: [`suite`] says what is left out for that.
+
+mod debian;
+mod image;
+mod machine;
+mod suite;
+
+use std::fs;
+
+use anyhow::{Result, bail};
+
+use crate::packages;
+use crate::step::{step, target_dir};
+
+/// What is in use out there, and has a kernel of Debian's; 5.15, 6.6 and 6.8 are other people's.
+const USUAL: [&str; 3] = ["5.10", "6.1", "6.12"];
+
+/// Runs what `args` ask for; whether all of it held on all of the kernels.
+pub fn kernels(args: &[String]) -> Result<bool> {
+    let (flags, mut versions): (Vec<&str>, Vec<&str>) =
+        args.iter().map(String::as_str).partition(|arg| arg.starts_with('-'));
+    if let Some(unknown) = flags.iter().find(|flag| **flag != "--all") {
+        bail!("`{unknown}` is not known: `--all` runs every test program");
+    }
+    if versions.is_empty() {
+        versions.extend(USUAL);
+    }
+    packages::install()?;
+    let dir = target_dir()?.join("kernels");
+    fs::create_dir_all(&dir)?;
+    let programs = suite::build(flags.is_empty())?;
+    let archive = debian::Archive::open(&dir.join("apt"))?;
+    let busybox = archive.busybox(&dir)?;
+    let mut held = true;
+    for version in versions {
+        held &= step(&format!("Linux {version}"), || {
+            let kernel = archive.kernel(version, &dir, &busybox)?;
+            machine::run(&kernel, &busybox, &programs)
+        });
+    }
+    Ok(held)
+}

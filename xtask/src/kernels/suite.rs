@@ -1,0 +1,105 @@
+//! What is run in the machine: the programs as this host built them, which see its files under the same paths.
+
+use std::process::Stdio;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use crate::step::{cargo, run, target_dir};
+
+/// The crates whose tests ask a kernel.
+const CRATES: [&str; 5] = ["sexton-sys", "sexton-core", "sexton-keeper", "sexton-ledger", "sexton"];
+
+/// By default: a program, and those of its tests that emulation makes late. The promises, in what ten minutes can hold.
+/// Left out are loads (`exits`, `crash`, `reuse`, `reaper_load`, `entry_point`, `keeper`) and `lacking`, which plays what
+/// these kernels are.
+const USUAL: &[(&str, &[&str])] = &[
+    ("sexton-core.spawn", &[]),
+    ("sexton-core.pins", &[]),
+    ("sexton-core.sweep", &[]),
+    ("sexton-core.sweep_inactive", &[]),
+    ("sexton-core.tree", &[]),
+    ("sexton-core.look", &[]),
+    ("sexton-core.reaper", &[]),
+    ("sexton-core.reaper_no_descriptors", &[]),
+    // It waits for thousands to be removed.
+    ("sexton.custody", &["who_makes_thousands_of_cgroups_keeps_nobody_waiting"]),
+    ("sexton.adopt", &[]),
+    // Its stop may come before a slow shell ignores the signal.
+    ("sexton.lives", &["a_tree_that_ignores_the_polite_signal_is_ended_whole"]),
+    ("sexton.nocgroup", &[]),
+];
+
+/// How many seconds one program may take; what is emulated takes its time.
+const USUAL_PATIENCE: u32 = 300;
+const ALL_PATIENCE: u32 = 1_800;
+
+/// The programs to run.
+#[derive(Debug)]
+pub struct Programs {
+    sexton: String,
+    tests: Vec<Test>,
+    patience: u32,
+}
+
+#[derive(Debug)]
+struct Test {
+    name: String,
+    program: String,
+    /// Where cargo would have started it.
+    dir: String,
+    left_out: &'static [&'static str],
+}
+
+/// Builds them: the usual ones, or all there are.
+///
+/// # Errors
+/// Something does not compile.
+pub fn build(only_usual: bool) -> Result<Programs> {
+    // The whole workspace, as CI builds it: what that has left is taken as it is.
+    ensure!(run(cargo(&["build", "--workspace", "--bins"]))?, "the programs were not built");
+    let mut command = cargo(&["test", "--workspace", "--no-run", "--message-format=json"]);
+    let out = command.stderr(Stdio::inherit()).output().context("cargo test")?;
+    ensure!(out.status.success(), "the tests were not built");
+    let text = String::from_utf8_lossy(&out.stdout).into_owned();
+    let built: Vec<Test> = text.lines().filter_map(|line| test(&serde_json::from_str(line).ok()?)).collect();
+    let tests = if only_usual { usual(built)? } else { built };
+    let sexton = target_dir()?.join("debug/sexton").display().to_string();
+    Ok(Programs { sexton, tests, patience: if only_usual { USUAL_PATIENCE } else { ALL_PATIENCE } })
+}
+
+/// What cargo says of a program that it built for testing.
+fn test(message: &Value) -> Option<Test> {
+    let text = |key: &str| message.pointer(key).and_then(Value::as_str).map(str::to_owned);
+    let program = text("/executable").filter(|_| message.pointer("/profile/test") == Some(&Value::Bool(true)))?;
+    let manifest = text("/manifest_path")?;
+    let dir = manifest.strip_suffix("/Cargo.toml")?;
+    let package = dir.rsplit('/').next().filter(|name| CRATES.contains(name))?;
+    let name = format!("{package}.{}", text("/target/name")?);
+    Some(Test { name, program, dir: dir.to_owned(), left_out: &[] })
+}
+
+fn usual(mut built: Vec<Test>) -> Result<Vec<Test>> {
+    let take = |(name, left_out): &(&str, &'static [&'static str])| {
+        let at = built.iter().position(|test| test.name == *name).with_context(|| format!("there is no `{name}`"))?;
+        Ok(Test { left_out, ..built.swap_remove(at) })
+    };
+    USUAL.iter().map(take).collect()
+}
+
+impl Programs {
+    /// The lines that `guest.sh` reads.
+    pub fn script(&self) -> String {
+        let sexton = &self.sexton;
+        let mut lines = vec![
+            format!("EACH={}", self.patience),
+            format!("try doctor '{sexton}' doctor"),
+            format!("try demo '{sexton}' demo"),
+        ];
+        for test in &self.tests {
+            let skips = test.left_out.iter().map(|name| format!(" --skip {name}")).collect::<String>();
+            lines.push(format!("cd '{}'; try {} '{}' --color=never{skips}", test.dir, test.name, test.program));
+        }
+        lines.join("\n") + "\n"
+    }
+}
