@@ -12,7 +12,7 @@ use std::process::{Child, Stdio};
 
 use serde_json::json;
 use sexton_testkit::{SOON, eventually};
-use support::{Dead, Node, SEXTON, spec};
+use support::{Dead, Node, SEXTON, file_appears, spec};
 
 /// A pipe with a name, whose bytes an instance copies to its stdout; a life ends with them.
 struct Pipe(PathBuf);
@@ -95,6 +95,24 @@ fn what_is_followed_comes_once_over_dead_daemons_and_new_lives() {
             follower.child.try_wait().expect("asked").ok_or_else(|| "it follows".to_owned())
         });
         assert!(ended.success(), "{ended}");
+    }
+    node.clear();
+}
+
+#[test]
+fn nobody_waits_for_what_a_workload_has_put_in_its_logs_place() {
+    let mut node = Node::new(SEXTON, &[]);
+    for (name, put) in [("pipe", "mkfifo"), ("dir", "mkdir")] {
+        let there = node.ground.dir().join(format!("{name}-there"));
+        let line = format!("log=$(readlink /proc/$$/fd/1); rm \"$log\"; {put} \"$log\"; touch {}", there.display());
+        let body = spec(name, &["/bin/sh", "-c", &format!("{line}; exec sleep 1000")]);
+        node.ask("POST", "/v1/instances", None, Some(&body)).0.expect(201);
+        file_appears(&there);
+        // More than there are threads for readers.
+        for _ in 0..8 {
+            let log = node.ground.client().get(&format!("/v1/instances/{name}/logs")).expect("an answer");
+            assert_eq!((log.status, log.text().as_str()), (200, ""), "{name}");
+        }
     }
     node.clear();
 }

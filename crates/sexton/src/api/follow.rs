@@ -10,7 +10,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd as _;
-use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +18,7 @@ use std::time::Duration;
 use hyper::body::Bytes;
 use sexton_core::gate::OwnedPermit;
 use sexton_plan::id::{Incarnation, Name};
-use sexton_sys::file::seek_data;
+use sexton_sys::file::{flags, seek_data};
 use tokio::sync::futures::Notified;
 use tokio::sync::{mpsc, watch};
 
@@ -218,7 +218,9 @@ impl Follow {
     async fn open(&self, incarnation: &str, from: Start) -> io::Result<Option<Log>> {
         let path = self.path(incarnation);
         self.blocking(move || {
-            let file = match File::open(&path) {
+            // Nobody is to wait for the other end of a pipe that a workload has put in its log's place: that is no log.
+            let file = match File::options().read(true).custom_flags(flags::NONBLOCK | flags::NOCTTY).open(&path) {
+                Ok(file) if !file.metadata()?.is_file() => return Ok(None),
                 Ok(file) => file,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
                 Err(error) => return Err(error),
