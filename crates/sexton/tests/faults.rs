@@ -284,6 +284,37 @@ fn a_start_that_hangs_in_execve_hears_a_stop() {
 }
 
 #[test]
+fn a_keyed_start_that_a_stop_overtakes_has_one_answer_for_ever() {
+    let mut node = Node::new(SEXTON, &[]);
+    let Some(mut hole) = Unanswering::mount(&node.ground.dir().join("hole")) else { skip!("no /dev/fuse") };
+    let body = spec("hangs", &[&hole.file()]);
+    let ask = || {
+        let (client, body) = (node.ground.client(), body.clone());
+        let headers = [("idempotency-key", "once")];
+        std::thread::spawn(move || client.ask("POST", "/v1/instances", &headers, Some(&body)).expect("an answer"))
+    };
+    let (first, second) = (ask(), ask());
+    hole.wait_asked(1);
+    node.ask("POST", "/v1/instances/hangs/stop", None, Some(&json!({ "force": true }))).0.expect(202);
+    let refusal = first.join().expect("answered").expect(409);
+    assert_eq!(refusal["code"], "wrong_state", "{refusal}");
+    assert_eq!(second.join().expect("answered").expect(409), refusal, "asked while the first was under way");
+    let again = |node: &mut Node, when: &str| {
+        let answer = node.ask("POST", "/v1/instances", Some("once"), Some(&body)).0.expect(409);
+        assert_eq!(answer, refusal, "{when}");
+    };
+    again(&mut node, "while it stops");
+    node.kill(Dead::Worker, || {});
+    again(&mut node, "after the worker has died");
+    hole.release();
+    node.settled("hangs");
+    again(&mut node, "when it is over");
+    node.ask("DELETE", "/v1/instances/hangs?wait=10s", None, None).0.expect(200);
+    again(&mut node, "when it is gone");
+    assert!(node.instances().is_empty());
+}
+
+#[test]
 fn a_start_without_descriptors_is_refused_and_leaves_nothing() {
     let mut node = Node::new(SEXTON, &[]);
     let limit = |node: &mut Node, count: usize| {

@@ -541,7 +541,7 @@ async fn answer_when_begun(life: LifeHandle, key: IdempotencyKey, caller: Caller
     let begun = |entry: &Option<Arc<Entry>>| entry.as_ref().is_some_and(|entry| entry.state != State::Starting);
     let answer = match entry.wait_for(begun).await.map(|entry| entry.clone()) {
         // Its record knows what was answered, or that nothing was: then it is begun again.
-        Ok(Some(entry)) if entry.state == State::Failed => {
+        Ok(Some(entry)) if entry.state == State::Failed || entry.started_at.is_none() => {
             return life.pass_on(Command::Start { caller, key: Some(key), reply });
         }
         Ok(Some(entry)) => Ok(entry),

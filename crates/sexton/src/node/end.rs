@@ -413,6 +413,9 @@ impl Life {
         match next.state {
             State::Failed if next.reason.as_deref() == Some(super::recover::INTERRUPTED) => None,
             State::Failed => self.answered(refused.status(), || super::start::not_started(next)),
+            State::Exited | State::Lost if next.started_at.is_none() && self.entry.stop.is_some() => {
+                self.answered(Kind::WrongState.status(), || super::start::stopped_first(next))
+            }
             State::Starting
             | State::Running
             | State::Stopping

@@ -469,8 +469,8 @@ pub(super) fn refuse_or_answer(reply: Answer, status: u16, body: &str) {
             .map(Arc::new)
             .map_err(|error| Refusal::new(Kind::Internal, error.to_string()))
     } else {
-        let kind = if status == Kind::NodeFull.status() { Kind::NodeFull } else { Kind::ExecFailed };
-        Err(Refusal::new(kind, body))
+        let kind = [Kind::NodeFull, Kind::WrongState].into_iter().find(|kind| kind.status() == status);
+        Err(Refusal::new(kind.unwrap_or(Kind::ExecFailed), body))
     };
     let _heard = reply.send(answer);
 }

@@ -72,7 +72,7 @@ impl Life {
                     command = self.mailbox.recv() => {
                         if self.obey(command, Some(&process)).await {
                             // A program that the kernel is still loading is ended like any other.
-                            self.tell_stopped(reply);
+                            self.answer_stopped(reply).await;
                             return Next::End(Some(process));
                         }
                     }
@@ -203,10 +203,14 @@ impl Life {
         Ok(Files { stdin: File::open("/dev/null")?, stdout: log("stdout")?, stderr: log("stderr")?, mark })
     }
 
-    /// Tells whoever waits for a start that it was stopped first.
-    fn tell_stopped(&self, reply: Option<Answer>) {
+    /// Tells whoever waits for a start that it was stopped first, and whoever asks for it with the same key later.
+    async fn answer_stopped(&mut self, reply: Option<Answer>) {
+        let refusal = Refusal::new(Kind::WrongState, stopped_first(&self.entry));
+        if let Some(request) = self.answered(refusal.kind.status(), || refusal.detail.clone()) {
+            self.host.owe(Batch { request: Some(request), ..Batch::default() }).await;
+        }
         if let Some(reply) = reply {
-            self.refuse(reply, "was stopped before its program ran");
+            let _heard = reply.send(Err(refusal));
         }
     }
 
@@ -261,4 +265,9 @@ impl AsRawFd for ReportFd {
 /// The sentence for whoever asked for a start that failed.
 pub fn not_started(entry: &Entry) -> String {
     format!("`{}` was not started: {}", entry.name, entry.reason.as_deref().unwrap_or_default())
+}
+
+/// The sentence for whoever asked for a start that a stop overtook.
+pub fn stopped_first(entry: &Entry) -> String {
+    format!("`{}` was stopped before its program ran", entry.name)
 }
