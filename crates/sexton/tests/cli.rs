@@ -311,7 +311,17 @@ fn a_daemon_that_hangs_keeps_nobody_longer_than_was_asked() {
     assert_eq!(output(&mut ground.command(&["run", "a", "--", "sleep", "1000"])).0, Some(0));
     let worker = daemon.worker().expect("there");
     worker.signal(SIGSTOP).expect("stopped");
-    let asked = [["wait", "a", "--timeout", "100ms"], ["stop", "a", "--wait", "100ms"]];
+    let asked: [&[&str]; 8] = [
+        &["wait", "a", "--timeout", "100ms"],
+        &["stop", "a", "--wait", "100ms"],
+        &["drain", "--force", "--wait", "--timeout", "100ms"],
+        // What the daemon has at hand comes at once or never.
+        &["ps"],
+        &["show", "a"],
+        &["logs", "a"],
+        &["events"],
+        &["node"],
+    ];
     let asked: Vec<Child> = asked.iter().map(|args| ground.command(args).spawn().expect("starts")).collect();
     for mut child in asked {
         let code = eventually("it gives up", std::time::Duration::from_secs(20), || match child.try_wait() {

@@ -145,9 +145,14 @@ impl Answer {
     /// The body of a success, or the refusal.
     ///
     /// # Errors
-    /// The daemon refused.
+    /// The daemon refused, or it was not the daemon that answered.
     pub fn into_body(self) -> Result<Value, Failure> {
-        if (200..300).contains(&self.status) { Ok(self.body) } else { Err(Failure::of_answer(self.status, &self.body)) }
+        match self.status {
+            200..300 if self.body.is_object() => Ok(self.body),
+            200..300 => Err(Failure::new(exit::UNREACHABLE, "what answers there is no daemon of Sexton's")
+                .hint("`--socket` or `--run-dir` says where it listens")),
+            status => Err(Failure::of_answer(status, &self.body)),
+        }
     }
 
     /// Whether it is the refusal that passes by itself: a worker that begins or ends.
@@ -247,12 +252,12 @@ impl Client {
         self.send_again(ask, Known::No).await?.into_body()
     }
 
-    /// Reads.
+    /// Reads what the daemon has at hand: one that does not tell it for a while hangs.
     ///
     /// # Errors
-    /// The daemon refused, or is not there.
+    /// The daemon refused, hangs, or is not there.
     pub async fn get(&self, path: impl Into<String>) -> Result<Value, Failure> {
-        self.ask(&Ask::get(path)).await
+        self.ask(&Ask::get(path).due(Some(Instant::now()))).await
     }
 
     /// All pages of a list.
@@ -336,6 +341,16 @@ mod tests {
             "/v1/x?label=a%3Db%20c%2F%C3%BC&limit=1"
         );
         assert_eq!(with_query("/v1/x", &[]), "/v1/x");
+    }
+
+    #[test]
+    fn an_answer_that_is_none_of_ours_is_no_success() {
+        let of = |status, body| Answer { status, body, after_loss: false }.into_body();
+        assert!(of(200, serde_json::json!({"name": "a"})).is_ok());
+        for body in [Value::Null, serde_json::json!([]), serde_json::json!("removed")] {
+            assert_eq!(of(200, body.clone()).unwrap_err().exit, exit::UNREACHABLE, "{body}");
+        }
+        assert_eq!(of(404, Value::Null).unwrap_err().exit, exit::NOT_FOUND);
     }
 
     #[test]

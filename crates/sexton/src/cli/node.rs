@@ -55,7 +55,7 @@ pub async fn drain(context: &Context, args: &DrainArgs) -> Result<u8, Failure> {
     let body = json!({"status": "draining", "forceStop": args.force, "timeout": timeout});
     let path = format!("/v1/nodes/{}", args.node.as_ref().map_or("self", Name::as_str));
     let ends = ends(args).map(|limit| Instant::now() + limit);
-    let answer = client.ask(&Ask::post(path, body)).await?;
+    let answer = client.ask(&Ask::post(path, body).due(ends)).await?;
     if !args.wait {
         context.out.document(&answer, out::members)?;
         return Ok(exit::DONE);
@@ -80,7 +80,7 @@ async fn drained(client: &Client, name: Option<&Name>, ends: Option<Instant>) ->
     let mut known = Known::No;
     let mut pause = Duration::from_millis(20);
     loop {
-        let node = look(client, name, known).await?;
+        let node = look(client, name, known, ends).await?;
         known = Known::Yes;
         if node.at("drained") == true || watch::is_over(ends) {
             return Ok(node);
@@ -91,9 +91,9 @@ async fn drained(client: &Client, name: Option<&Name>, ends: Option<Instant>) ->
 }
 
 /// One node as it is now.
-async fn look(client: &Client, name: Option<&Name>, known: Known) -> Result<Value, Failure> {
+async fn look(client: &Client, name: Option<&Name>, known: Known, ends: Option<Instant>) -> Result<Value, Failure> {
     let Some(name) = name.filter(|name| name.as_str() != "self") else {
-        return client.send_again(&Ask::get("/v1/node"), known).await?.into_body();
+        return client.send_again(&Ask::get("/v1/node").due(ends), known).await?.into_body();
     };
     let nodes = client.list("/v1/nodes", &[]).await?;
     let found = nodes.into_iter().find(|node| node.at("id") == name.as_str());

@@ -7,7 +7,7 @@ use std::path::Path;
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::client::Ask;
+use super::client::{Ask, Client};
 use super::failure::{Failure, exit};
 use super::member::Member as _;
 use super::{Context, out};
@@ -22,7 +22,7 @@ pub struct ApplyArgs {
 
 /// Prints the present plan.
 pub async fn show(context: &Context) -> Result<u8, Failure> {
-    let plan = context.client()?.get("/v1/plan").await?;
+    let plan = present(&context.client()?).await?;
     context.out.document(&plan, text)?;
     Ok(exit::DONE)
 }
@@ -32,7 +32,7 @@ pub async fn apply(context: &Context, args: &ApplyArgs) -> Result<u8, Failure> {
     let client = context.client()?;
     let plan = match &args.plan {
         Some(file) => read(file)?,
-        None => client.get("/v1/plan").await?,
+        None => present(&client).await?,
     };
     let done = client.send(&Ask::post("/v1/apply", plan)).await?.into_body().map_err(|failure| match failure.exit {
         exit::REFUSED => {
@@ -42,6 +42,11 @@ pub async fn apply(context: &Context, args: &ApplyArgs) -> Result<u8, Failure> {
     })?;
     context.out.document(&done, |done| if done.at("actions").is_array() { text(done) } else { out::members(done) })?;
     Ok(exit::DONE)
+}
+
+/// The present plan. It takes a look at the host, and perhaps at a file system that is slow to answer.
+async fn present(client: &Client) -> Result<Value, Failure> {
+    client.ask(&Ask::get("/v1/plan")).await
 }
 
 /// Runs a pass of the reconciler.
