@@ -284,6 +284,35 @@ fn a_start_that_hangs_in_execve_hears_a_stop() {
 }
 
 #[test]
+fn what_is_taken_from_the_daemon_is_nobodys_bad_request_and_ends_no_restarts() {
+    let mut node = Node::new(SEXTON, &[]);
+    let mut again = script("again", "sleep 0.1; exit 3");
+    again["restart"] = json!("always");
+    create(&mut node, &again);
+    fs::remove_dir_all(node.ground.run_dir().join("starts")).expect("removed");
+    create(&mut node, &spec("made", &["/bin/true"]));
+    let (logs, aside) = (node.ground.state_dir().join("logs"), node.ground.state_dir().join("aside"));
+    fs::rename(&logs, &aside).expect("moved");
+    fs::write(&logs, "").expect("written");
+    let body = spec("one", &["/bin/true"]);
+    let first = node.ask("POST", "/v1/instances", Some("key"), Some(&body)).0.expect(500);
+    assert_eq!(first["code"], "internal", "{first}");
+    assert_eq!(node.ask("POST", "/v1/instances", Some("key"), Some(&body)).0.expect(500), first);
+    eventually("a restart fails", SOON, || {
+        let again = node.instance("again");
+        if again["state"] == "failed" { Ok(()) } else { Err(again.to_string()) }
+    });
+    let failed = node.instance("again")["incarnation"].clone();
+    fs::remove_file(&logs).expect("removed");
+    fs::rename(&aside, &logs).expect("moved back");
+    node.ask("POST", "/v1/instances/one/start?wait=10s", None, None).0.expect(200);
+    eventually("it is restarted", SOON, || {
+        let again = node.instance("again");
+        if again["incarnation"] != failed && again["exit"]["code"] == 3 { Ok(()) } else { Err(again.to_string()) }
+    });
+}
+
+#[test]
 fn a_keyed_start_that_a_stop_overtakes_has_one_answer_for_ever() {
     let mut node = Node::new(SEXTON, &[]);
     let Some(mut hole) = Unanswering::mount(&node.ground.dir().join("hole")) else { skip!("no /dev/fuse") };

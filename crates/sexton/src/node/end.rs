@@ -361,6 +361,10 @@ impl Life {
             Some(why) => Fate::NeverRan(why),
             None => fate,
         };
+        let refused = match &fate {
+            Fate::NeverRan(why) => why.kind,
+            Fate::Over(_) => Kind::WrongState,
+        };
         let lacked_room = matches!(&fate, Fate::NeverRan(why) if why.passes());
         if self.entry.slot.is_some() && self.entry.exit.is_some() && matches!(fate, Fate::Over(_)) {
             // Giving a slot back takes the kernel a while.
@@ -384,7 +388,7 @@ impl Life {
         plan_restart(&mut next, lacked_room);
         let (kind, data) = told(&next);
         events.push(fact(kind, &next, data));
-        let request = self.answered_at_end(&next, if lacked_room { Kind::NodeFull } else { Kind::ExecFailed });
+        let request = self.answered_at_end(&next, refused);
         let next = Arc::new(next);
         let late = self.host.owe(Batch { puts: vec![Arc::clone(&next)], events, request, ..Batch::default() }).await;
         self.show(next);
@@ -414,7 +418,7 @@ impl Life {
             State::Failed if next.reason.as_deref() == Some(super::recover::INTERRUPTED) => None,
             State::Failed => self.answered(refused.status(), || super::start::not_started(next)),
             State::Exited | State::Lost if next.started_at.is_none() && self.entry.stop.is_some() => {
-                self.answered(Kind::WrongState.status(), || super::start::stopped_first(next))
+                self.answered(refused.status(), || super::start::stopped_first(next))
             }
             State::Starting
             | State::Running

@@ -469,7 +469,7 @@ pub(super) fn refuse_or_answer(reply: Answer, status: u16, body: &str) {
             .map(Arc::new)
             .map_err(|error| Refusal::new(Kind::Internal, error.to_string()))
     } else {
-        let kind = [Kind::NodeFull, Kind::WrongState].into_iter().find(|kind| kind.status() == status);
+        let kind = [Kind::NodeFull, Kind::WrongState, Kind::Internal].into_iter().find(|kind| kind.status() == status);
         Err(Refusal::new(kind.unwrap_or(Kind::ExecFailed), body))
     };
     let _heard = reply.send(answer);

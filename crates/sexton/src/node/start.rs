@@ -92,7 +92,7 @@ impl Life {
     fn make(&self, netns: Option<OwnedFd>) -> Result<Made, Unstarted> {
         let entry = &self.entry;
         let files = self.open_files().map_err(|error| {
-            let why = Unstarted::refused(&error);
+            let why = Unstarted::failed(&error);
             Unstarted { reason: format!("its files: {}", why.reason), ..why }
         })?;
         crash_point!("start.files");
@@ -126,7 +126,7 @@ impl Life {
         let Some(subtree) = &self.host.subtree else { return Ok(None) };
         let entry = &self.entry;
         let name = domain_name(entry);
-        let domain = subtree.create(&name, entry.incarnation.as_str()).map_err(|error| Unstarted::refused(&error))?;
+        let domain = subtree.create(&name, entry.incarnation.as_str()).map_err(|error| Unstarted::failed(&error))?;
         let limited = super::limits::apply(&self.host.cgroup, &domain, &name, &entry.spec.limits);
         limited.map_err(Unstarted::asked)?;
         Ok(Some(domain))
@@ -192,6 +192,8 @@ impl Life {
     fn open_files(&self) -> io::Result<Files> {
         let (paths, entry) = (&self.host.paths, &self.entry);
         fs::create_dir_all(paths.logs(&entry.name))?;
+        // Below `/run` others clear away what lies empty.
+        fs::create_dir_all(paths.marks())?;
         let log = |stream| {
             let path = paths.log(&entry.name, &entry.incarnation, stream);
             OpenOptions::new().append(true).create(true).open(path)

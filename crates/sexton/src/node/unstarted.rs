@@ -35,6 +35,12 @@ impl Unstarted {
         Unstarted { reason: chain(error), kind }
     }
 
+    /// What the daemon itself needs for it cannot be had: that is never the fault of what was asked.
+    pub fn failed(error: &(dyn Error + 'static)) -> Unstarted {
+        let why = Unstarted::refused(error);
+        if why.passes() { why } else { Unstarted { kind: Kind::Internal, ..why } }
+    }
+
     /// Whether the same may be begun another time.
     pub fn passes(&self) -> bool {
         self.kind != Kind::ExecFailed
