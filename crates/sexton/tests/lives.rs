@@ -10,7 +10,7 @@ use sexton::node::worker::{self, Options};
 use sexton::refusal::Kind;
 use sexton_ledger::entry::{Entry, Limits, Spec};
 use sexton_plan::state::{Restart, State};
-use sexton_testkit::pidfds_can_be_mounted;
+use sexton_testkit::{SOON, eventually, pidfds_can_be_mounted};
 
 struct Ground {
     dir: PathBuf,
@@ -166,10 +166,14 @@ fn a_tree_that_ignores_the_polite_signal_is_ended_whole() {
         let node = begun.node.clone();
         let mut driver = begun.driver;
         tokio::spawn(async move { driver.run().await });
-        let script =
-            "trap '' TERM; (setsid sh -c 'trap \"\" TERM; while :; do sleep 1; done' &) ; while :; do sleep 1; done";
-        let spec = Spec { grace: Duration::from_millis(100), ..spec(&["sh", "-c", script]) };
+        let deaf = ground.dir.join("deaf");
+        let begin = format!("trap '' TERM; (setsid sh -c 'while :; do sleep 1; done' &) ; : > {}", deaf.display());
+        let script = format!("{begin}; while :; do sleep 1; done");
+        let spec = Spec { grace: Duration::from_millis(100), ..spec(&["sh", "-c", &script]) };
         node.create(new("t", spec), None, me()).await.expect("created");
+        let is_deaf =
+            move || eventually("it is deaf", SOON, || deaf.exists().then_some(()).ok_or("not yet".to_owned()));
+        tokio::task::spawn_blocking(is_deaf).await.expect("deaf");
         let stop = Stop { force: false, grace: None };
         let answer = node.stop("t".parse().expect("name"), stop, me()).await.expect("stopped");
         assert_eq!(answer.state, State::Stopping);
