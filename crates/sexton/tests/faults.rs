@@ -298,17 +298,9 @@ fn what_is_taken_from_the_daemon_is_nobodys_bad_request_and_ends_no_restarts() {
     let first = node.ask("POST", "/v1/instances", Some("key"), Some(&body)).0.expect(500);
     assert_eq!(first["code"], "internal", "{first}");
     assert_eq!(node.ask("POST", "/v1/instances", Some("key"), Some(&body)).0.expect(500), first);
-    eventually("a restart fails", SOON, || {
-        let again = node.instance("again");
-        if again["state"] == "failed" { Ok(()) } else { Err(again.to_string()) }
-    });
-    let failed = node.instance("again")["incarnation"].clone();
-    fs::remove_file(&logs).expect("removed");
-    fs::rename(&aside, &logs).expect("moved back");
-    node.ask("POST", "/v1/instances/one/start?wait=10s", None, None).0.expect(200);
-    eventually("it is restarted", SOON, || {
-        let again = node.instance("again");
-        if again["incarnation"] != failed && again["exit"]["code"] == 3 { Ok(()) } else { Err(again.to_string()) }
+    restarts_go_on(&mut node, || {
+        fs::remove_file(&logs).expect("removed");
+        fs::rename(&aside, &logs).expect("moved back");
     });
 }
 
@@ -454,12 +446,18 @@ fn a_start_that_the_host_has_no_room_for_is_no_bad_request_and_ends_no_restarts(
     assert_eq!(first["code"], "node_full", "{first}");
     assert_eq!(node.ask("POST", "/v1/instances", Some("key"), Some(&body)).0.expect(503), first);
     assert_eq!(node.instance("one")["state"], "failed");
-    eventually("a restart is refused", SOON, || {
+    restarts_go_on(&mut node, || fs::write(&most, "max").expect("unlimited"));
+}
+
+/// `again`, which ends with 3 and is always restarted, fails until what is lacking has been made good by `mend`, and goes
+/// on then; `one` can be started.
+fn restarts_go_on(node: &mut Node, mend: impl FnOnce()) {
+    eventually("a restart fails", SOON, || {
         let again = node.instance("again");
         if again["state"] == "failed" { Ok(()) } else { Err(again.to_string()) }
     });
     let failed = node.instance("again")["incarnation"].clone();
-    fs::write(&most, "max").expect("unlimited");
+    mend();
     node.ask("POST", "/v1/instances/one/start?wait=10s", None, None).0.expect(200);
     eventually("it is restarted", SOON, || {
         let again = node.instance("again");

@@ -192,14 +192,20 @@ impl Life {
     fn open_files(&self) -> io::Result<Files> {
         let (paths, entry) = (&self.host.paths, &self.entry);
         fs::create_dir_all(paths.logs(&entry.name))?;
-        // Below `/run` others clear away what lies empty.
-        fs::create_dir_all(paths.marks())?;
         let log = |stream| {
             let path = paths.log(&entry.name, &entry.incarnation, stream);
             OpenOptions::new().append(true).create(true).open(path)
         };
-        let mut mark =
-            OpenOptions::new().write(true).create(true).truncate(true).open(paths.mark(&entry.incarnation))?;
+        let make_mark =
+            || OpenOptions::new().write(true).create(true).truncate(true).open(paths.mark(&entry.incarnation));
+        let mut mark = match make_mark() {
+            // Below `/run` others clear away what lies empty.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                fs::create_dir_all(paths.marks())?;
+                make_mark()?
+            }
+            made => made?,
+        };
         // The bytes are laid out now, so that a full disk cannot refuse them later.
         mark.write_all(&[0; 8])?;
         Ok(Files { stdin: File::open("/dev/null")?, stdout: log("stdout")?, stderr: log("stderr")?, mark })
