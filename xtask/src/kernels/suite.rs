@@ -25,8 +25,7 @@ const USUAL: &[(&str, &[&str])] = &[
     // It waits for thousands to be removed.
     ("sexton.custody", &["who_makes_thousands_of_cgroups_keeps_nobody_waiting"]),
     ("sexton.adopt", &[]),
-    // Its stop may come before a slow shell ignores the signal.
-    ("sexton.lives", &["a_tree_that_ignores_the_polite_signal_is_ended_whole"]),
+    ("sexton.lives", &[]),
     ("sexton.nocgroup", &[]),
 ];
 
