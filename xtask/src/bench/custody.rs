@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Result;
 
 use super::node::{self, Bare, Node, SLEEPER};
-use super::process::{activity, memory, since};
+use super::process::{Prompt, activity, memory, since};
 use super::{Aim, Bench, Figure, Row, Samples, in_turns};
 
 /// For how long an idle daemon is watched.
@@ -17,12 +17,14 @@ fn places() -> [(&'static str, PathBuf); 2] {
     [("disk", std::env::temp_dir()), ("tmpfs", PathBuf::from("/dev/shm"))]
 }
 
-/// A start over REST, answered when the program runs and that is durable.
+/// A start over REST, answered when the program runs and that is durable; each side as a thread sees it that runs as
+/// soon as it is woken.
 pub fn start(bench: &Bench) -> Result<Vec<Row>> {
     let mut rows = Vec::new();
     for (place, parent) in places() {
         let node = Node::serve(&bench.sexton, &parent)?;
         let (mut connection, bare) = (node.connect()?, Bare::new()?);
+        let _prompt = Prompt::new()?;
         let mut ours = |round| {
             let name = format!("start-{round}");
             let (took, ()) = super::timed(|| node.create(&mut connection, &name))?;
