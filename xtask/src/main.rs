@@ -21,7 +21,7 @@ usage: cargo xtask COMMAND
   ci      install what the tests need (as root), then run every check and every test
   tidy    the rules of this repository that neither rustc nor clippy knows
   bench   what Sexton costs, beside what the same costs without it: [TOPIC…] [--rounds N]
-  kernels other Linux kernels, in virtual machines: [VERSION…] [--all]; takes minutes, and the network
+  kernels other Linux kernels, in virtual machines: [VERSION…] [PROGRAM…] [--all]; takes minutes, and the network
   demo    build, and run `sexton demo`";
 
 fn main() -> ExitCode {

@@ -29,6 +29,19 @@ const USUAL: &[(&str, &[&str])] = &[
     ("sexton.nocgroup", &[]),
 ];
 
+const NONE: &[&str] = &[];
+
+/// Which of the test programs.
+#[derive(Debug)]
+pub enum Wanted<'a> {
+    /// What says most in minutes.
+    Usual,
+    /// What was named, whole.
+    These(Vec<&'a str>),
+    /// Every one, whole.
+    All,
+}
+
 /// How many seconds one program may take; what is emulated takes its time.
 const USUAL_PATIENCE: u32 = 300;
 const ALL_PATIENCE: u32 = 1_800;
@@ -50,11 +63,11 @@ struct Test {
     left_out: &'static [&'static str],
 }
 
-/// Builds them: the usual ones, or all there are.
+/// Builds them.
 ///
 /// # Errors
-/// Something does not compile.
-pub fn build(only_usual: bool) -> Result<Programs> {
+/// Something does not compile, or there is no program of that name.
+pub fn build(wanted: &Wanted<'_>) -> Result<Programs> {
     // The whole workspace, as CI builds it: what that has left is taken as it is.
     ensure!(run(cargo(&["build", "--workspace", "--bins"]))?, "the programs were not built");
     let mut command = cargo(&["test", "--workspace", "--no-run", "--message-format=json"]);
@@ -62,9 +75,16 @@ pub fn build(only_usual: bool) -> Result<Programs> {
     ensure!(out.status.success(), "the tests were not built");
     let text = String::from_utf8_lossy(&out.stdout).into_owned();
     let built: Vec<Test> = text.lines().filter_map(|line| test(&serde_json::from_str(line).ok()?)).collect();
-    let tests = if only_usual { usual(built)? } else { built };
+    let (tests, patience) = match wanted {
+        Wanted::Usual => (take(built, USUAL)?, USUAL_PATIENCE),
+        Wanted::These(names) => {
+            let whole: Vec<_> = names.iter().map(|name| (*name, NONE)).collect();
+            (take(built, &whole)?, ALL_PATIENCE)
+        }
+        Wanted::All => (built, ALL_PATIENCE),
+    };
     let sexton = target_dir()?.join("debug/sexton").display().to_string();
-    Ok(Programs { sexton, tests, patience: if only_usual { USUAL_PATIENCE } else { ALL_PATIENCE } })
+    Ok(Programs { sexton, tests, patience })
 }
 
 /// What cargo says of a program that it built for testing.
@@ -75,15 +95,16 @@ fn test(message: &Value) -> Option<Test> {
     let dir = manifest.strip_suffix("/Cargo.toml")?;
     let package = dir.rsplit('/').next().filter(|name| CRATES.contains(name))?;
     let name = format!("{package}.{}", text("/target/name")?);
-    Some(Test { name, program, dir: dir.to_owned(), left_out: &[] })
+    Some(Test { name, program, dir: dir.to_owned(), left_out: NONE })
 }
 
-fn usual(mut built: Vec<Test>) -> Result<Vec<Test>> {
+/// Of each of those names the program, without the tests that are left out of it.
+fn take(mut built: Vec<Test>, wanted: &[(&str, &'static [&'static str])]) -> Result<Vec<Test>> {
     let take = |(name, left_out): &(&str, &'static [&'static str])| {
         let at = built.iter().position(|test| test.name == *name).with_context(|| format!("there is no `{name}`"))?;
         Ok(Test { left_out, ..built.swap_remove(at) })
     };
-    USUAL.iter().map(take).collect()
+    wanted.iter().map(take).collect()
 }
 
 impl Programs {
