@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use disk::{SmallDisk, exhaust};
 use serde_json::{Value, json};
 use sexton_testkit::{Ground, SOON, eventually, processes_in, skip};
-use support::{Dead, Node, SEXTON, file_appears, launcher, script, spec, text};
+use support::{Dead, Node, SEXTON, ended_unwatched, file_appears, launcher, script, spec, text};
 use unanswering::Unanswering;
 
 fn create(node: &mut Node, body: &Value) -> Value {
@@ -124,8 +124,7 @@ fn a_disk_that_is_full_when_worker_and_keeper_die_loses_no_exit() {
         });
     });
     for (name, code) in [("seen", 5), ("unseen", 6)] {
-        let over = node.settled(name);
-        assert_eq!((&over["state"], &over["exit"]["code"]), (&json!("exited"), &json!(code)), "{over}");
+        ended_unwatched(&node.settled(name), "code", code);
     }
     assert_eq!(node.instance("stays")["identity"], stays["identity"]);
     disk.fill();
@@ -135,7 +134,7 @@ fn a_disk_that_is_full_when_worker_and_keeper_die_loses_no_exit() {
     creates_again(&mut node, "later");
     node.kill(Dead::Both, || {});
     for (name, code) in [("seen", 5), ("unseen", 6)] {
-        assert_eq!(node.instance(name)["exit"]["code"], code);
+        ended_unwatched(&node.instance(name), "code", code);
     }
 }
 
@@ -257,7 +256,7 @@ fn what_the_kernel_does_not_end_is_stuck_and_nobody_waits_for_it() {
     assert_eq!(still["identity"], entry["identity"], "{still}");
     hole.release();
     let over = node.settled("stuck");
-    assert_eq!((&over["state"], &over["exit"]["signal"]), (&json!("exited"), &json!(9)), "{over}");
+    ended_unwatched(&over, "signal", 9);
     assert_eq!(over["stuck"], Value::Null, "{over}");
 }
 

@@ -15,7 +15,7 @@ use sexton_core::handle::Handle;
 use sexton_core::proc;
 use sexton_plan::id::Pid;
 use sexton_testkit::{Ground, SOON, eventually, skip};
-use support::{Dead, Node, SEXTON, launcher, script};
+use support::{Dead, Node, SEXTON, ended_unwatched, launcher, script};
 
 const SIGKILL: u8 = 9;
 
@@ -172,13 +172,7 @@ fn instances_are_known_again_whoever_died() {
         assert_eq!(entry["identity"], identity, "{who:?}");
     }
     let over = stop(&mut node, "known");
-    // By now it is PID 1's child, whose reaping takes the code away where the kernel keeps none for pidfds.
-    if sexton_testkit::pidfds_can_be_mounted() || over["state"] == "exited" {
-        assert_eq!((&over["state"], &over["exit"]["signal"]), (&json!("exited"), &json!(15)), "{over}");
-    } else {
-        let told = (&over["state"], &over["reason"], &over["exit"]);
-        assert_eq!(told, (&json!("lost"), &json!("vanished"), &Value::Null), "{over}");
-    }
+    ended_unwatched(&over, "signal", 15);
     assert_eq!(sleepers.living(), [], "{over}");
 }
 

@@ -15,6 +15,8 @@ for controller in $(cat /sys/fs/cgroup/cgroup.controllers); do
 done
 mount --make-rshared /
 ip link set lo up
+# Their device files are there before anybody asks for the modules.
+modprobe -a tun fuse
 # As systemd has it for a service.
 ulimit -Hn 524288
 cd $TMPDIR

@@ -330,3 +330,14 @@ pub fn leaderless(dir: &std::path::Path) -> String {
     compile(SOURCE, &program);
     program.display().to_string()
 }
+
+/// Checks what is told of an end that PID 1 may have been the only one to wait for: how it came, `exit` holding `value`
+/// at `key`; or that nobody can know, where the kernel keeps no status for pidfds (before Linux 6.15).
+pub fn ended_unwatched(over: &Value, key: &str, value: i64) {
+    if sexton_testkit::pidfds_can_be_mounted() || over["state"] == "exited" {
+        assert_eq!((&over["state"], &over["exit"][key]), (&json!("exited"), &json!(value)), "{over}");
+    } else {
+        let told = (&over["state"], &over["reason"], &over["exit"]);
+        assert_eq!(told, (&json!("lost"), &json!("vanished"), &Value::Null), "{over}");
+    }
+}
