@@ -2,12 +2,15 @@
 
 #![allow(clippy::indexing_slicing, reason = "a JSON value indexed by a name that is not there is null")]
 
+#[path = "support/failing.rs"]
+mod failing;
 mod support;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 
+use failing::Failing;
 use serde_json::{Value, json};
 use sexton_core::handle::Handle;
 use sexton_core::proc;
@@ -146,6 +149,29 @@ fn a_process_without_its_main_thread_is_refused_before_anything_is_done() {
     assert_eq!((elsewhere.cgroups(), elsewhere.tag()), (home, None));
     assert_eq!(node.get("/v1/events"), before, "a refused call leaves no event");
     assert_eq!(node.instances(), [] as [Value; 0]);
+}
+
+#[test]
+fn whose_place_cannot_be_read_is_not_taken() {
+    if !sexton_testkit::skip::has_program("strace") {
+        skip!(package "strace");
+    }
+    let mut node = Node::new(SEXTON, &[]);
+    let elsewhere = Elsewhere::start(node.ground.dir());
+    let home = elsewhere.cgroups();
+    let worker = i32::try_from(node.get("/v1/self")["worker_pid"].as_i64().expect("a PID")).expect("fits");
+    // REGRESSION: it was taken for one in nobody's custody, and its place for the root, where it would have been put back.
+    for when in ["1", "2"] {
+        let path = format!("/proc/{}/cgroup", elsewhere.pid);
+        let failing = Failing::of(worker, "openat", Path::new(&path), "ENOMEM", when);
+        let refused = elsewhere.adopt(&mut node, "x");
+        drop(failing);
+        assert_eq!(refused.status, 409, "{when}: {}", refused.text());
+        assert!(refused.text().contains("cannot be read"), "{}", refused.text());
+        assert_eq!((elsewhere.cgroups(), elsewhere.tag()), (home.clone(), None), "{when}");
+    }
+    elsewhere.adopt(&mut node, "x").expect(201);
+    node.clear();
 }
 
 #[test]

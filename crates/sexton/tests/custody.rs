@@ -2,6 +2,8 @@
 
 #![allow(clippy::indexing_slicing, reason = "a JSON value indexed by a name that is not there is null")]
 
+#[path = "support/failing.rs"]
+mod failing;
 mod support;
 
 use std::fs;
@@ -11,6 +13,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
+use failing::Failing;
 use serde_json::{Value, json};
 use sexton_testkit::{Connection, Held, SOON, eventually, pidfds_can_be_mounted};
 use support::{Dead, Node, SEXTON, compile, file_appears, launcher, script, spec, text};
@@ -110,6 +113,37 @@ fn what_a_workload_makes_below_its_limits_is_given_back_with_them() {
     });
     let (status, over) = stop(&mut node, "/v1/instances/nests/stop?wait=10s", &json!({}));
     assert_eq!((status, &over["state"], &over["resources"]), (200, &json!("exited"), &json!([])), "{over}");
+    node.clear();
+}
+
+#[test]
+fn limits_are_kept_and_given_back_where_the_host_cannot_be_looked_at() {
+    let hierarchy = std::path::Path::new("/sys/fs/cgroup/pids");
+    if !hierarchy.join("cgroup.procs").exists() {
+        sexton_testkit::skip!("no v1 hierarchy of `pids`");
+    }
+    if !sexton_testkit::skip::has_program("strace") {
+        sexton_testkit::skip!(package "strace");
+    }
+    let mut node = Node::new(SEXTON, &[]);
+    let place = hierarchy.join(node.ground.cgroup());
+    let worker = i32::try_from(node.get("/v1/self")["worker_pid"].as_i64().expect("a PID")).expect("fits");
+    // REGRESSION: the host was asked anew at every step of a start. Where one look failed, a cgroup was made that was in
+    // no row, or a program ran without its limit.
+    for when in ["1", "2", "3"] {
+        let failing = Failing::of(worker, "statx", &hierarchy.join("cgroup.procs"), "ENOMEM", when);
+        let mut body = spec(&format!("limited-{when}"), &["/bin/sleep", "1000"]);
+        body["limits"] = json!({ "pids": 100 });
+        let made = create(&mut node, &body);
+        drop(failing);
+        let name = made["cgroup"]["path"].as_str().expect("a path").rsplit_once('/').expect("below ours").1.to_owned();
+        let inside = fs::read_to_string(place.join(&name).join("cgroup.procs")).expect("its cgroup");
+        assert_eq!(inside.trim(), made["identity"]["pid"].to_string(), "{when}");
+        let path = format!("/v1/instances/limited-{when}/stop?wait=10s");
+        let (status, over) = stop(&mut node, &path, &json!({ "force": true }));
+        assert_eq!((status, &over["resources"]), (200, &json!([])), "{over}");
+        assert!(!place.join(&name).exists(), "{when}");
+    }
     node.clear();
 }
 

@@ -91,7 +91,8 @@ pub fn take(
     }
     // Before the tag is looked at, so that of two who ask for it the second finds the one or the other.
     let claim = claims.claim(identity).ok_or_else(|| refused("is in custody already".to_owned()))?;
-    if handle.tagged().is_some() || in_custody(wanted.pid, host) {
+    let is_held = in_custody(wanted.pid, host).map_err(|why| refused(format!("cannot be read: {why}")))?;
+    if handle.tagged().is_some() || is_held {
         return Err(refused("is in custody already".to_owned()));
     }
     // What was read by number was read of this process, if it still has the number.
@@ -103,25 +104,37 @@ pub fn take(
 }
 
 /// Whether it lives in a cgroup that some Sexton tagged as its own, at whatever depth.
-pub(super) fn in_custody(pid: Pid, host: &Host) -> bool {
-    let (Some(subtree), Ok(path)) = (&host.subtree, proc::cgroup_path(pid)) else { return false };
-    std::path::Path::new(&path)
-        .ancestors()
-        .filter_map(|ancestor| ancestor.to_str())
-        .filter(|ancestor| *ancestor != "/" && !ancestor.is_empty())
-        .any(|ancestor| {
-            subtree.open_path(ancestor).is_ok_and(|domain| domain.owner().is_some() && !domain.is_subtree())
-        })
+///
+/// # Errors
+/// It is gone, or it cannot be told where it lives.
+pub(super) fn in_custody(pid: Pid, host: &Host) -> Result<bool, String> {
+    let Some(subtree) = &host.subtree else { return Ok(false) };
+    let path = proc::cgroup_path(pid).map_err(|error| chain(&error))?;
+    let ancestors = std::path::Path::new(&path).ancestors().filter_map(|ancestor| ancestor.to_str());
+    for ancestor in ancestors.filter(|ancestor| *ancestor != "/" && !ancestor.is_empty()) {
+        match subtree.open_path(ancestor) {
+            Ok(domain) if domain.owner().is_some() && !domain.is_subtree() => return Ok(true),
+            Ok(_) | Err(DomainError::Gone(_)) => {}
+            Err(error) => return Err(chain(&error)),
+        }
+    }
+    Ok(false)
 }
 
-/// The row of an adoption: who it is is known before anything is acquired.
-pub fn intent(blank: Entry, taken: &Taken) -> Entry {
-    let origin = proc::cgroup_path(taken.identity().pid).unwrap_or_else(|_| "/".to_owned());
+/// The row of an adoption: who it is, and where it is to go back to, is known before anything is acquired.
+///
+/// # Errors
+/// The process is gone, or it cannot be told where it lives.
+pub fn intent(blank: Entry, taken: &Taken, host: &Host) -> Result<Entry, Refusal> {
+    let pid = taken.identity().pid;
+    let unread = |error| Refusal::new(Kind::WrongState, format!("process {pid} cannot be read: {}", chain(&error)));
+    let origin = host.subtree.as_ref().map_or(Ok("/".to_owned()), |_| proc::cgroup_path(pid)).map_err(unread)?;
+    let origins_v1 = host.v1.origins(&blank.spec.limits, pid).map_err(unread)?;
     let mut resources = blank.resources.clone();
-    for key in std::iter::once(origin).chain(limits::origins_v1(&blank.spec.limits, taken.identity().pid)) {
+    for key in std::iter::once(origin).chain(origins_v1) {
         resources.push(Resource { kind: ORIGIN.to_owned(), key, state: ResourceState::Intent });
     }
-    Entry { identity: Some(taken.identity().clone()), handle: taken.to_bytes(), adopted: true, resources, ..blank }
+    Ok(Entry { identity: Some(taken.identity().clone()), handle: taken.to_bytes(), adopted: true, resources, ..blank })
 }
 
 impl Life {
@@ -215,7 +228,7 @@ impl Life {
             if !lives() {
                 return Err("it has ended".to_owned());
             }
-            limits::take_in_v1(&self.host.cgroup, &self.entry.spec.limits, &domain_name(&self.entry), pid)?;
+            self.host.v1.take_in(&self.entry.spec.limits, &domain_name(&self.entry), pid)?;
             domain.take_in(pid).map_err(|error| chain(&error))?;
             crash_point!("adopt.moved");
             if !lives() || handle.is_over() == Ok(true) {

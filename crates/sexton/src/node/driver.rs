@@ -295,11 +295,11 @@ impl Driver {
         let admitted = self.admit(&new.name, gate::Kind::ADOPT);
         let blank = first_incarnation(new, &self.host);
         let take = |permit| adopt::take(wanted, &self.host, self.keeper_pid, &mut self.claims, permit);
-        let taken = match admitted.and_then(take) {
-            Ok(taken) => taken,
+        let intended = admitted.and_then(take).and_then(|taken| Ok((adopt::intent(blank, &taken, &self.host)?, taken)));
+        let (entry, taken) = match intended {
+            Ok(intended) => intended,
             Err(refusal) => return refuse(reply, refusal),
         };
-        let entry = adopt::intent(blank, &taken);
         let name = entry.name.clone();
         let (life, handle) = Life::unrecorded(Arc::clone(&self.host), entry, self.removed.0.clone());
         self.lives.insert(name, handle);

@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use super::adapter::Runtimes;
 use super::event_log::EventLog;
 use super::keeper::Keeper;
+use super::limits::V1;
 use super::namespaces::Namespaces;
 use super::slots::Slots;
 use crate::metrics::{Metric, Metrics};
@@ -42,6 +43,8 @@ pub struct Host {
     pub subtree: Option<Subtree>,
     /// The path of the subtree, from the root of each hierarchy.
     pub cgroup: String,
+    /// The v1 hierarchies that keep limits, where the host has such.
+    pub v1: V1,
     /// The pins, where the kernel has them.
     pub pins: Option<PinBoard>,
     /// The ledger.

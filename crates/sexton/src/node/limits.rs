@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use sexton_core::domain::{Domain, remove_tree};
 use sexton_core::pin::Released;
-use sexton_core::proc;
+use sexton_core::proc::{self, ReadProcError};
 use sexton_ledger::entry::Limits;
 use sexton_plan::id::Pid;
 
@@ -33,52 +33,94 @@ fn wanted(limits: &Limits) -> impl Iterator<Item = (&'static str, &'static str, 
     pids.into_iter().chain(memory)
 }
 
-/// Whether the cgroup2 subtree of this host lacks a controller that v1 has.
-fn is_v1(controller: &str) -> bool {
-    Path::new(V1_ROOT).join(controller).join("cgroup.procs").exists()
-}
-
-/// The v1 controllers that `limits` need on this host.
-pub fn v1_controllers(limits: &Limits) -> Vec<&'static str> {
-    wanted(limits).map(|(controller, ..)| controller).filter(|controller| is_v1(controller)).collect()
-}
-
-/// Sets `limits` for the incarnation whose cgroup is `domain`, called `name`.
+/// The hierarchies of v1 that keep limits on this host, and the daemon's own place in each.
 ///
-/// # Errors
-/// The host keeps such a limit nowhere: it is never silently ignored.
-pub fn apply(subtree: &str, domain: &Domain, name: &str, limits: &Limits) -> Result<(), String> {
-    for (controller, v1_file, v2_file, value) in wanted(limits) {
-        if is_v1(controller) {
-            let dir = v1_dir(subtree, controller, name);
-            let set = || -> io::Result<()> {
-                fs::create_dir_all(&dir)?;
-                fs::write(dir.join(v1_file), value.to_string())
-            };
-            set().map_err(|error| format!("limit `{controller}` on `{}`: {error}", dir.display()))?;
-        } else if let Err(error) = domain.limit(v2_file, value) {
-            return Err(format!("limit `{controller}` is not available on this host: {error}"));
+/// They are looked for once, when the worker begins: what is recorded as an intent, what is made and what a process is
+/// moved into must be the same.
+#[derive(Clone, Debug)]
+pub struct V1 {
+    subtree: String,
+    controllers: Vec<&'static str>,
+}
+
+impl V1 {
+    /// Finds them, and makes the places, which last as the cgroup2 subtree does.
+    ///
+    /// # Errors
+    /// It cannot be told whether the host has one.
+    pub fn make(subtree: &str) -> io::Result<V1> {
+        let controllers = look_v1(Path::new(V1_ROOT))?;
+        for controller in &controllers {
+            let dir = v1_dir(subtree, controller, "");
+            if let Err(error) = fs::create_dir_all(&dir) {
+                tracing::warn!(%error, dir = %dir.display(), "no place for v1 limits");
+            }
+        }
+        Ok(V1 { subtree: subtree.to_owned(), controllers })
+    }
+
+    fn has(&self, controller: &str) -> bool {
+        self.controllers.contains(&controller)
+    }
+
+    /// The controllers that `limits` need.
+    pub fn needed(&self, limits: &Limits) -> impl Iterator<Item = &'static str> {
+        wanted(limits).map(|(controller, ..)| controller).filter(|controller| self.has(controller))
+    }
+
+    /// Sets `limits` for the incarnation whose cgroup is `domain`, called `name`.
+    ///
+    /// # Errors
+    /// The host keeps such a limit nowhere: it is never silently ignored.
+    pub fn apply(&self, domain: &Domain, name: &str, limits: &Limits) -> Result<(), String> {
+        for (controller, v1_file, v2_file, value) in wanted(limits) {
+            if self.has(controller) {
+                let dir = v1_dir(&self.subtree, controller, name);
+                let set = || -> io::Result<()> {
+                    fs::create_dir_all(&dir)?;
+                    fs::write(dir.join(v1_file), value.to_string())
+                };
+                set().map_err(|error| format!("limit `{controller}` on `{}`: {error}", dir.display()))?;
+            } else if let Err(error) = domain.limit(v2_file, value) {
+                return Err(format!("limit `{controller}` is not available on this host: {error}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Moves a waiting process under the limits of its incarnation, by the number that the caller holds a pidfd of.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub fn take_in(&self, limits: &Limits, name: &str, pid: Pid) -> Result<(), String> {
+        for controller in self.needed(limits) {
+            let file = v1_dir(&self.subtree, controller, name).join("cgroup.procs");
+            fs::write(&file, pid.to_string()).map_err(|error| format!("{}: {error}", file.display()))?;
+        }
+        Ok(())
+    }
+
+    /// Where a process is, in the hierarchies that `limits` need: `controller/path` of each.
+    ///
+    /// # Errors
+    /// It is gone, or cannot be read.
+    pub fn origins(&self, limits: &Limits, pid: Pid) -> Result<Vec<String>, ReadProcError> {
+        let path = |controller: &str| Ok(format!("{controller}{}", proc::cgroup_v1_path(pid, controller)?));
+        self.needed(limits).map(path).collect()
+    }
+}
+
+/// The controllers that are mounted below `root`, as v1 mounts them.
+fn look_v1(root: &Path) -> io::Result<Vec<&'static str>> {
+    let mut found = Vec::new();
+    for controller in V1_CONTROLLERS {
+        match fs::metadata(root.join(controller).join("cgroup.procs")) {
+            Ok(_) => found.push(controller),
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {}
+            Err(error) => return Err(error),
         }
     }
-    Ok(())
-}
-
-/// Moves a waiting process under the v1 limits of its incarnation, by the number that the caller holds a pidfd of.
-///
-/// # Errors
-/// The kernel refused.
-pub fn take_in_v1(subtree: &str, limits: &Limits, name: &str, pid: Pid) -> Result<(), String> {
-    for controller in v1_controllers(limits) {
-        let file = v1_dir(subtree, controller, name).join("cgroup.procs");
-        fs::write(&file, pid.to_string()).map_err(|error| format!("{}: {error}", file.display()))?;
-    }
-    Ok(())
-}
-
-/// Where a process is, in the v1 hierarchies that `limits` need: `controller/path` of each.
-pub fn origins_v1(limits: &Limits, pid: Pid) -> Vec<String> {
-    let path = |controller: &str| Some(format!("{controller}{}", proc::cgroup_v1_path(pid, controller).ok()?));
-    v1_controllers(limits).into_iter().filter_map(path).collect()
+    Ok(found)
 }
 
 /// Moves everybody in the v1 cgroup `key` to the one of `origins` in the same hierarchy, or to its root where that is
@@ -119,16 +161,6 @@ fn is_gone<T>(looked: io::Result<T>) -> bool {
 pub fn release_v1(subtree: &str, key: &str) -> Result<Released, String> {
     let Some((controller, name)) = key.split_once('/') else { return Ok(Released::WasGone) };
     remove_tree(&v1_dir(subtree, controller, name)).map_err(|error| error.to_string())
-}
-
-/// Makes the places of v1 limits, as far as the host has them: they last as the cgroup2 subtree does.
-pub fn make_v1(subtree: &str) {
-    for controller in V1_CONTROLLERS.into_iter().filter(|controller| is_v1(controller)) {
-        let dir = v1_dir(subtree, controller, "");
-        if let Err(error) = fs::create_dir_all(&dir) {
-            tracing::warn!(%error, dir = %dir.display(), "no place for v1 limits");
-        }
-    }
 }
 
 /// Removes the places of v1 limits that are empty.

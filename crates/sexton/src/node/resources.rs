@@ -2,7 +2,7 @@
 
 use sexton_ledger::entry::{Entry, Resource, ResourceState};
 
-use super::limits;
+use super::limits::V1;
 
 /// Where an adopted process came from, until it is in custody: the path of its cgroup2, and `controller/path` of a v1
 /// cgroup that its limits take it out of.
@@ -14,7 +14,7 @@ pub fn domain_name(entry: &Entry) -> String {
 }
 
 /// What a start is about to acquire, as intents.
-pub fn intents(entry: &Entry, has_cgroups: bool, has_pins: bool) -> Vec<Resource> {
+pub fn intents(entry: &Entry, has_cgroups: bool, v1: &V1, has_pins: bool) -> Vec<Resource> {
     let mut wanted = Vec::new();
     let mut want = |kind: &str, key: String| {
         wanted.push(Resource { kind: kind.to_owned(), key, state: ResourceState::Intent });
@@ -22,7 +22,7 @@ pub fn intents(entry: &Entry, has_cgroups: bool, has_pins: bool) -> Vec<Resource
     if has_cgroups {
         want("cgroup", domain_name(entry));
     }
-    for controller in limits::v1_controllers(&entry.spec.limits) {
+    for controller in v1.needed(&entry.spec.limits) {
         want("cgroup-v1", format!("{controller}/{}", domain_name(entry)));
     }
     if has_pins {

@@ -189,7 +189,7 @@ pub fn next_incarnation(entry: &Entry, host: &super::host::Host, restarts: Resta
         restarts,
         ..entry.clone()
     };
-    next.resources = intents(&next, host.subtree.is_some(), host.pins.is_some());
+    next.resources = intents(&next, host.subtree.is_some(), &host.v1, host.pins.is_some());
     next
 }
 

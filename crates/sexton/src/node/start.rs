@@ -127,7 +127,7 @@ impl Life {
         let entry = &self.entry;
         let name = domain_name(entry);
         let domain = subtree.create(&name, entry.incarnation.as_str()).map_err(|error| Unstarted::failed(&error))?;
-        let limited = super::limits::apply(&self.host.cgroup, &domain, &name, &entry.spec.limits);
+        let limited = self.host.v1.apply(&domain, &name, &entry.spec.limits);
         limited.map_err(Unstarted::asked)?;
         Ok(Some(domain))
     }
@@ -137,7 +137,7 @@ impl Life {
         let handle = Arc::clone(&made.handle);
         let identity = handle.identity().clone();
         let mut next = (*self.entry).clone();
-        super::limits::take_in_v1(&self.host.cgroup, &next.spec.limits, &domain_name(&next), identity.pid)?;
+        self.host.v1.take_in(&next.spec.limits, &domain_name(&next), identity.pid)?;
         handle.tag(next.incarnation.as_str());
         next.handle = handle.to_bytes();
         next.cgroup = made.domain.as_ref().map(|domain| Cgroup { path: domain.path().to_owned(), ino: domain.ino() });

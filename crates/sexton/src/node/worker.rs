@@ -22,6 +22,7 @@ use super::drain::{Drain, DrainRules};
 use super::driver::Driver;
 use super::host::{Host, Paths};
 use super::keeper::Keeper;
+use super::limits::V1;
 use super::logs::LogKeeper;
 use super::namespaces::Namespaces;
 use super::reconcile::Reconciler;
@@ -88,6 +89,9 @@ pub enum BeginError {
     /// The cgroup subtree could not be made.
     #[error("could not make the cgroup subtree")]
     Cgroup(#[source] DomainError),
+    /// It cannot be told where limits are kept.
+    #[error("could not look for the cgroups of v1")]
+    V1(#[source] io::Error),
 }
 
 /// A node that has found all its instances again.
@@ -120,7 +124,7 @@ pub async fn begin(options: &Options, keeper: Keeper, new_keeper: bool) -> Resul
         make_dir(dir)?;
     }
     let subtree = find_subtree(&options.cgroup)?;
-    super::limits::make_v1(&options.cgroup);
+    let v1 = V1::make(&options.cgroup).map_err(BeginError::V1)?;
     let open =
         OpenOptions { node: options.node.clone(), wal_reserve: WAL_RESERVE, ..OpenOptions::new(here.boot_id.clone()) };
     let (ledger, contents) = Ledger::open(&paths.state_dir, open)?;
@@ -136,6 +140,7 @@ pub async fn begin(options: &Options, keeper: Keeper, new_keeper: bool) -> Resul
         namespaces: Namespaces::resume(&contents.meta, contents.boot_id_before.as_ref(), &here),
         here,
         cgroup: options.cgroup.clone(),
+        v1,
         pins: open_pins(&paths),
         paths,
         subtree,

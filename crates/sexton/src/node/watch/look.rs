@@ -130,7 +130,8 @@ impl Looker {
     ) -> Sighting {
         let identity = seen.handle.identity().clone();
         let is_adopted = adopters.iter().any(|adopter| adopter.as_raw() == seen.parent);
-        let is_held = seen.handle.tagged().is_some() || adopt::in_custody(identity.pid, &self.host);
+        // Of whom it cannot be told, somebody may have custody.
+        let is_held = seen.handle.tagged().is_some() || adopt::in_custody(identity.pid, &self.host).unwrap_or(true);
         let was_seen = before.contains(&who(&identity));
         Sighting {
             parent: if is_adopted { Parent::Adopter } else { Parent::Other },
