@@ -3,6 +3,8 @@
 
 #![allow(clippy::indexing_slicing, reason = "a JSON value indexed by a name that is not there is null")]
 
+#[path = "support/failing.rs"]
+mod failing;
 #[path = "support/owner.rs"]
 mod owner;
 mod support;
@@ -17,6 +19,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use failing::Failing;
 use owner::Owner;
 use serde_json::{Value, json};
 use sexton_plan::id::Pid;
@@ -96,6 +99,51 @@ fn what_is_no_metadata_is_told_and_never_changed_and_its_process_lives() {
     node.owner.write("half", "{\"HypervisorPID\": 1}");
     node.reconcile();
     assert_eq!(node.owner.read("half"), format!("{{\"HypervisorPID\": {}}}", guests[0]));
+}
+
+#[test]
+fn what_a_writing_leaves_is_removed_as_soon_as_it_can_be() {
+    let append_only = |dir: &Path, how: &str| Command::new("chattr").arg(how).arg(dir).output().expect("chattr").status;
+    let mut node = Node::new("1h");
+    node.owner.guest("a", Some("{\"HypervisorPID\":1}"));
+    let dir = node.owner.guest_dir("a");
+    let before = names(&dir);
+    // A directory in which files can be made, and neither renamed nor removed.
+    if !append_only(&dir, "+a").success() {
+        skip!("no append-only directories here");
+    }
+    let pid = node.owner.fake("a");
+    (0..3).for_each(|_| node.reconcile());
+    let (left, why) = (names(&dir), node.left(pid));
+    node.daemon.replace_worker().expect("another worker");
+    node.reconcile();
+    let left_later = names(&dir);
+    assert!(append_only(&dir, "-a").success());
+    node.reconcile();
+    // REGRESSION: every pass left another file for ever.
+    assert_eq!((left.len(), &left_later), (before.len() + 1, &left), "{left:?}");
+    assert!(why.is_some_and(|why| why.contains("left beside")), "it is told");
+    assert_eq!(names(&dir), before);
+    assert_eq!(node.owner.read("a"), format!("{{\"HypervisorPID\":{pid}}}"));
+    assert_eq!(node.told("orphan.adopted"), [pid.as_raw()]);
+}
+
+#[test]
+fn a_pid_that_was_written_is_told_whatever_the_disk_says_afterwards() {
+    if !sexton_testkit::skip::has_program("strace") {
+        skip!(package "strace");
+    }
+    let mut node = Node::new("1h");
+    node.owner.guest("a", Some("{\"HypervisorPID\":1}"));
+    let pid = node.owner.fake("a");
+    let worker = node.daemon.worker_pid().expect("a worker");
+    let failing = Failing::of(worker, "fsync", &node.owner.guest_dir("a"), "EIO", "1+");
+    node.reconcile();
+    drop(failing);
+    assert_eq!(node.owner.read("a"), format!("{{\"HypervisorPID\":{pid}}}"));
+    node.reconcile();
+    // REGRESSION: where its directory could not be synced, it was called not written, and never told.
+    assert_eq!(node.told("orphan.adopted"), [pid.as_raw()]);
 }
 
 #[test]

@@ -65,12 +65,18 @@ impl Looker {
         metadata.replace(&text, beside).map_err(|error| format!("could not write the metadata: {error}"))
     }
 
-    /// Clears up behind a worker that died while it wrote; whether the metadata names the process now.
+    /// Whether something is left beside of what was written back.
+    pub fn is_left_beside(&self, writing: &Writing) -> bool {
+        let watch = self.watches.iter().find(|known| known.name == writing.watch);
+        watch.is_some_and(|watch| metadata::is_beside(&watch.metadata, &writing.id, &writing.beside))
+    }
+
+    /// Clears up behind a worker that died while it wrote, or could not; whether the metadata names the process now.
     ///
     /// # Errors
-    /// Nobody can tell.
+    /// Nobody can tell, or what is left cannot be removed.
     pub fn finish_writing(&self, writing: &Writing) -> Result<bool, String> {
-        let Writing { watch, id, identity, beside } = writing;
+        let Writing { watch, id, identity, beside, is_told: _ } = writing;
         let Some(watch) = self.watches.iter().find(|known| known.name == *watch) else { return Ok(false) };
         metadata::tidy(&watch.metadata, id, beside, |text| edited(watch, identity, text).ok())?;
         Ok(self.claim(watch, id, identity.pid).is_right_for(identity))

@@ -137,11 +137,22 @@ pub fn name_beside() -> String {
     format!(".{}.sexton", sexton_ledger::new_incarnation())
 }
 
-/// Clears away `beside`, which a worker left beside the metadata of `id` that died while it replaced that. `edited`: what
-/// it would have made of a text, which is the text itself where that was right, and nothing where it is no metadata.
+/// Whether something is called `beside` next to the metadata of `id`, as far as anybody can tell.
+pub fn is_beside(template: &Template, id: &str, beside: &str) -> bool {
+    let Ok(beside) = CString::new(beside) else { return false };
+    match open_dir(template, id) {
+        Ok((dir, _)) => !look(&dir, &beside).is_err_and(|error| is_missing(&error)),
+        Err(Found::Missing | Found::File(_)) => false,
+        Err(Found::Odd(_)) => true,
+    }
+}
+
+/// Clears away `beside`, which was left beside the metadata of `id` by a worker that died while it replaced that, or that
+/// could not remove it. `edited`: what it would have made of a text, which is the text itself where that was right, and
+/// nothing where it is no metadata.
 ///
 /// # Errors
-/// Nobody can tell what is there; it stays.
+/// Nobody can tell what is there, or it cannot be removed; it stays.
 pub fn tidy(
     template: &Template,
     id: &str,
@@ -170,8 +181,10 @@ pub fn tidy(
     if ours_is_in_place && is_newer {
         file::exchange(dir.as_raw_fd(), &beside, &name).map_err(|error| error.to_string())?;
     }
-    let _gone = file::unlink(dir.as_raw_fd(), &beside);
-    Ok(())
+    match file::unlink(dir.as_raw_fd(), &beside) {
+        Err(error) if error.errno != Errno::ENOENT => Err(error.to_string()),
+        Ok(()) | Err(_) => Ok(()),
+    }
 }
 
 /// The name of `name` in the very directory that `dir` holds, wherever that has gone.
@@ -219,7 +232,7 @@ fn stamp(about: &std::fs::Metadata) -> Stamp {
 
 impl Metadata {
     /// Replaces the file's text in one step: owner, mode and extended attributes stay, and a crash leaves the old
-    /// text or the new one. `beside`: a name of [`name_beside`].
+    /// text or the new one. `beside`: a name of [`name_beside`], which something may bear afterwards ([`is_beside`]).
     ///
     /// # Errors
     /// It changed since it was read, or could not be written; it is then as it was.
@@ -241,9 +254,15 @@ impl Metadata {
             Err(error) => Err(error),
         };
         // What is beside now is the old file, or one of ours that is not wanted.
-        let _gone = file::unlink(self.dir.as_raw_fd(), &beside);
+        if let Err(error) = file::unlink(self.dir.as_raw_fd(), &beside) {
+            tracing::warn!(%error, ?beside, "what a writing left is still there");
+        }
         replaced?;
-        Ok(file::sync(self.dir.as_raw_fd())?)
+        // It is in place for whoever reads it. Without power the process is gone as well as what was said of it.
+        if let Err(error) = file::sync(self.dir.as_raw_fd()) {
+            tracing::warn!(%error, "a directory of metadata is not synced");
+        }
+        Ok(())
     }
 
     /// Puts the file `beside`, whose inode is `ours`, into place; tells that again where something came out in exchange.

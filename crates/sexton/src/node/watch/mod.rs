@@ -231,7 +231,11 @@ impl Watcher {
     }
 
     async fn carry_out(&mut self, actions: &[Action]) {
-        let mut intended = self.intend(actions).await.map(Vec::into_iter);
+        let (untidy, actions): (Vec<&Action>, Vec<&Action>) = actions.iter().partition(|action| self.is_untidy(action));
+        for action in untidy {
+            self.failed(action, "what an earlier writing left beside the metadata could not be removed".to_owned());
+        }
+        let mut intended = self.intend(&actions).await.map(Vec::into_iter);
         for action in actions {
             match action {
                 Action::WriteBack { .. } => match &mut intended {
@@ -254,15 +258,23 @@ impl Watcher {
         }
     }
 
+    /// Whether it would write beside what an earlier writing has left.
+    fn is_untidy(&self, action: &Action) -> bool {
+        let writes = matches!(action, Action::WriteBack { .. });
+        writes && action.watched().is_some_and(|(watch, id, _)| self.told.is_untidy(watch, id))
+    }
+
     /// Makes durable what is about to be written back, in the order of the plan: a file that is right tells nobody
     /// whether its event was recorded.
-    async fn intend(&mut self, actions: &[Action]) -> Result<Vec<Writing>, Refusal> {
-        let writes = |action: &&Action| matches!(action, Action::WriteBack { .. });
-        let writing = actions.iter().filter(writes).filter_map(Action::watched).map(|(watch, id, identity)| Writing {
+    async fn intend(&mut self, actions: &[&Action]) -> Result<Vec<Writing>, Refusal> {
+        let writes = |action: &&&Action| matches!(action, Action::WriteBack { .. });
+        let watched = actions.iter().filter(writes).filter_map(|action| action.watched());
+        let writing = watched.map(|(watch, id, identity)| Writing {
             watch: watch.to_owned(),
             id: id.to_owned(),
             identity: identity.clone(),
             beside: metadata::name_beside(),
+            is_told: false,
         });
         let writing: Vec<Writing> = writing.collect();
         if writing.is_empty() {
@@ -277,19 +289,19 @@ impl Watcher {
         Ok(writing)
     }
 
-    /// Clears up behind a worker before this one, and tells what that has written back and could not tell. What cannot
-    /// be read yet stays for the next pass.
+    /// Clears up behind a worker before this one, and tells what that has written back and could not tell; removes what
+    /// could not be removed. What cannot be read or removed yet stays for the next pass.
     async fn finish_writing(&mut self) {
         let (mut events, mut is_changed) = (Vec::new(), false);
         for writing in self.told.unfinished() {
             let (looker, wanted) = (Arc::clone(&self.looker), writing.clone());
             let finished = spawn_blocking(move || looker.finish_writing(&wanted)).await;
-            let Writing { watch, id, identity, .. } = &writing;
+            let Writing { watch, id, identity, is_told, .. } = &writing;
             match finished.unwrap_or_else(|error| Err(error.to_string())) {
-                Ok(true) => events.push(told::fact(EventKind::OrphanAdopted, watch, id, identity)),
-                Ok(false) => {}
+                Ok(true) if !is_told => events.push(told::fact(EventKind::OrphanAdopted, watch, id, identity)),
+                Ok(_) => {}
                 Err(why) => {
-                    tracing::warn!(watch, id, why, "what a dead worker wrote cannot be looked at");
+                    tracing::warn!(watch, id, why, "what is left of a writing stays");
                     continue;
                 }
             }
@@ -302,11 +314,19 @@ impl Watcher {
     }
 
     async fn write_back(&mut self, action: &Action, writing: Writing) {
-        let Writing { watch, id, identity, beside } = &writing;
-        let (looker, wanted, beside) = (Arc::clone(&self.looker), action.clone(), beside.clone());
-        let written = spawn_blocking(move || looker.write_back(&wanted, &beside)).await;
-        self.told.written(&writing);
-        match written.unwrap_or_else(|error| Err(error.to_string())) {
+        let Writing { watch, id, identity, .. } = &writing;
+        let (looker, wanted, planned) = (Arc::clone(&self.looker), action.clone(), writing.clone());
+        let written = spawn_blocking(move || {
+            let written = looker.write_back(&wanted, &planned.beside);
+            (written, looker.is_left_beside(&planned))
+        });
+        let (written, is_left) = written.await.unwrap_or_else(|error| (Err(error.to_string()), true));
+        if is_left {
+            self.told.left_beside(&writing);
+        } else {
+            self.told.written(&writing);
+        }
+        match written {
             Ok(()) => {
                 tracing::info!(watch, id, pid = %identity.pid, "PID written back");
                 self.owe(vec![told::fact(EventKind::OrphanAdopted, watch, id, identity)]).await;

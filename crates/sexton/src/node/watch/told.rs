@@ -34,6 +34,9 @@ pub struct Writing {
     pub identity: Identity,
     /// The name of the new file beside the metadata.
     pub beside: String,
+    /// Whether what came of it was told, and what is beside is still to be removed.
+    #[serde(default)]
+    pub is_told: bool,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -72,7 +75,7 @@ impl Told {
         }
     }
 
-    /// What a worker before this one was about to write back, and may have written.
+    /// What was about to be written back and may have been, or has left something beside.
     pub fn unfinished(&self) -> Vec<Writing> {
         self.writing.clone()
     }
@@ -84,7 +87,18 @@ impl Told {
 
     /// Forgets what was to be written back, whatever came of it.
     pub fn written(&mut self, writing: &Writing) {
-        self.writing.retain(|known| known != writing);
+        self.writing.retain(|known| known.beside != writing.beside);
+    }
+
+    /// Notes that something is left of a writing, of which nothing more is to be told.
+    pub fn left_beside(&mut self, writing: &Writing) {
+        let left = self.writing.iter_mut().find(|known| known.beside == writing.beside);
+        left.into_iter().for_each(|known| known.is_told = true);
+    }
+
+    /// Whether something may be left of a writing to the metadata of `id`.
+    pub fn is_untidy(&self, watch: &str, id: &str) -> bool {
+        self.writing.iter().any(|known| known.watch == watch && known.id == id)
     }
 
     /// Forgets an orphan that is over, and tells so.
