@@ -6,12 +6,13 @@
 mod support;
 
 use std::fs::{self, File};
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
+use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::process::{Child, Stdio};
 
 use serde_json::json;
-use sexton_testkit::{SOON, eventually};
+use sexton_testkit::{Ground, SOON, eventually};
 use support::{Dead, Node, SEXTON, file_appears, spec};
 
 /// A pipe with a name, whose bytes an instance copies to its stdout; a life ends with them.
@@ -115,4 +116,37 @@ fn nobody_waits_for_what_a_workload_has_put_in_its_logs_place() {
         }
     }
     node.clear();
+}
+
+#[test]
+fn a_daemon_that_goes_away_before_the_first_byte_is_waited_for() {
+    let ground = Ground::new(SEXTON).expect("a ground");
+    fs::create_dir_all(ground.run_dir()).expect("made");
+    let listener = UnixListener::bind(ground.run_dir().join("sexton.sock")).expect("bound");
+    let mut command = ground.command(&["logs", "talks"]);
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program starts");
+    let life = "01ARZ3NDEKTSV4RRFFQ69G5FAV";
+    let shown = format!("{{\"name\":\"talks\",\"incarnation\":\"{life}\"}}");
+    std::thread::spawn(move || {
+        let mut is_lost = false;
+        while let Ok((mut asked, _)) = listener.accept() {
+            let (mut request, mut buffer) = (Vec::new(), [0; 4_096]);
+            while !request.windows(4).any(|end| end == b"\r\n\r\n") {
+                let len = asked.read(&mut buffer).expect("read");
+                assert!(len > 0, "half a request");
+                request.extend_from_slice(&buffer[..len]);
+            }
+            let is_log = request.starts_with(b"GET /v1/instances/talks/logs");
+            if is_log && !std::mem::replace(&mut is_lost, true) {
+                continue;
+            }
+            let (kind, body) = if is_log { ("octet-stream", "said\n") } else { ("json", shown.as_str()) };
+            let about = format!("Sexton-Incarnation: {life}\r\nSexton-Offset: 0\r\nContent-Length: {}", body.len());
+            let head = format!("Content-Type: application/{kind}\r\nConnection: close\r\n{about}");
+            write!(asked, "HTTP/1.1 200 OK\r\n{head}\r\n\r\n{body}").expect("written");
+        }
+    });
+    // REGRESSION: whoever asked just as the daemon was upgraded was told that it is lost.
+    let output = child.wait_with_output().expect("it ends");
+    assert_eq!((output.status.code(), output.stdout.as_slice()), (Some(0), b"said\n".as_slice()), "{output:?}");
 }

@@ -156,7 +156,7 @@ impl Answer {
     }
 
     /// Whether it is the refusal that passes by itself: a worker that begins or ends.
-    fn is_not_ready(&self) -> bool {
+    pub fn is_not_ready(&self) -> bool {
         self.status == Kind::NotReady.status() && self.body.at("code") == Kind::NotReady.code()
     }
 }

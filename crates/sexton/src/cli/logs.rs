@@ -6,7 +6,7 @@ use hyper::HeaderMap;
 use serde_json::json;
 use sexton_plan::id::Name;
 
-use super::client::{Ask, AskError, Client, Known, with_query};
+use super::client::{Ask, Client, Known, with_query};
 use super::failure::{Failure, exit};
 use super::member::Member as _;
 use super::out::{self, Tame};
@@ -159,14 +159,13 @@ pub struct Copy {
     pub which: Which,
     /// The first byte of the life's log that is not copied yet; `None` until the daemon has told where it begins.
     offset: Option<u64>,
-    known: Known,
 }
 
 impl Copy {
-    /// A copy of one stream of `life`.
+    /// A copy of one stream of `life`, of which the daemon has told: it may go away from now on, and come back.
     pub fn new(client: Client, name: Name, life: String, stream: Stream, sink: Sink) -> Copy {
         let (sink, which) = (Some(sink), Which::This);
-        Copy { client, name, life, stream, sink, follow: false, tail: None, which, offset: None, known: Known::No }
+        Copy { client, name, life, stream, sink, follow: false, tail: None, which, offset: None }
     }
 
     /// Copies one life, to its end where that is followed.
@@ -202,20 +201,17 @@ impl Copy {
 
     /// Copies what there is behind what is copied already, until the daemon or the connection ends it.
     async fn pass(&mut self) -> Result<Pass, Failure> {
-        let response = match self.client.open(&self.ask()).await {
-            Ok(response) => response,
-            Err(AskError::Lost { .. } | AskError::Unreachable { .. }) if self.known == Known::Yes => {
-                return Ok(Pass::Cut);
-            }
-            Err(error) => return Err(error.into()),
-        };
+        let Ok(response) = self.client.open(&self.ask()).await else { return Ok(Pass::Cut) };
         match response.status().as_u16() {
             200 => {}
             202 => return Ok(Pass::NotYet),
-            503 if self.known == Known::Yes => return Ok(Pass::Cut),
+            503 if self.offset.is_some() => return Ok(Pass::Cut),
             status => {
-                let refused = self.client.whole(status, response.into_body()).await?.into_body();
-                return match refused {
+                let refused = self.client.whole(status, response.into_body()).await?;
+                if refused.is_not_ready() {
+                    return Ok(Pass::Cut);
+                }
+                return match refused.into_body() {
                     Err(failure) if failure.exit == exit::NOT_FOUND => Ok(Pass::Over(Over::Unkept(failure))),
                     other => other.map(|_| Pass::Cut),
                 };
@@ -239,8 +235,7 @@ impl Copy {
         let (Some(life), Some(offset)) = (life, offset) else {
             return Err(Failure::new(exit::FAILED, "the daemon does not say which log it sends"));
         };
-        (self.life, self.offset) = (life.to_owned(), Some(offset));
-        (self.which, self.known) = (Which::This, Known::Yes);
+        (self.life, self.offset, self.which) = (life.to_owned(), Some(offset), Which::This);
         Ok(())
     }
 
