@@ -23,9 +23,10 @@ use crate::node::host::SharedHost;
 /// A process, as it is recognised from pass to pass: number, inode of its pidfd, start tick.
 pub type Who = (Pid, Option<u64>, Option<u64>);
 
-/// Who it is.
+/// Who it is: by its inode where the kernel has those, for its start tick may not have been read this time.
 pub fn who(identity: &Identity) -> Who {
-    (identity.pid, identity.pidfs_ino, identity.start_ticks)
+    let start_ticks = identity.start_ticks.filter(|_| identity.pidfs_ino.is_none());
+    (identity.pid, identity.pidfs_ino, start_ticks)
 }
 
 /// The eyes of the watches.

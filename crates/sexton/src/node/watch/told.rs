@@ -165,6 +165,19 @@ mod tests {
     use sexton_plan::id::Pid;
 
     #[test]
+    fn an_orphan_whose_start_tick_cannot_be_read_once_is_told_once() {
+        let pid = Pid::new(std::process::id().cast_signed()).expect("greater than 1");
+        let here = proc::here().expect("here");
+        let identity = Identity { pidfs_ino: Some(7), ..Handle::open(pid, &here).expect("alive").identity().clone() };
+        let mut told = Told::default();
+        assert!(told.see("w", "a", &Identity { start_ticks: None, ..identity.clone() }).is_some());
+        // REGRESSION: it was taken for another one.
+        assert!(told.see("w", "a", &identity).is_none());
+        let other = Identity { pidfs_ino: Some(8), ..identity };
+        assert!(told.see("w", "a", &other).is_some(), "the number is another's");
+    }
+
+    #[test]
     fn an_orphan_that_a_dead_worker_was_ending_is_told_once_it_is_gone() {
         let here = proc::here().expect("here");
         let mut child = std::process::Command::new("sleep").arg("1000").spawn().expect("sleep");
