@@ -5,13 +5,14 @@
 //!                 ▼                                               │
 //!   new ──► start ──► guard ──► end ──► settle ──► rest ──► removed
 //!             │         ▲        ▲                   ▲
-//!             └─ failed ┼────────┼───────────────────┘
+//!             ├─ failed ┼────────┼───────────────────┘
+//!             └─ withdrawn (a new name that is to be asked for again)
 //!   known ──────────────┴────────┤   doubt (unverified)
 //! ```
 
 use serde_json::json;
 
-use super::life::{Answer, Life, Next, called};
+use super::life::{Answer, Command, Life, Next, called};
 use super::process::Process;
 use super::request::{Caller, IdempotencyKey};
 
@@ -19,7 +20,7 @@ impl Life {
     /// Lives until it is removed from the list, or the daemon ends.
     pub async fn run(mut self, first: Next) {
         let mut next = first;
-        loop {
+        let refused = loop {
             // Most lives are guarded or at rest nearly all of the time: what passes is boxed, so that a task is small.
             next = match next {
                 Next::Intend { key, caller, reply, permit } => {
@@ -41,16 +42,19 @@ impl Life {
                     Next::Rest
                 }
                 Next::Rest => self.rest().await,
-                Next::Removed => break,
+                Next::Removed => break None,
+                Next::Withdrawn(refusal) => break Some(refusal),
             };
-        }
+        };
         // The driver lets go of the name before anybody can see that it is free.
         let _heard = self.removed.send(self.entry.name.clone());
         self.published.send_replace(None);
         // Whoever asked in the meantime asked for what is gone.
         self.mailbox.close();
         while let Some(command) = self.mailbox.recv().await {
-            command.refuse(super::driver::unknown(&self.entry.name));
+            let is_same_request = matches!(*command, Command::Start { key: Some(_), .. });
+            let refusal = refused.clone().filter(|_| is_same_request);
+            command.refuse(refusal.unwrap_or_else(|| super::driver::unknown(&self.entry.name)));
         }
     }
 

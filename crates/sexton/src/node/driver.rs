@@ -324,7 +324,12 @@ impl Driver {
         let differs = || Refusal::new(Kind::KeyReused, "this idempotency key was used with another body");
         let kept = self.host.ledger.reader().request(&key.key);
         if let Some(record) = kept.map_err(|error| Refusal::new(Kind::Internal, error.to_string()))? {
-            return if record.fingerprint == key.fingerprint { Ok(Some(Known::Kept(record))) } else { Err(differs()) };
+            if record.fingerprint != key.fingerprint {
+                return Err(differs());
+            }
+            // What is gone and was not answered for good never ran: the request may be made anew.
+            let is_open = record.answer.is_none() && !self.lives.contains_key(&record.name);
+            return Ok(Some(Known::Kept(record)).filter(|_| !is_open));
         }
         match self.keys.get(&key.key) {
             // A name that is gone again was never recorded: the request failed, and may be made anew.
@@ -349,12 +354,13 @@ impl Driver {
             Known::Begun(name) => (name, None),
         };
         let Some(life) = self.lives.get(&name) else { return refuse(reply, unknown(&name)) };
-        let interrupted = life.entry.borrow().as_ref().is_some_and(|entry| {
-            let same = incarnation.as_ref() == Some(&entry.incarnation);
-            same && entry.state == State::Failed && entry.reason.as_deref() == Some(recover::INTERRUPTED)
-        });
-        if interrupted {
-            // It never ran, and nobody was answered: it is carried out now.
+        let is_open = life
+            .entry
+            .borrow()
+            .as_ref()
+            .is_some_and(|entry| incarnation.as_ref() == Some(&entry.incarnation) && entry.state == State::Failed);
+        if is_open {
+            // It never ran, and nobody was answered for good: it is carried out now.
             return life.pass_on(Command::Start { caller, key: Some(key), reply });
         }
         if incarnation.is_some_and(|mine| life.entry.borrow().as_ref().is_some_and(|entry| entry.incarnation != mine)) {
@@ -545,7 +551,7 @@ async fn answer_when_begun(life: LifeHandle, key: IdempotencyKey, caller: Caller
             return life.pass_on(Command::Start { caller, key: Some(key), reply });
         }
         Ok(Some(entry)) => Ok(entry),
-        Ok(None) | Err(_) => Err(Refusal::ending()),
+        Ok(None) | Err(_) => Err(Refusal::new(Kind::NotReady, "the same request was refused just now; ask again")),
     };
     let _heard = reply.send(answer);
 }

@@ -23,10 +23,11 @@ use super::asking::{Asking, nothing_to_wait_for, say};
 use super::crash::crash_point;
 use super::host::Host;
 use super::keeper;
-use super::life::{Life, Next, RollBack, fact, now};
+use super::life::{Life, Next, fact, now};
 use super::process::{Ending, Process};
 use super::resources::domain_name;
 use super::slots;
+use super::start::not_started;
 use super::stop::{self, Target};
 use super::unstarted::Unstarted;
 use crate::chain::chain;
@@ -67,7 +68,7 @@ impl Kills {
 }
 
 /// How an incarnation is over.
-enum Fate {
+pub(super) enum Fate {
     /// Its exit is known, or nobody can know it, for this reason.
     Over(LostReason),
     /// It never ran.
@@ -92,23 +93,6 @@ impl Life {
         self.settle(Fate::Over(reason), domain).await
     }
 
-    /// Ends what a start that never ran has made, and gives back what it took.
-    pub(super) async fn roll_back(&mut self, roll_back: RollBack) -> Next {
-        let RollBack { why, process, reply } = roll_back;
-        let kind = why.kind;
-        crash_point!("rollback.begun");
-        let domain = self.open_domain().await;
-        self.climb(Rung::Kill, process.as_ref(), domain.as_ref()).await;
-        if let Some(process) = &process {
-            // Reaped, so that no zombie stays; a status of what never ran means nothing.
-            let _status = process.ended().await;
-        }
-        crash_point!("rollback.empty");
-        let next = self.settle(Fate::NeverRan(why), domain).await;
-        self.tell_failed(kind, reply);
-        next
-    }
-
     /// The domain of this incarnation: by its recorded proof, or by its name, which no other incarnation can have.
     pub(super) async fn open_domain(&mut self) -> Option<Domain> {
         loop {
@@ -130,7 +114,7 @@ impl Life {
     }
 
     /// Climbs the stop ladder until nothing lives, obeying commands all the while.
-    async fn climb(&mut self, first: Rung, process: Option<&Process>, domain: Option<&Domain>) {
+    pub(super) async fn climb(&mut self, first: Rung, process: Option<&Process>, domain: Option<&Domain>) {
         let here = self.host.here.clone();
         let by_tree = domain.is_none() && self.entry.kill_by() != Some(KillBy::Pidns);
         let tree = by_tree.then(|| Mutex::new(Tree::new(here.clone())));
@@ -355,17 +339,17 @@ impl Life {
     }
 
     /// Gives everything back and makes it terminal, in one record; then lets go of the pin, which had kept the exit.
-    async fn settle(&mut self, fate: Fate, domain: Option<Domain>) -> Next {
+    pub(super) async fn settle(&mut self, fate: Fate, domain: Option<Domain>) -> Next {
         // Its mark may say that its program never ran, when nobody was there to read the report.
         let fate = match super::recover::refused_by_mark(&self.entry, &self.host) {
             Some(why) => Fate::NeverRan(why),
             None => fate,
         };
-        let refused = match &fate {
-            Fate::NeverRan(why) => why.kind,
-            Fate::Over(_) => Kind::WrongState,
+        let unstarted = match &fate {
+            Fate::NeverRan(why) => Some(why.clone()),
+            Fate::Over(_) => None,
         };
-        let lacked_room = matches!(&fate, Fate::NeverRan(why) if why.passes());
+        let lacked_room = unstarted.as_ref().is_some_and(Unstarted::passes);
         if self.entry.slot.is_some() && self.entry.exit.is_some() && matches!(fate, Fate::Over(_)) {
             // Giving a slot back takes the kernel a while.
             self.show_exit().await;
@@ -388,7 +372,7 @@ impl Life {
         plan_restart(&mut next, lacked_room);
         let (kind, data) = told(&next);
         events.push(fact(kind, &next, data));
-        let request = self.answered_at_end(&next, refused);
+        let request = self.answered_at_end(&next, unstarted.as_ref());
         let next = Arc::new(next);
         let late = self.host.owe(Batch { puts: vec![Arc::clone(&next)], events, request, ..Batch::default() }).await;
         self.show(next);
@@ -405,20 +389,25 @@ impl Life {
                 });
             }
         }
-        if std::mem::replace(&mut self.has_older_logs, true) {
+        if !std::mem::replace(&mut self.is_new, false) {
             self.prune_logs();
         }
         Next::Rest
     }
 
-    /// The answer to the keyed request of a start that ended before it was answered; one that was interrupted, and so
-    /// never ran, stays open for the caller's next try.
-    fn answered_at_end(&mut self, next: &Entry, refused: Kind) -> Option<RequestRecord> {
+    /// The answer to the keyed request of a start that ended before it was answered. One that never ran, because it was
+    /// interrupted or refused for a while, stays open for the caller's next try.
+    fn answered_at_end(&mut self, next: &Entry, unstarted: Option<&Unstarted>) -> Option<RequestRecord> {
         match next.state {
-            State::Failed if next.reason.as_deref() == Some(super::recover::INTERRUPTED) => None,
-            State::Failed => self.answered(refused.status(), || super::start::not_started(next)),
+            State::Failed => {
+                let why = unstarted.filter(|why| why.reason != super::recover::INTERRUPTED)?;
+                if why.is_to_be_asked_again() {
+                    return None;
+                }
+                self.answered(why.kind.status(), || not_started(next))
+            }
             State::Exited | State::Lost if next.started_at.is_none() && self.entry.stop.is_some() => {
-                self.answered(refused.status(), || super::start::stopped_first(next))
+                self.answered(Kind::WrongState.status(), || super::start::stopped_first(next))
             }
             State::Starting
             | State::Running

@@ -131,8 +131,8 @@ pub struct Life {
     pub(super) asking: Asking,
     /// Whether the logs of this incarnation have been made known.
     pub(super) logs_are_known: bool,
-    /// Whether an incarnation before this one may have left logs.
-    pub(super) has_older_logs: bool,
+    /// Whether this is the first incarnation of its name, begun by this worker.
+    pub(super) is_new: bool,
     pub(super) published: watch::Sender<Option<Arc<Entry>>>,
     pub(super) removed: mpsc::UnboundedSender<Name>,
 }
@@ -180,6 +180,8 @@ pub enum Next {
     Rest,
     /// Off the list.
     Removed,
+    /// Off the list as if it had never been asked for: what asked for it is refused.
+    Withdrawn(Refusal),
 }
 
 impl Next {
@@ -196,7 +198,8 @@ impl Next {
             | Next::Doubt
             | Next::Release
             | Next::Rest
-            | Next::Removed => false,
+            | Next::Removed
+            | Next::Withdrawn(_) => false,
         }
     }
 }
@@ -238,7 +241,7 @@ impl Life {
     /// The life of an `entry` that is in the ledger, and the driver's hold on it.
     pub fn known(host: SharedHost, entry: Entry, removed: mpsc::UnboundedSender<Name>) -> (Life, LifeHandle) {
         let (mut life, handle) = Life::unrecorded(host, entry, removed);
-        life.has_older_logs = true;
+        life.is_new = false;
         life.show(Arc::clone(&life.entry));
         (life, handle)
     }
@@ -256,7 +259,7 @@ impl Life {
                 request: None,
                 asking: Asking::default(),
                 logs_are_known: false,
-                has_older_logs: false,
+                is_new: true,
                 published,
                 removed,
             },
@@ -322,7 +325,7 @@ impl Life {
     }
 
     /// What is ordered by `stop`, beside what was ordered before.
-    fn with_order(&self, stop: &Stop, reason: Option<&str>, remove: bool) -> StopOrder {
+    pub(super) fn with_order(&self, stop: &Stop, reason: Option<&str>, remove: bool) -> StopOrder {
         let before = self.entry.stop.as_ref();
         StopOrder {
             force: stop.force || before.is_some_and(|order| order.force),
@@ -368,10 +371,18 @@ impl Life {
         let _heard = reply.send(kept.map(|()| Arc::clone(&self.entry)));
     }
 
+    /// Whether a keyed request was answered for good.
+    pub(super) fn has_answered(&self, key: &IdempotencyKey) -> bool {
+        self.kept_answer(key).is_some()
+    }
+
+    fn kept_answer(&self, key: &IdempotencyKey) -> Option<(u16, String)> {
+        self.host.ledger.reader().request(&key.key).ok().flatten()?.answer
+    }
+
     /// Answers a keyed request that was answered before, as it was answered then.
     pub(super) fn answer_as_before(&self, key: &IdempotencyKey, reply: Answer) {
-        let kept = self.host.ledger.reader().request(&key.key).ok().flatten();
-        match kept.and_then(|record| record.answer) {
+        match self.kept_answer(key) {
             Some((status, body)) => refuse_or_answer(reply, status, &body),
             None => self.answer(reply),
         }
@@ -469,7 +480,9 @@ pub(super) fn refuse_or_answer(reply: Answer, status: u16, body: &str) {
             .map(Arc::new)
             .map_err(|error| Refusal::new(Kind::Internal, error.to_string()))
     } else {
-        let kind = [Kind::NodeFull, Kind::WrongState, Kind::Internal].into_iter().find(|kind| kind.status() == status);
+        // Of those for which one is to ask again, it is kept only where the program ran.
+        let kinds = [Kind::LedgerUnwritable, Kind::WrongState, Kind::Internal];
+        let kind = kinds.into_iter().find(|kind| kind.status() == status);
         Err(Refusal::new(kind.unwrap_or(Kind::ExecFailed), body))
     };
     let _heard = reply.send(answer);

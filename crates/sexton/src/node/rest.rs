@@ -94,7 +94,7 @@ impl Life {
     }
 
     /// Takes the row off the list, and its logs with it.
-    async fn remove(&self, mut events: Vec<NewEvent>) {
+    pub(super) async fn remove(&self, mut events: Vec<NewEvent>) {
         let entry = &self.entry;
         events.push(fact(EventKind::InstanceRemoved, entry, json!({})));
         crash_point!("remove.begun");
@@ -135,9 +135,7 @@ impl Life {
 
     /// Begins a new incarnation for a caller.
     async fn begin_again(&mut self, caller: &Caller, key: Option<IdempotencyKey>, reply: Answer) -> Option<Next> {
-        let interrupted =
-            self.entry.state == State::Failed && self.entry.reason.as_deref() == Some(super::recover::INTERRUPTED);
-        if let Some(key) = key.as_ref().filter(|_| !interrupted) {
+        if let Some(key) = key.as_ref().filter(|key| self.entry.state != State::Failed || self.has_answered(key)) {
             // Another try of the same request has run it meanwhile.
             self.answer_as_before(key, reply);
             return None;

@@ -57,10 +57,7 @@ impl Life {
         };
         let going = match self.identify(made).await {
             Ok(going) => going,
-            Err(reason) => {
-                let why = Unstarted::asked(reason);
-                return Next::RollBack(RollBack { why, process: Some(process), reply });
-            }
+            Err(why) => return Next::RollBack(RollBack { why, process: Some(process), reply }),
         };
         crash_point!("start.released");
         let told = {
@@ -133,11 +130,11 @@ impl Life {
     }
 
     /// Records who the waiting process is, where its exit status is kept and who else knows of it; then lets it go.
-    async fn identify(&mut self, made: Made) -> Result<Going, String> {
+    async fn identify(&mut self, made: Made) -> Result<Going, Unstarted> {
         let handle = Arc::clone(&made.handle);
         let identity = handle.identity().clone();
         let mut next = (*self.entry).clone();
-        self.host.v1.take_in(&next.spec.limits, &domain_name(&next), identity.pid)?;
+        self.host.v1.take_in(&next.spec.limits, &domain_name(&next), identity.pid).map_err(Unstarted::asked)?;
         handle.tag(next.incarnation.as_str());
         next.handle = handle.to_bytes();
         next.cgroup = made.domain.as_ref().map(|domain| Cgroup { path: domain.path().to_owned(), ino: domain.ino() });
@@ -154,9 +151,9 @@ impl Life {
         if let Some(Err(error)) = pin {
             tracing::warn!(%error, "exit status not pinned");
         }
-        recorded.map_err(|refusal| refusal.detail)?;
+        recorded?;
         crash_point!("start.identified");
-        made.waiting.release().map_err(|error| error.to_string())
+        made.waiting.release().map_err(|error| Unstarted::asked(error.to_string()))
     }
 
     /// Its program runs: makes that durable, and tells whoever waits.
@@ -170,12 +167,14 @@ impl Life {
         let data = json!({ "pid": process.handle().identity().pid });
         let events = vec![fact(EventKind::InstanceRunning, &next, data)];
         crash_point!("start.running");
+        let asked = self.request.clone();
         let request = self.answered(201, || serde_json::to_string(&next).unwrap_or_default());
         let next = Arc::new(next);
         let batch = Batch { puts: vec![Arc::clone(&next)], events, request, ..Batch::default() };
         if let Err(refusal) = self.host.record(batch).await {
-            // Nobody was told that it runs: it is ended as if it never had.
-            let why = Unstarted { reason: refusal.detail, kind: refusal.kind };
+            // Nobody was told that it runs: it is ended as if it never had, and that is the answer.
+            self.request = asked;
+            let why = Unstarted { ran: true, ..Unstarted::from(refusal) };
             return Next::RollBack(RollBack { why, process: Some(process), reply });
         }
         self.show(next);
@@ -220,13 +219,6 @@ impl Life {
         if let Some(reply) = reply {
             let _heard = reply.send(Err(refusal));
         }
-    }
-
-    /// Tells whoever waits for a start that it failed.
-    pub(super) fn tell_failed(&self, kind: Kind, reply: Option<Answer>) {
-        let Some(reply) = reply else { return };
-        let kind = if self.host.ledger.writable() { kind } else { Kind::LedgerUnwritable };
-        let _heard = reply.send(Err(Refusal::new(kind, not_started(&self.entry))));
     }
 }
 

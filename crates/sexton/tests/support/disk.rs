@@ -1,5 +1,6 @@
 //! A disk that a test can fill.
 
+#![allow(dead_code, reason = "each test uses a part")]
 #![allow(missing_docs, reason = "for the tests beside it")]
 #![allow(clippy::disallowed_types, reason = "a test starts programs as a user does")]
 
@@ -22,7 +23,8 @@ impl SmallDisk {
     pub fn mount(ground: &Ground) -> SmallDisk {
         let dir = ground.state_dir();
         fs::create_dir(&dir).expect("a state directory");
-        let status = Command::new("mount").args(["-t", "tmpfs", "-o", "size=8m", "sexton-test"]).arg(&dir).status();
+        let status =
+            Command::new("mount").args(["-t", "tmpfs", "-o", "size=8m,nr_inodes=1k", "sexton-test"]).arg(&dir).status();
         assert!(status.expect("mount").success());
         SmallDisk { filler: dir.join("filler") }
     }
@@ -38,6 +40,22 @@ impl SmallDisk {
                 Err(error) => panic!("{error}"),
             }
         }
+    }
+
+    /// Leaves room in its files, and none for another one.
+    pub fn use_up_inodes(&self) {
+        fs::create_dir(self.inodes()).expect("a directory");
+        let one = |number: u32| fs::File::create(self.inodes().join(number.to_string()));
+        let refused = (0..).find_map(|number| one(number).err()).expect("it is full at last");
+        assert_eq!(refused.kind(), std::io::ErrorKind::StorageFull);
+    }
+
+    pub fn give_back_inodes(&self) {
+        fs::remove_dir_all(self.inodes()).expect("removed");
+    }
+
+    fn inodes(&self) -> PathBuf {
+        self.filler.with_extension("inodes")
     }
 
     pub fn clear(&self) {
