@@ -10,6 +10,7 @@ mod support;
 #[path = "support/unanswering.rs"]
 mod unanswering;
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -17,7 +18,7 @@ use sexton_testkit::{Connection, Held, SOON, crash_bin_dir, eventually, processe
 
 use unanswering::Unanswering;
 
-use support::{Dead, Node, SEXTON, ended_unwatched, is_settled, script, spec, text};
+use support::{Dead, Node, SEXTON, ended_unwatched, is_settled, launcher, script, spec, text};
 
 /// Starts that run against one drain.
 const STARTS: usize = 200;
@@ -118,6 +119,37 @@ fn remove_all(lines: &mut [Connection], listed: &[Value]) {
     for (line, _) in lines.iter_mut().zip(listed) {
         assert_eq!(line.answer().expect("an answer").status, 200);
     }
+}
+
+/// A clock of the day that is an hour behind as soon as the file `BEHIND` is there.
+const CLOCK: &str = "
+    #include <stdlib.h>
+    #include <sys/syscall.h>
+    #include <time.h>
+    #include <unistd.h>
+    int clock_gettime(clockid_t clock, struct timespec *now) {
+        int failed = syscall(SYS_clock_gettime, clock, now);
+        if (clock == CLOCK_REALTIME && access(getenv(\"BEHIND\"), F_OK) == 0) now->tv_sec -= 3600;
+        return failed;
+    }";
+
+#[test]
+fn a_clock_that_is_set_back_moves_no_deadline_for_the_next_worker() {
+    let dir = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let (clock, behind) = (dir.join("clock.so"), dir.join(format!("behind-{}", std::process::id())));
+    support::compile_as(&["-shared", "-fPIC"], CLOCK, &clock);
+    let set = format!("export LD_PRELOAD='{}' BEHIND='{}'", clock.display(), behind.display());
+    let mut node = Node::new(launcher("sexton-with-a-clock", &format!("{set}; exec '{SEXTON}' \"$@\"")), &[]);
+    node.ask("POST", "/v1/instances", None, Some(&spec("stays", &["/bin/sleep", "1000"]))).0.expect(201);
+    let (_, begun) = order(&mut node, "/v1/nodes/self", json!({ "status": "draining", "timeout": "5s" }));
+    node.kill(Dead::Worker, || std::fs::write(&behind, "").expect("set back"));
+    let restarted = events(&mut node, "worker.restarted");
+    assert!(text(&restarted[0], "at") < text(&events(&mut node, "node.status")[0], "at"), "{restarted:?}");
+    assert_eq!(node.get("/v1/node")["deadline"], begun["deadline"]);
+    // REGRESSION: for the next worker it was an hour away.
+    drained(&mut node);
+    assert_eq!(node.instance("stays")["exit"]["signal"], 9);
+    std::fs::remove_file(&behind).expect("removed");
 }
 
 /// A node whose ledger is lost while `/bin/sleep` runs: what its instance was shown as, and a hold on its process.

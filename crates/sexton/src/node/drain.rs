@@ -7,7 +7,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::Timestamp;
 use serde_json::json;
 use sexton_ledger::entry::Entry;
 use sexton_ledger::{Batch, EventKind, NewEvent};
@@ -19,15 +18,15 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
 
 use super::crash::crash_point;
+use super::deadline::{Clocks, Deadline};
 use super::host::Host;
-use super::life::{Command, LifeHandle, now};
+use super::life::{Command, LifeHandle};
 use super::reconcile::entries;
 use super::request::{NodeState, Unclaimed};
 use super::strays;
 use crate::refusal::{Kind, Refusal};
 
 const STATUS: &str = "node.status";
-const DEADLINE: &str = "node.deadline";
 const FORCED: &str = "node.forced";
 const DRAINED: &str = "node.drained";
 
@@ -79,7 +78,7 @@ impl Drain {
         let before: NodeStatus = meta.get(STATUS).and_then(|status| status.parse().ok()).unwrap_or_default();
         let status = before.at_start(drained, new_keeper);
         let draining = status == NodeStatus::Draining;
-        let deadline = meta.get(DEADLINE).and_then(|at| at.parse().ok()).filter(|_| draining);
+        let deadline = Deadline::resume(meta).filter(|_| draining);
         let (news, heard) = mpsc::unbounded_channel();
         let forced = draining && meta.contains_key(FORCED);
         let state = NodeState { status, forced, ends: false, drained: drained && draining, deadline };
@@ -117,11 +116,12 @@ impl Drain {
         if state.is_draining() {
             self.close(host);
             if !state.drained {
-                self.empty(state.deadline, lives);
+                self.empty(host, lives);
             }
         } else if meta.get(STATUS).is_some_and(|status| status == NodeStatus::Draining.as_str()) {
             let mut meta = vec![(STATUS.to_owned(), Some(state.status.to_string()))];
-            meta.extend([DEADLINE, FORCED, DRAINED].map(|key| (key.to_owned(), None)));
+            meta.extend(Deadline::meta(None));
+            meta.extend([FORCED, DRAINED].map(|key| (key.to_owned(), None)));
             let events = vec![turned(&state)];
             host.owe(Batch { meta, events, ..Batch::default() }).await;
         }
@@ -159,12 +159,13 @@ impl Drain {
         self.close(host);
         crash_point!("drain.closed");
         let before = self.state();
-        let deadline = timeout.and_then(|after| now().checked_add(after).ok()).or(before.deadline);
+        let set = timeout.and_then(|after| Deadline::after(after, Clocks::read(&host.here)));
+        let deadline = set.or_else(|| before.deadline.clone());
         let status = NodeStatus::Draining;
         let next = NodeState { status, forced: before.forced || force, deadline, ..before.clone() };
         if next != before {
             let mut meta = vec![(STATUS.to_owned(), Some(status.to_string()))];
-            meta.push((DEADLINE.to_owned(), deadline.map(|at| at.to_string())));
+            meta.extend(Deadline::meta(next.deadline.as_ref()));
             meta.push((FORCED.to_owned(), next.forced.then(|| "true".to_owned())));
             let events = (before.status.turn(status) == Turn::Becomes).then(|| turned(&next));
             let events = events.into_iter().collect();
@@ -173,7 +174,7 @@ impl Drain {
             self.state.send_replace(next);
         }
         if !before.drained {
-            self.empty(deadline, lives);
+            self.empty(host, lives);
         }
     }
 
@@ -195,8 +196,8 @@ impl Drain {
     }
 
     /// Ends what is to be ended, and waits for the rest.
-    fn empty(&mut self, deadline: Option<Timestamp>, lives: &BTreeMap<Name, LifeHandle>) {
-        self.arm(deadline);
+    fn empty(&mut self, host: &Host, lives: &BTreeMap<Name, LifeHandle>) {
+        self.arm(host);
         self.end_what_is_due(lives);
         self.watch_lives(lives);
     }
@@ -306,11 +307,11 @@ impl Drain {
     }
 
     /// Tells the driver when the deadline has passed; an earlier order's deadline no longer counts.
-    fn arm(&mut self, deadline: Option<Timestamp>) {
+    fn arm(&mut self, host: &Host) {
         self.orders += 1;
-        let Some(deadline) = deadline else { return };
-        let after = Duration::try_from(deadline.duration_since(now())).unwrap_or_default();
-        self.tell_later(after, DrainNews::DeadlinePassed(self.orders));
+        let left = self.state.borrow().deadline.as_ref().map(|deadline| deadline.left(&Clocks::read(&host.here)));
+        let Some(left) = left else { return };
+        self.tell_later(left, DrainNews::DeadlinePassed(self.orders));
     }
 
     /// Cancels what is to be cancelled; ends pending restarts of everything.
@@ -344,7 +345,7 @@ impl Drain {
 
 /// The event of a status that is new.
 fn turned(state: &NodeState) -> NewEvent {
-    let data = json!({ "status": state.status, "deadline": state.deadline, "force": state.forced });
+    let data = json!({ "status": state.status, "deadline": state.deadline.as_ref().map(|deadline| deadline.at), "force": state.forced });
     NewEvent::of_node(EventKind::NodeStatus, data)
 }
 

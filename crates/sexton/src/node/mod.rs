@@ -5,6 +5,7 @@ pub mod adopt;
 mod asking;
 mod course;
 mod crash;
+pub mod deadline;
 pub mod drain;
 pub mod driver;
 mod end;

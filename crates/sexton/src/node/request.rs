@@ -12,6 +12,7 @@ use sexton_plan::plan::Plan;
 use sexton_plan::state::State;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::deadline::Deadline;
 use super::slots::SlotLeft;
 use crate::refusal::Refusal;
 use sexton_plan::id::Pid;
@@ -416,7 +417,7 @@ pub struct NodeState {
     /// No process, no resource and no open operation is left, durably.
     pub drained: bool,
     /// When a graceful drain turns into a forced one.
-    pub deadline: Option<Timestamp>,
+    pub deadline: Option<Deadline>,
 }
 
 impl NodeState {

@@ -297,9 +297,14 @@ pub fn file_appears(path: &std::path::Path) {
 
 /// Compiles the C program `source` to `program`.
 pub fn compile(source: &str, program: &std::path::Path) {
+    compile_as(&["-pthread"], source, program);
+}
+
+/// As [`compile`], with these flags.
+pub fn compile_as(flags: &[&str], source: &str, program: &std::path::Path) {
     use std::io::Write as _;
     let mut cc = std::process::Command::new("cc");
-    cc.args(["-x", "c", "-", "-pthread", "-o"]).arg(program).stdin(std::process::Stdio::piped());
+    cc.args(["-x", "c", "-"]).args(flags).arg("-o").arg(program).stdin(std::process::Stdio::piped());
     let mut compiler = cc.spawn().expect("a C compiler, which Rust needs too");
     compiler.stdin.take().expect("its input").write_all(source.as_bytes()).expect("compiled");
     assert!(compiler.wait().expect("compiled").success());

@@ -84,7 +84,7 @@ fn node_view(facts: &Facts) -> NodeView {
         id: facts.node.clone(),
         status: facts.state.status.to_string(),
         drained: facts.state.drained,
-        deadline: facts.state.deadline,
+        deadline: facts.state.deadline.as_ref().map(|deadline| deadline.at),
         inflight: facts.inflight.len() + facts.operations.len(),
         operations: by_kind(facts),
         left,
