@@ -20,7 +20,7 @@ use sexton_sys::{Errno, clone, file, limit, pidfd};
 
 use crate::chain::chain;
 use crate::config::Settings;
-use crate::lacking::lacking;
+use crate::lacking::{lacking, open_null};
 use crate::net::{Net, Scheme};
 use crate::node::host::Host;
 
@@ -81,7 +81,7 @@ fn fail(name: &str, detail: impl Into<String>, hint: &str) -> Check {
 
 /// Looks at kernel and host, with or without a daemon.
 pub fn examine(settings: &Settings) -> Vec<Check> {
-    let mut checks = vec![kernel(), processes(), identity(), exit_status()];
+    let mut checks = vec![kernel(), processes(), null_device(), identity(), exit_status()];
     checks.extend(cgroups(&settings.cgroup));
     checks.push(directory("state directory", &settings.state_dir));
     checks.push(directory("run directory", &settings.run_dir));
@@ -114,6 +114,15 @@ fn processes() -> Check {
             format!("clone makes them, and they are moved into their cgroup before they run anything: {error}"),
             "Linux 5.7 or later, and a seccomp filter that lets clone3 pass, have them born there, which is faster",
         ),
+    }
+}
+
+fn null_device() -> Check {
+    match open_null() {
+        Ok(_) => ok("null device", "/dev/null is the stdin of what is started"),
+        Err(error) => {
+            fail("null device", format!("nothing can be started: {}", chain(&error)), "`mknod -m 666 /dev/null c 1 3`")
+        }
     }
 }
 

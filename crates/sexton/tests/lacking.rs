@@ -1,5 +1,6 @@
 //! Kernels and sandboxes that lack calls: what has another way goes that way, and `doctor` tells what is weaker.
 
+#![allow(clippy::disallowed_types, reason = "a test starts programs as a user does")]
 #![allow(clippy::indexing_slicing, reason = "a JSON value indexed by a name that is not there is null")]
 
 mod support;
@@ -236,4 +237,36 @@ fn a_cgroup2_that_cannot_be_written_refuses_the_start_and_is_told() {
     let ended = ground.serve().expect_err("no daemon").to_string();
     assert!(ended.contains("status: 73") && ended.contains("Read-only file system"), "{ended}");
     assert!(!ground.state_dir().exists(), "nothing is made");
+}
+
+/// Runs the shell's `change` where the daemon sees its mounts.
+fn in_its_mounts(node: &mut Node, change: &str) {
+    let keeper = node.daemon().keeper_pid().to_string();
+    let mut command = std::process::Command::new("nsenter");
+    let status = command.args(["-m", "-t", &keeper, "sh", "-c", change]).status().expect("nsenter");
+    assert!(status.success(), "{change}: {status}");
+}
+
+#[test]
+fn without_the_null_device_nothing_is_started_and_that_is_told() {
+    let apart = format!("exec unshare -m --propagation private '{SEXTON}' \"$@\"");
+    let mut node = Node::new(launcher("sexton-with-mounts-of-its-own", &apart), &[]);
+    let secret = node.ground.dir().join("secret");
+    std::fs::write(&secret, "secret").expect("written");
+    let file = format!("mount --bind '{}' /dev/null", secret.display());
+    // REGRESSION: it was the stdin of workloads; and with none at all the node was full.
+    for (change, why) in [(file.as_str(), "is not the null device"), ("mount -t tmpfs none /dev", "No such file")] {
+        assert_eq!(grade(&mut node, "null device"), "ok");
+        in_its_mounts(&mut node, change);
+        let body = script("reads", "cat");
+        let refusal = node.ask("POST", "/v1/instances", None, Some(&body)).0.expect(500);
+        assert!(text(&refusal, "detail").contains("`/dev/null`"), "{refusal}");
+        assert!(text(&refusal, "detail").contains(why), "{refusal}");
+        node.ask("GET", "/v1/instances/reads", None, None).0.expect(404);
+        assert_eq!(grade(&mut node, "null device"), "fail");
+        let place = change.rsplit(' ').next().expect("a place");
+        in_its_mounts(&mut node, &format!("umount {place}"));
+    }
+    create(&mut node, &script("reads", "cat"));
+    assert_eq!(node.settled("reads")["exit"]["code"], 0);
 }

@@ -20,6 +20,8 @@ use super::keeper::Keeper;
 use super::limits::V1;
 use super::namespaces::Namespaces;
 use super::slots::Slots;
+use super::unstarted::Unstarted;
+use crate::lacking::{OpenNullError, open_null};
 use crate::metrics::{Metric, Metrics};
 use crate::refusal::{Kind, Refusal};
 
@@ -212,17 +214,21 @@ impl Host {
         if left.is_empty() { Ok(()) } else { Err(left.join("; ")) }
     }
 
-    /// Refuses a start for which there are no descriptors, before anything of it is recorded. It takes them to know.
+    /// Refuses a start for which there are no descriptors, or no stdin, before anything of it is recorded. It takes them
+    /// to know.
     ///
     /// # Errors
-    /// The node is full.
+    /// The node is full, or the host has no null device.
     pub fn has_descriptors(&self) -> Result<(), Refusal> {
-        let take = || {
-            let first = fs::File::open("/dev/null")?;
-            (1..A_START_HOLDS).map(|_| first.try_clone()).collect::<std::io::Result<Vec<_>>>()
+        let take = || -> Result<Vec<fs::File>, OpenNullError> {
+            let first = open_null()?;
+            Ok((1..A_START_HOLDS).map(|_| first.try_clone()).collect::<std::io::Result<_>>()?)
         };
-        let full = |error| Refusal::new(Kind::NodeFull, format!("what a start needs cannot be opened: {error}"));
-        take().map(drop).map_err(full)
+        let refused = |error: OpenNullError| {
+            let why = Unstarted::failed(&error);
+            Refusal::new(why.kind, format!("what a start needs cannot be had: {}", why.reason))
+        };
+        take().map(drop).map_err(refused)
     }
 
     /// Removes the mark of a life, if there is one.

@@ -28,6 +28,7 @@ use super::readiness;
 use super::resources::domain_name;
 use super::unstarted::Unstarted;
 use super::user;
+use crate::lacking::open_null;
 use crate::refusal::{Kind, Refusal};
 
 /// What a start has made so far.
@@ -88,7 +89,8 @@ impl Life {
     /// Acquires what the incarnation needs, and makes its process, waiting.
     fn make(&self, netns: Option<OwnedFd>) -> Result<Made, Unstarted> {
         let entry = &self.entry;
-        let files = self.open_files().map_err(|error| {
+        let stdin = open_null().map_err(|error| Unstarted::failed(&error))?;
+        let files = self.open_files(stdin).map_err(|error| {
             let why = Unstarted::failed(&error);
             Unstarted { reason: format!("its files: {}", why.reason), ..why }
         })?;
@@ -188,7 +190,7 @@ impl Life {
         if self.entry.stop.is_some() { Next::End(Some(process)) } else { Next::Guard(process) }
     }
 
-    fn open_files(&self) -> io::Result<Files> {
+    fn open_files(&self, stdin: File) -> io::Result<Files> {
         let (paths, entry) = (&self.host.paths, &self.entry);
         fs::create_dir_all(paths.logs(&entry.name))?;
         let log = |stream| {
@@ -207,7 +209,7 @@ impl Life {
         };
         // The bytes are laid out now, so that a full disk cannot refuse them later.
         mark.write_all(&[0; 8])?;
-        Ok(Files { stdin: File::open("/dev/null")?, stdout: log("stdout")?, stderr: log("stderr")?, mark })
+        Ok(Files { stdin, stdout: log("stdout")?, stderr: log("stderr")?, mark })
     }
 
     /// Tells whoever waits for a start that it was stopped first, and whoever asks for it with the same key later.
