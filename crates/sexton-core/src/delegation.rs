@@ -1,11 +1,12 @@
 //! The cgroup that was given to this process to divide: by systemd (`Delegate=`), or by handing it to its user.
 
 use std::fs;
+use std::io;
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
-use sexton_sys::xattr;
+use sexton_sys::{Errno, xattr};
 
 use crate::cgroup2::find_mount;
 use crate::proc;
@@ -28,19 +29,26 @@ pub struct Delegation {
 
 impl Delegation {
     /// The one that this process lives in; `None` at the root, and where nobody has given it anything.
-    pub fn of_this_process() -> Option<Delegation> {
-        let mount = find_mount().ok()??;
-        let text = fs::read("/proc/self/cgroup").ok()?;
-        Delegation::of(&proc::parse_cgroup(&text)?, |path| is_delegated(&mount.join(path)))
+    ///
+    /// # Errors
+    /// That could not be read.
+    pub fn of_this_process() -> io::Result<Option<Delegation>> {
+        let Some(mount) = if_there(find_mount())?.flatten() else { return Ok(None) };
+        let Some(text) = if_there(fs::read("/proc/self/cgroup"))? else { return Ok(None) };
+        let Some(own) = proc::parse_cgroup(&text) else { return Ok(None) };
+        Delegation::of(&own, |path| is_delegated(&mount.join(path)))
     }
 
     /// The one that a process in the cgroup `own` lives in.
-    fn of(own: &str, is_delegated: impl Fn(&str) -> bool) -> Option<Delegation> {
+    fn of(own: &str, is_delegated: impl Fn(&str) -> io::Result<bool>) -> io::Result<Option<Delegation>> {
         let own = own.trim_matches('/');
         let above = own.strip_suffix(LEAF).and_then(|above| above.strip_suffix('/'));
-        let mut places = above.map(|path| (path, true)).into_iter().chain([(own, false)]);
-        let (path, has_leaf) = places.find(|(path, _)| !path.is_empty() && is_delegated(path))?;
-        Some(Delegation { path: path.to_owned(), has_leaf })
+        for (path, has_leaf) in above.map(|path| (path, true)).into_iter().chain([(own, false)]) {
+            if !path.is_empty() && is_delegated(path)? {
+                return Ok(Some(Delegation { path: path.to_owned(), has_leaf }));
+            }
+        }
+        Ok(None)
     }
 
     /// Gives the children the controllers that instances are limited by, where that keeps nobody from starting this
@@ -48,7 +56,7 @@ impl Delegation {
     ///
     /// # Errors
     /// The controller that could not be given, and why.
-    pub fn give_controllers(&self) -> Result<(), (String, std::io::Error)> {
+    pub fn give_controllers(&self) -> Result<(), (String, io::Error)> {
         let Some(mount) = find_mount().ok().flatten().filter(|_| self.has_leaf) else { return Ok(()) };
         let dir = mount.join(&self.path);
         let there = fs::read_to_string(dir.join("cgroup.controllers")).unwrap_or_default();
@@ -60,16 +68,35 @@ impl Delegation {
     }
 }
 
-/// Whether the cgroup at `dir` is marked as delegated, or belongs to the user of this process, who is not root.
-fn is_delegated(dir: &Path) -> bool {
-    let Ok(open) = fs::File::open(dir) else { return false };
-    let is_marked = |name| {
-        let mut buffer = [0; 8];
-        matches!(xattr::read(open.as_raw_fd(), name, &mut buffer), Ok(Some(b"1")))
+/// Whether the cgroup at `dir` is marked as delegated, or belongs to the user of this process, who is not root. One that
+/// this process cannot see, or may not look at, is not.
+fn is_delegated(dir: &Path) -> io::Result<bool> {
+    let open = match fs::File::open(dir) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Ok(false),
+        opened => if_there(opened)?,
     };
+    let Some(open) = open else { return Ok(false) };
+    for name in MARKS {
+        let mut buffer = [0; 8];
+        match xattr::read(open.as_raw_fd(), name, &mut buffer) {
+            Ok(Some(b"1")) => return Ok(true),
+            Err(error) if error.errno == Errno::ENOMEM => return Err(io::Error::from_raw_os_error(error.errno.0)),
+            // Before Linux 5.7 a cgroup has no attributes of the user's.
+            Ok(_) | Err(_) => {}
+        }
+    }
     // The owner of one's own directory in `/proc` is the effective user.
-    let user = fs::metadata("/proc/self").map_or(0, |about| about.uid());
-    MARKS.into_iter().any(is_marked) || (user != 0 && open.metadata().is_ok_and(|about| about.uid() == user))
+    let user = fs::metadata("/proc/self")?.uid();
+    Ok(user != 0 && open.metadata()?.uid() == user)
+}
+
+/// `None` for what is not there: without `/proc`, or on a kernel without cgroups, nobody has given anything.
+fn if_there<T>(read: io::Result<T>) -> io::Result<Option<T>> {
+    match read {
+        Ok(found) => Ok(Some(found)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 #[cfg(test)]
@@ -78,7 +105,7 @@ mod tests {
 
     #[test]
     fn the_leaf_is_not_what_is_divided() {
-        let of = |own: &str, delegated: &str| Delegation::of(own, |path| path == delegated);
+        let of = |own: &str, delegated: &str| Delegation::of(own, |path| Ok(path == delegated)).expect("looked");
         let found = |path: &str, has_leaf| Some(Delegation { path: path.to_owned(), has_leaf });
         let unit = "system.slice/sexton.service";
         assert_eq!(of("/system.slice/sexton.service", unit), found(unit, false));
@@ -86,9 +113,17 @@ mod tests {
         assert_eq!(of("/system.slice/sexton.service/instances/a", unit), None);
         assert_eq!(of("/system.slice/other.service", unit), None);
         // The user's own leaf belongs to the user as the cgroup above does.
-        assert_eq!(Delegation::of("/mine/daemon", |_| true), found("mine", true));
-        assert_eq!(Delegation::of("/daemon", |_| true), found("daemon", false), "the root is nobody's");
-        assert_eq!(Delegation::of("/", |_| true), None);
-        assert_eq!(Delegation::of("/mydaemon", |_| true), found("mydaemon", false));
+        let all = |own| Delegation::of(own, |_| Ok(true)).expect("looked");
+        assert_eq!(all("/mine/daemon"), found("mine", true));
+        assert_eq!(all("/daemon"), found("daemon", false), "the root is nobody's");
+        assert_eq!(all("/"), None);
+        assert_eq!(all("/mydaemon"), found("mydaemon", false));
+    }
+
+    #[test]
+    fn what_cannot_be_looked_at_now_is_not_taken_for_one_that_nobody_has_given() {
+        assert!(Delegation::of("/mine/daemon", |_| Err(io::Error::from_raw_os_error(Errno::EMFILE.0))).is_err());
+        assert!(!is_delegated(Path::new("/nonexistent")).expect("looked"));
+        assert!(is_delegated(Path::new(&"x".repeat(5_000))).is_err(), "too long a name to be looked for");
     }
 }

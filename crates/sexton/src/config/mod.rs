@@ -52,8 +52,8 @@ pub struct Surroundings {
     pub directory: Option<PathBuf>,
     /// The effective user.
     pub uid: u32,
-    /// The cgroup that was given to this process to divide.
-    pub delegated: Option<String>,
+    /// The cgroup that was given to this process to divide, or why that could not be read.
+    pub delegated: Option<Result<String, String>>,
 }
 
 impl Surroundings {
@@ -62,7 +62,8 @@ impl Surroundings {
         let variables = std::env::vars_os().filter_map(|(key, value)| Some((key.into_string().ok()?, value))).collect();
         // The owner of one's own directory in `/proc` is the effective user.
         let uid = std::fs::metadata("/proc/self").map_or(u32::MAX, |about| about.uid());
-        let delegated = Delegation::of_this_process().map(|given| given.path);
+        let delegated = Delegation::of_this_process().map_err(|error| error.to_string());
+        let delegated = delegated.map(|given| given.map(|given| given.path)).transpose();
         Surroundings { variables, directory: std::env::current_dir().ok(), uid, delegated }
     }
 }
@@ -153,6 +154,9 @@ pub enum ResolveError {
     /// The file is outside the rules.
     #[error(transparent)]
     File(#[from] FileError),
+    /// Nobody says where instances live, and whether a cgroup was given to this process could not be read.
+    #[error("could not read which cgroup this process was given ({0}); `--cgroup` names one")]
+    Delegation(String),
     /// The file could not be read.
     #[error("could not read the configuration file {}", file.display())]
     Read {
@@ -240,7 +244,7 @@ pub fn resolve_in(flags: &Flags, around: &Surroundings) -> Result<Settings, Reso
         config,
         state_dir,
         run_dir,
-        cgroup: cgroup.map_or_else(|| default_cgroup(around), |path| path.to_string()),
+        cgroup: cgroup.map_or_else(|| default_cgroup(around), |path| Ok(path.to_string()))?,
         socket,
         listen: layers.parsed(&flags.listen, "listen", listen_address)?.or(file.listen),
         listen_token_file: owned(file.listen_token_file.as_ref()),
@@ -302,9 +306,14 @@ fn default_dir(around: &Surroundings, as_root: &str, variable: &str, flag: &str)
     })
 }
 
-/// Beside the daemon's own leaf in the cgroup that it was given, if it was given one.
-fn default_cgroup(around: &Surroundings) -> String {
-    around.delegated.as_ref().map_or_else(|| "sexton".to_owned(), |path| format!("{path}/instances"))
+/// Beside the daemon's own leaf in the cgroup that it was given, if it was given one. Where that cannot be told there is
+/// none: instances would be looked for where they do not live.
+fn default_cgroup(around: &Surroundings) -> Result<String, ResolveError> {
+    match &around.delegated {
+        None => Ok("sexton".to_owned()),
+        Some(Ok(path)) => Ok(format!("{path}/instances")),
+        Some(Err(why)) => Err(ResolveError::Delegation(why.clone())),
+    }
 }
 
 fn target(layers: &Layers<'_>, file: Option<&str>, config: Option<&Path>) -> Result<Option<Target>, ResolveError> {

@@ -154,10 +154,20 @@ fn targets_are_paths_or_urls() {
 
 #[test]
 fn a_delegated_cgroup_is_the_default_and_a_named_one_wins() {
-    let delegated = Some("system.slice/sexton.service".to_owned());
+    let delegated = Some(Ok("system.slice/sexton.service".to_owned()));
     let given = Surroundings { delegated, ..around(&[]) };
     let resolved =
         |flags: Flags| resolve_in(&Flags { config: Some("/dev/null".into()), ..flags }, &given).expect("valid");
     assert_eq!(resolved(Flags::default()).cgroup, "system.slice/sexton.service/instances");
     assert_eq!(resolved(Flags { cgroup: Some("mine".into()), ..Flags::default() }).cgroup, "mine");
+}
+
+#[test]
+fn a_delegation_that_cannot_be_read_is_not_one_that_nobody_has_given() {
+    let unread = Surroundings { delegated: Some(Err("no room".to_owned())), ..around(&[]) };
+    let flags = Flags { config: Some("/dev/null".into()), ..Flags::default() };
+    // REGRESSION: a worker that could not read it at that moment looked for its instances in another cgroup.
+    assert!(matches!(resolve_in(&flags, &unread), Err(ResolveError::Delegation(_))));
+    let named = Flags { cgroup: Some("elsewhere".to_owned()), ..flags };
+    assert_eq!(resolve_in(&named, &unread).expect("nobody asks for it").cgroup, "elsewhere");
 }

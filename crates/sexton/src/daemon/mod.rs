@@ -20,7 +20,7 @@ use sexton_sys::signal::{self, Disposition, Signal};
 use sexton_sys::strings::{Slot, Strings};
 
 use crate::chain::chain;
-use crate::config::{self, Flags};
+use crate::config::{self, Flags, ResolveError};
 
 /// Why `serve` does not start: its exit code, and the sentence.
 #[derive(Debug)]
@@ -69,7 +69,10 @@ pub fn serve(flags: &Flags) -> Result<u8, Refused> {
     // first line of a log that has come to the limit.
     signal::set_disposition(Signal::XFSZ, Disposition::Ignore)
         .map_err(|error| Refused::new(exit::UNAVAILABLE, error.to_string()))?;
-    let settings = config::resolve(flags).map_err(|error| Refused::new(exit::USAGE, chain(&error)))?;
+    let settings = config::resolve(flags).map_err(|error| {
+        let is_of_the_host = matches!(error, ResolveError::Delegation(_));
+        Refused::new(if is_of_the_host { exit::UNAVAILABLE } else { exit::USAGE }, chain(&error))
+    })?;
     if let Some((link, prepare)) = under_keeper() {
         return work::run(settings, link, prepare);
     }

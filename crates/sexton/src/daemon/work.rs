@@ -76,7 +76,10 @@ async fn work(settings: Settings, link: RawFd, prepare: bool) -> Result<u8, Refu
 
 /// Passes the controllers of a delegated cgroup on to `cgroup`, where that lies in it.
 fn divide(cgroup: &str) {
-    let given = Delegation::of_this_process();
+    let given = Delegation::of_this_process().unwrap_or_else(|error| {
+        tracing::warn!(%error, "cgroup not read: no controllers are passed on to instances");
+        None
+    });
     let Some(given) = given.filter(|given| Path::new(cgroup).starts_with(&given.path)) else { return };
     if let Err((controller, error)) = given.give_controllers() {
         tracing::warn!(controller, %error, "cgroup controller not available to instances");
