@@ -17,8 +17,8 @@ use std::time::{Duration, Instant};
 
 use disk::{SmallDisk, exhaust};
 use serde_json::{Value, json};
-use sexton_testkit::{Ground, SOON, eventually, processes_in, skip};
-use support::{Dead, Node, SEXTON, ended_unwatched, file_appears, launcher, script, spec, text};
+use sexton_testkit::{Ground, SOON, eventually, pidfds_can_be_mounted, processes_in, refusing, skip};
+use support::{Dead, Node, SEXTON, SIGCONT, SIGSTOP, ended_unwatched, file_appears, launcher, script, spec, text};
 use unanswering::Unanswering;
 
 fn create(node: &mut Node, body: &Value) -> Value {
@@ -562,4 +562,56 @@ fn a_user_with_too_many_processes_is_a_lack_too_though_execve_finds_it() {
         let again = node.instance("again");
         if again["state"] == "exited" && again["exit"]["code"] == 3 { Ok(()) } else { Err(again.to_string()) }
     });
+}
+
+/// Creates short lives until one is refused, or there have been more than any socket holds.
+fn crowd(node: &mut Node) -> (usize, sexton_testkit::Response) {
+    let mut count = 0;
+    loop {
+        let answer = node.ask("POST", "/v1/instances", None, Some(&spec(&format!("short-{count}"), &["/bin/true"]))).0;
+        if answer.status != 201 || count == 600 {
+            return (count, answer);
+        }
+        count += 1;
+    }
+}
+
+#[test]
+fn a_keeper_that_is_stopped_keeps_nobody_waiting() {
+    if !pidfds_can_be_mounted() {
+        skip!("no pidfd can be mounted: without a pin a start waits for the keeper");
+    }
+    let mut node = Node::new(SEXTON, &[]);
+    create(&mut node, &spec("long", &["/bin/sleep", "1000"]));
+    let keeper = node.daemon().keeper().expect("a keeper");
+    keeper.signal(SIGSTOP).expect("stopped");
+    // REGRESSION: after some 140 of them its socket was full, and every create, end and removal waited for it.
+    let (count, last) = crowd(&mut node);
+    assert_eq!((count, last.status), (600, 201), "{}", last.text());
+    let (late, gate) = gated(&node, "late", 7);
+    create(&mut node, &late);
+    assert_eq!(stop(&mut node, "long", &json!({}))["exit"]["signal"], 15);
+    node.ask("DELETE", "/v1/instances/long?wait=10s", None, None).0.expect(200);
+    keeper.signal(SIGCONT).expect("continued");
+    node.kill(Dead::Worker, || fs::write(gate, "").expect("gate opened"));
+    assert_eq!(node.settled("late")["exit"]["code"], 7);
+}
+
+#[test]
+fn what_a_stopped_keeper_alone_would_know_the_end_of_is_not_started() {
+    // Without pins.
+    let program = launcher("sexton-without-pins", &format!("{} '{SEXTON}' \"$@\"", refusing(&["mount EPERM"])));
+    let mut node = Node::new(program, &[]);
+    let keeper = node.daemon().keeper().expect("a keeper");
+    keeper.signal(SIGSTOP).expect("stopped");
+    let began = Instant::now();
+    let (count, refused) = crowd(&mut node);
+    assert_eq!(refused.expect(503)["code"], "not_ready", "{}", refused.text());
+    assert!(refused.header("retry-after").is_some() && count > 0 && began.elapsed() < SOON, "{count}");
+    node.ask("GET", &format!("/v1/instances/short-{count}"), None, None).0.expect(404);
+    keeper.signal(SIGCONT).expect("continued");
+    let (late, gate) = gated(&node, "late", 7);
+    create(&mut node, &late);
+    node.kill(Dead::Worker, || fs::write(gate, "").expect("gate opened"));
+    assert_eq!(node.settled("late")["exit"]["code"], 7);
 }

@@ -222,7 +222,12 @@ async fn serve(settings: Arc<Settings>, begun: Begun, told: Told) -> Result<u8, 
             host.keeper.send(ToKeeper::Finished { code }).await;
         }
         // Another worker goes on with all that is open.
-        stopped @ (Stopped::Retire | Stopped::KeeperGone) => tracing::info!(?stopped, "ending"),
+        Stopped::Retire => {
+            tracing::info!("ending, for a successor");
+            // What the successor finds alive, the keeper is to hold.
+            host.keeper.flush().await;
+        }
+        Stopped::KeeperGone => tracing::info!("ending, without a keeper"),
     }
     Ok(0)
 }

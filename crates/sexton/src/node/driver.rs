@@ -466,8 +466,7 @@ impl Driver {
             !entry.state.is_terminal() && entry.identity.as_ref().is_some_and(|identity| is_of(&record, identity))
         });
         if !awaited {
-            let host = Arc::clone(&self.host);
-            tokio::spawn(async move { host.keeper.settled(record.seq).await });
+            self.host.keeper.settled(record.seq);
         }
     }
 

@@ -523,9 +523,9 @@ pub(super) async fn let_go(host: &Host, entry: &Entry) {
     }
     host.remove_mark(&entry.incarnation);
     if let Some(identity) = &entry.identity {
-        host.keeper.send(ToKeeper::Release(keeper::held(identity))).await;
+        host.keeper.tell(ToKeeper::Release(keeper::held(identity)));
         if let Some((seq, _)) = host.keeper.exit_of(identity) {
-            host.keeper.settled(seq).await;
+            host.keeper.settled(seq);
         }
     }
 }

@@ -1,9 +1,11 @@
 //! The worker's side of its keeper: who holds our listeners, reaps what outlives us, and remembers its exits.
+//!
+//! What it is told goes through an outbox, so that nobody waits for a keeper that is stopped, or hangs on its disk.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use sexton_keeper::link::{FromKeeper, KeeperLink, LinkError};
 use sexton_keeper::wire::{ExitRecord, HeldProcess, StoreName, ToKeeper};
@@ -12,6 +14,7 @@ use sexton_plan::state::ExitStatus;
 use sexton_sys::Errno;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+use tokio::sync::{Notify, oneshot};
 use tokio::time::{Duration, Instant, sleep};
 
 use super::readiness;
@@ -24,8 +27,92 @@ const LOOK_AGAIN: Duration = Duration::from_millis(20);
 /// The connection, and the exits that the keeper recorded and nobody has claimed yet.
 #[derive(Debug)]
 pub struct Keeper {
-    link: Option<AsyncFd<Link>>,
+    link: Option<Arc<AsyncFd<Link>>>,
+    outbox: Arc<Outbox>,
     exits: Mutex<Exits>,
+}
+
+/// What the keeper has not taken yet, in its order. BOUND: what it is to hold and what it is to let go of, each once: as
+/// many as its roster and the node's instances.
+#[derive(Debug, Default)]
+struct Outbox {
+    queue: Mutex<VecDeque<Unsent>>,
+    /// Something was put in.
+    filled: Notify,
+    /// Nothing is left in it.
+    emptied: Notify,
+}
+
+/// A message, and who waits until it is taken.
+#[derive(Debug)]
+struct Unsent {
+    message: ToKeeper,
+    _taken: oneshot::Sender<()>,
+}
+
+impl Outbox {
+    fn queue(&self) -> MutexGuard<'_, VecDeque<Unsent>> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn put(&self, unsent: Unsent, link: &KeeperLink) {
+        let mut queue = self.queue();
+        match unsent.message {
+            // What it has not heard of it need not let go of.
+            ToKeeper::Release(held) => {
+                let is_its_hold = |other: &Unsent| matches!(other.message, ToKeeper::Hold(other) if other == held);
+                if let Some(at) = queue.iter().rposition(is_its_hold) {
+                    queue.remove(at);
+                    return;
+                }
+            }
+            // The last one says it all.
+            ToKeeper::Ack { .. } => queue.retain(|other| !matches!(other.message, ToKeeper::Ack { .. })),
+            ToKeeper::Hello { .. }
+            | ToKeeper::Prepared
+            | ToKeeper::Ready
+            | ToKeeper::Hold(_)
+            | ToKeeper::Store(_)
+            | ToKeeper::Unstore(_)
+            | ToKeeper::Sweep(_)
+            | ToKeeper::Mode(_)
+            | ToKeeper::Finished { .. } => {}
+        }
+        queue.push_back(unsent);
+        // Most often it takes this at once.
+        if queue.len() > 1 || !send_from(&mut queue, link) {
+            self.filled.notify_one();
+        }
+    }
+
+    /// Sends all as the keeper takes it, for ever.
+    async fn empty(&self, link: &AsyncFd<Link>) {
+        loop {
+            if send_from(&mut self.queue(), &link.get_ref().0) {
+                self.emptied.notify_waiters();
+                self.filled.notified().await;
+                continue;
+            }
+            match link.writable().await {
+                Ok(mut ready) => ready.clear_ready(),
+                Err(error) => return tracing::error!(%error, "keeper not reachable"),
+            }
+        }
+    }
+}
+
+/// Sends what the keeper takes now; whether that is all.
+fn send_from(queue: &mut VecDeque<Unsent>, link: &KeeperLink) -> bool {
+    while let Some(next) = queue.front() {
+        match link.send(&next.message) {
+            Err(error) if error.errno == Errno::EAGAIN => return false,
+            // One that has ended takes the worker with it, so what cannot be sent then does not matter.
+            Err(error) => tracing::error!(%error, "keeper not reachable"),
+            Ok(()) => {}
+        }
+        queue.pop_front();
+    }
+    true
 }
 
 /// Recorded exits by number, and the highest number ever seen.
@@ -62,7 +149,7 @@ pub fn is_of(record: &ExitRecord, identity: &Identity) -> bool {
 impl Keeper {
     /// A worker without a keeper, as tests run it.
     pub fn none() -> Keeper {
-        Keeper { link: None, exits: Mutex::default() }
+        Keeper { link: None, outbox: Arc::default(), exits: Mutex::default() }
     }
 
     /// The keeper behind `link`.
@@ -70,25 +157,34 @@ impl Keeper {
     /// # Errors
     /// The descriptor cannot be watched.
     pub fn new(link: KeeperLink) -> io::Result<Keeper> {
-        Ok(Keeper {
-            link: Some(readiness::watch(Link(link), Interest::READABLE | Interest::WRITABLE)?),
-            exits: Mutex::default(),
-        })
+        let link = Arc::new(readiness::watch(Link(link), Interest::READABLE | Interest::WRITABLE)?);
+        let outbox = Arc::<Outbox>::default();
+        let (sends, to) = (Arc::clone(&outbox), Arc::clone(&link));
+        tokio::spawn(async move { sends.empty(&to).await });
+        Ok(Keeper { link: Some(link), outbox, exits: Mutex::default() })
     }
 
-    /// Sends `message`; waits while the keeper is behind. A keeper that has ended takes the worker with it, so what
-    /// cannot be sent then does not matter.
-    pub async fn send(&self, message: ToKeeper) {
-        let Some(link) = &self.link else { return };
-        loop {
-            match link.get_ref().0.send(&message) {
-                Ok(()) => return,
-                Err(error) if error.errno == Errno::EAGAIN => match link.writable().await {
-                    Ok(mut ready) => ready.clear_ready(),
-                    Err(error) => return tracing::error!(%error, "keeper not reachable"),
-                },
-                Err(error) => return tracing::error!(%error, "keeper not reachable"),
-            }
+    /// Puts `message` on its way, behind all that was put before.
+    pub fn tell(&self, message: ToKeeper) {
+        drop(self.send(message));
+    }
+
+    /// As [`Keeper::tell`]; what is given waits until the keeper has taken it, or need not any more.
+    pub fn send(&self, message: ToKeeper) -> impl Future<Output = ()> + use<> {
+        let (_taken, news) = oneshot::channel();
+        if let Some(link) = &self.link {
+            self.outbox.put(Unsent { message, _taken }, &link.get_ref().0);
+        }
+        async move {
+            // It is dropped with the message.
+            let _taken = news.await;
+        }
+    }
+
+    /// Waits until the keeper has taken all.
+    pub async fn flush(&self) {
+        while !self.outbox.queue().is_empty() {
+            self.outbox.emptied.notified().await;
         }
     }
 
@@ -145,13 +241,13 @@ impl Keeper {
 
     /// Forgets one exit: it is durable in the ledger, or nobody's. The keeper is told as soon as all before it are
     /// forgotten too, for it forgets in order.
-    pub async fn settled(&self, seq: u64) {
+    pub fn settled(&self, seq: u64) {
         let below = {
             let mut exits = self.lock();
             exits.open.remove(&seq);
             exits.open.keys().next().map_or(exits.highest, |first| first.saturating_sub(1))
         };
-        self.send(ToKeeper::Ack { seq: below }).await;
+        self.tell(ToKeeper::Ack { seq: below });
     }
 
     /// The exits that are remembered.

@@ -9,6 +9,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::json;
 use sexton_core::domain::Domain;
@@ -19,6 +20,7 @@ use sexton_ledger::entry::{Cgroup, Entry, ResourceState};
 use sexton_ledger::{Batch, EventKind};
 use sexton_plan::state::State;
 use tokio::io::Interest;
+use tokio::time::timeout;
 
 use super::crash::crash_point;
 use super::keeper;
@@ -30,6 +32,9 @@ use super::unstarted::Unstarted;
 use super::user;
 use crate::lacking::open_null;
 use crate::refusal::{Kind, Refusal};
+
+/// How long a keeper is waited for that alone would know an exit code: no longer than a full disk is.
+const KEEPER_TAKES: Duration = Duration::from_secs(4);
 
 /// What a start has made so far.
 struct Made {
@@ -147,13 +152,26 @@ impl Life {
         let (key, pinned) = (next.incarnation.to_string(), Arc::clone(&handle));
         let host = Arc::clone(&self.host);
         let pin = host.with_pins(move |pins| pins.pin(&pinned, &key));
-        let hold = ToKeeper::Hold(keeper::held(&identity));
+        let held = keeper::held(&identity);
         // The keeper last: it may take this processor, and both others are on their way by then.
-        let (recorded, pin, ()) = tokio::join!(self.record(next, Vec::new(), true), pin, host.keeper.send(hold));
-        if let Some(Err(error)) = pin {
+        let mut taken = None;
+        let hold = async { taken = Some(host.keeper.send(ToKeeper::Hold(held))) };
+        let (recorded, pin, ()) = tokio::join!(self.record(next, Vec::new(), true), pin, hold);
+        if let Some(Err(error)) = &pin {
             tracing::warn!(%error, "exit status not pinned");
         }
-        recorded?;
+        if let Err(refusal) = recorded {
+            host.keeper.tell(ToKeeper::Release(held));
+            return Err(refusal.into());
+        }
+        // With a pin nothing is lost by a keeper that hears of it later.
+        let sole = taken.filter(|_| !matches!(pin, Some(Ok(_))));
+        if let Some(taken) = sole
+            && timeout(KEEPER_TAKES, taken).await.is_err()
+        {
+            let why = "the keeper does not answer, and nothing else would keep its exit code";
+            return Err(Refusal::new(Kind::NotReady, why).into());
+        }
         crash_point!("start.identified");
         made.waiting.release().map_err(|error| Unstarted::asked(error.to_string()))
     }
