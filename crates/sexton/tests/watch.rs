@@ -93,8 +93,10 @@ impl Drop for Ground {
         self.owner.end_all();
         match sexton_core::pin::PinBoard::open(&self.options.run_dir) {
             Ok(pins) => pins.remove().expect("pins removed"),
-            // A mount namespace of one's own may take none.
-            Err(error) => assert!(std::env::var_os(INSIDE).is_some(), "{error}"),
+            // A mount namespace of one's own may take none, and an older kernel has none.
+            Err(error) => {
+                assert!(std::env::var_os(INSIDE).is_some() || !sexton_testkit::pidfds_can_be_mounted(), "{error}");
+            }
         }
         for controller in ["pids", "memory"] {
             let _gone = fs::remove_dir(format!("/sys/fs/cgroup/{controller}/{}", self.options.cgroup));
