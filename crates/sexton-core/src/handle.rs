@@ -7,7 +7,7 @@ use sexton_plan::id::Pid;
 use sexton_plan::identity::{Identity, Match};
 use sexton_plan::state::{ExitSource, ExitStatus};
 use sexton_sys::pidfd::{self, FileHandle};
-use sexton_sys::{Errno, Fd, SysError, xattr};
+use sexton_sys::{Errno, Fd, SysError, wait, xattr};
 
 use crate::cgroup2;
 use crate::proc::{self, Here, ReadProcError};
@@ -211,6 +211,14 @@ impl Handle {
     /// `ECHILD` where it is not the caller's child.
     pub fn reap(&self) -> Result<Option<ExitStatus>, SysError> {
         Ok(pidfd::reap(self.pidfd.raw())?.and_then(ExitStatus::from_wait_word))
+    }
+
+    /// As [`Handle::reap`], but leaves it the zombie that it is: that keeps the status until its parent of then reaps it.
+    ///
+    /// # Errors
+    /// `ECHILD` where it is not the caller's child.
+    pub fn peek(&self) -> Result<Option<ExitStatus>, SysError> {
+        Ok(wait::peek_pidfd(self.pidfd.raw())?.and_then(|ended| ExitStatus::from_wait_word(ended.raw())))
     }
 
     /// What a zombie's `/proc/PID/stat` tells, believed only where the pidfd says afterwards that the number is

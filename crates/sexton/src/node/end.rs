@@ -4,8 +4,9 @@ use std::fs;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde_json::json;
 use sexton_core::domain::Domain;
+use sexton_core::handle::Handle;
 use sexton_core::pin::Released;
 use sexton_core::tree::Tree;
 use sexton_keeper::wire::ToKeeper;
@@ -13,18 +14,19 @@ use sexton_ledger::entry::{Entry, Exit, Resource, ResourceState};
 use sexton_ledger::{Batch, EventKind, NewEvent, RequestRecord};
 use sexton_plan::kill::KillBy;
 use sexton_plan::ladder::{Happening, Rung, STUCK_AFTER, STUCK_LOOK};
-use sexton_plan::restart;
 use sexton_plan::state::{ExitSource, ExitStatus, LostReason, State};
+use sexton_sys::Errno;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::adapter::{Asked, Step};
 use super::asking::{Asking, nothing_to_wait_for, say};
 use super::crash::crash_point;
+use super::fate::{Fate, conclude, plan_restart, told};
 use super::host::Host;
 use super::keeper;
 use super::life::{Life, Next, fact, now};
-use super::process::{Ending, Process};
+use super::process::{Ending, Process, Zombie};
 use super::resources::domain_name;
 use super::slots;
 use super::start::not_started;
@@ -67,14 +69,6 @@ impl Kills {
     }
 }
 
-/// How an incarnation is over.
-pub(super) enum Fate {
-    /// Its exit is known, or nobody can know it, for this reason.
-    Over(LostReason),
-    /// It never ran.
-    NeverRan(Unstarted),
-}
-
 impl Life {
     /// Brings it to its end: the stop path, the exit, and everything given back.
     pub(super) async fn end(&mut self, process: Option<Process>) -> Next {
@@ -90,7 +84,7 @@ impl Life {
         self.climb(Rung::first(force), process.as_ref(), domain.as_ref()).await;
         crash_point!("end.empty");
         self.learn_exit(process.as_ref()).await;
-        self.settle(Fate::Over(reason), domain).await
+        self.settle(Fate::Over(reason), domain, process).await
     }
 
     /// The domain of this incarnation: by its recorded proof, or by its name, which no other incarnation can have.
@@ -215,13 +209,14 @@ impl Life {
         let forced_before = self.is_forced();
         loop {
             let (until, next) = self.until(rung, limit(self));
+            let zombie = self.zombie();
             let exit_unknown = self.entry.exit.is_none();
             let ending = async {
                 match target.process {
                     Some(process) if exit_unknown => {
                         process.over().await;
                         sleep(TOGETHER).await;
-                        process.ended().await
+                        process.ended(zombie).await
                     }
                     Some(_) | None => std::future::pending().await,
                 }
@@ -320,7 +315,7 @@ impl Life {
     /// Learns how the main process ended, if that is not known yet and anybody tells.
     async fn learn_exit(&mut self, process: Option<&Process>) {
         let Some(process) = process.filter(|_| self.entry.exit.is_none()) else { return };
-        let mut ending = self.obeying(process.ended(), Some(process)).await;
+        let mut ending = self.obeying(process.ended(self.zombie()), Some(process)).await;
         if ending == Ending::Untold {
             let host = Arc::clone(&self.host);
             let told = self.obeying(host.keeper.told_exit_of(process.handle().identity()), Some(process)).await;
@@ -331,6 +326,11 @@ impl Life {
         }
     }
 
+    /// Whether something else than its zombie keeps the exit until that is durable.
+    fn zombie(&self) -> Zombie {
+        if self.host.pins.is_some() { Zombie::Reaped } else { Zombie::Kept }
+    }
+
     /// Takes an exit into the row; it is recorded with what follows from it.
     pub(super) fn learned(&mut self, status: ExitStatus, source: ExitSource) {
         let mut next = (*self.entry).clone();
@@ -338,8 +338,9 @@ impl Life {
         self.entry = std::sync::Arc::new(next);
     }
 
-    /// Gives everything back and makes it terminal, in one record; then lets go of the pin, which had kept the exit.
-    pub(super) async fn settle(&mut self, fate: Fate, domain: Option<Domain>) -> Next {
+    /// Gives everything back and makes it terminal, in one record; then lets go of the zombie or the pin, which had kept
+    /// the exit.
+    pub(super) async fn settle(&mut self, fate: Fate, domain: Option<Domain>, process: Option<Process>) -> Next {
         // Its mark may say that its program never ran, when nobody was there to read the report.
         let fate = match super::recover::refused_by_mark(&self.entry, &self.host) {
             Some(why) => Fate::NeverRan(why),
@@ -375,6 +376,11 @@ impl Life {
         let request = self.answered_at_end(&next, unstarted.as_ref());
         let next = Arc::new(next);
         let late = self.host.owe(Batch { puts: vec![Arc::clone(&next)], events, request, ..Batch::default() }).await;
+        let zombie = process.map(|process| Arc::clone(process.handle()));
+        if late.is_none() {
+            // Before anybody reads that it is over.
+            reap(zombie.as_deref());
+        }
         self.show(next);
         crash_point!("settle.recorded");
         match late {
@@ -384,6 +390,7 @@ impl Life {
                 let (host, entry) = (Arc::clone(&self.host), Arc::clone(&self.entry));
                 tokio::spawn(async move {
                     if durable.await.is_ok() {
+                        reap(zombie.as_deref());
                         let_go(&host, &entry).await;
                     }
                 });
@@ -515,6 +522,15 @@ fn given_back(entry: &Entry, left: &[(Resource, String)]) -> Vec<NewEvent> {
     gone.map(event).collect()
 }
 
+/// Reaps who is our own child and not reaped yet.
+fn reap(zombie: Option<&Handle>) {
+    if let Some(Err(error)) = zombie.map(Handle::reap)
+        && error.errno != Errno::ECHILD
+    {
+        tracing::error!(%error, "a child cannot be waited for");
+    }
+}
+
 /// Lets go of what kept the exit safe while it was not durable: the pin, the keeper's roster, the mark.
 pub(super) async fn let_go(host: &Host, entry: &Entry) {
     let key = entry.incarnation.to_string();
@@ -526,63 +542,6 @@ pub(super) async fn let_go(host: &Host, entry: &Entry) {
         host.keeper.tell(ToKeeper::Release(keeper::held(identity)));
         if let Some((seq, _)) = host.keeper.exit_of(identity) {
             host.keeper.settled(seq);
-        }
-    }
-}
-
-/// The terminal state, and its reason.
-fn conclude(next: &mut Entry, fate: Fate) {
-    match fate {
-        Fate::NeverRan(why) => {
-            next.state = State::Failed;
-            next.reason = Some(why.reason);
-            next.exit = None;
-        }
-        Fate::Over(_) if next.exit.is_some() => {
-            next.state = State::Exited;
-            next.reason = next.stop.as_ref().and_then(|order| order.reason.clone());
-        }
-        Fate::Over(reason) => {
-            next.state = State::Lost;
-            next.reason = Some(reason.to_string());
-        }
-    }
-}
-
-/// Whether and when a new incarnation follows; `lacked_room`: the host could not begin the last one.
-fn plan_restart(next: &mut Entry, lacked_room: bool) {
-    let stopped = next.stop.is_some();
-    let success = next.exit.is_some_and(|exit| exit.is_success());
-    let lived = next
-        .started_at
-        .zip(next.ended_at)
-        .map_or(Duration::ZERO, |(from, to)| Duration::try_from(to.duration_since(from)).unwrap_or_default());
-    let count = if lived >= restart::STEADY { 0 } else { next.restarts.count };
-    let interrupted = next.state == State::Failed && next.reason.as_deref() == Some(super::recover::INTERRUPTED);
-    let is_restart = next.restarts.count > 0 && !stopped;
-    if interrupted && is_restart {
-        // The daemon died in the middle of a restart, which is no reason to give up on it.
-        next.restarts.next_at = next.ended_at;
-    } else if (lacked_room && is_restart) // Nor is a disk that is full for a while.
-        || restart::restarts(next.spec.restart, restart::Ended { state: next.state, success, stopped })
-    {
-        next.restarts.count = count.saturating_add(1);
-        next.restarts.next_at = next.ended_at.and_then(|at| at.checked_add(restart::pause(count)).ok());
-    } else {
-        next.restarts.next_at = None;
-    }
-    if next.stop.as_ref().is_some_and(|order| !order.remove) {
-        next.stop = None;
-    }
-}
-
-/// The event of a terminal state.
-fn told(entry: &Entry) -> (EventKind, Value) {
-    match entry.state {
-        State::Failed => (EventKind::InstanceFailed, json!({ "reason": entry.reason })),
-        State::Lost => (EventKind::InstanceLost, json!({ "reason": entry.reason })),
-        State::Exited | State::Starting | State::Running | State::Stopping | State::Stuck | State::Unverified => {
-            (EventKind::InstanceExited, json!({ "exit": entry.exit, "reason": entry.reason }))
         }
     }
 }

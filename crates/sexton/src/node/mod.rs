@@ -10,6 +10,7 @@ pub mod drain;
 pub mod driver;
 mod end;
 pub mod event_log;
+mod fate;
 pub mod host;
 pub mod keeper;
 mod life;

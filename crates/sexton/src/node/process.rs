@@ -33,6 +33,15 @@ pub enum Ending {
     Untold,
 }
 
+/// What becomes of our own child when it has ended and its status is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Zombie {
+    /// It is reaped: something else keeps the status, or nobody wants it.
+    Reaped,
+    /// It stays, and keeps the status: should this worker die, its next parent is the keeper, which records that.
+    Kept,
+}
+
 impl Process {
     /// Watches the process behind `handle`.
     ///
@@ -71,12 +80,16 @@ impl Process {
     /// nothing for as long as its tracer likes.
     ///
     /// CANCEL: may be dropped at any await; a status already reaped stays readable through the pidfd.
-    pub async fn ended(&self) -> Ending {
+    pub async fn ended(&self, zombie: Zombie) -> Ending {
         self.over().await;
         let [mut pause, longest] = ASK_AGAIN;
         let mut waited = Duration::ZERO;
         loop {
-            match self.handle().reap() {
+            let told = match zombie {
+                Zombie::Reaped => self.handle().reap(),
+                Zombie::Kept => self.handle().peek(),
+            };
+            match told {
                 Ok(Some(status)) => return Ending::Known(status, ExitSource::Wait),
                 Ok(None) => {}
                 Err(error) if error.errno == Errno::ECHILD => {

@@ -10,8 +10,9 @@ use sexton_plan::ladder::Rung;
 use sexton_sys::{Errno, SysError};
 
 use super::crash::crash_point;
-use super::end::Fate;
+use super::fate::Fate;
 use super::life::{Life, Next, RollBack};
+use super::process::Zombie;
 use super::request::Stop;
 use super::start::not_started;
 use crate::chain::chain;
@@ -83,7 +84,7 @@ impl Life {
         self.climb(Rung::Kill, process.as_ref(), domain.as_ref()).await;
         if let Some(process) = &process {
             // Reaped, so that no zombie stays; a status of what never ran means nothing.
-            let _status = process.ended().await;
+            let _status = process.ended(Zombie::Reaped).await;
         }
         crash_point!("rollback.empty");
         if is_withdrawn {
@@ -91,7 +92,7 @@ impl Life {
             let order = self.with_order(&Stop { force: true, grace: None }, None, true);
             self.entry = Arc::new(Entry { stop: Some(order), ..(*self.entry).clone() });
         }
-        let mut next = self.settle(Fate::NeverRan(why), domain).await;
+        let mut next = self.settle(Fate::NeverRan(why), domain, None).await;
         let refusal = Refusal::new(kind, not_started(&self.entry));
         if is_withdrawn && self.entry.resources.is_empty() {
             self.remove(Vec::new()).await;
