@@ -49,8 +49,10 @@ pub const fn out_of_sight(domain: DomainSeen, namespace: NamespaceSeen) -> Proce
 /// What a started child left on its mark before `execve`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MarkSeen {
-    /// There is no mark to read.
+    /// There is no mark.
     Absent,
+    /// It could not be read.
+    Unread,
     /// It was never released: it ran nothing and never will.
     Waiting,
     /// It was released and went on to `execve`.
@@ -94,8 +96,9 @@ pub enum Verdict {
 /// Judges one instance.
 pub fn judge(claimed: Claimed, process: ProcessSeen, mark: MarkSeen) -> Verdict {
     match claimed.state {
-        State::Starting => judge_starting(claimed, process, mark),
-        State::Running | State::Unverified | State::Stopping | State::Stuck => judge_live(claimed, process),
+        // What is doubted may have been doubted as it started.
+        State::Starting | State::Unverified => judge_starting(claimed, process, mark),
+        State::Running | State::Stopping | State::Stuck => judge_live(claimed, process),
         State::Exited | State::Failed | State::Lost if claimed.holds_resources => Verdict::Release,
         State::Exited | State::Failed | State::Lost => Verdict::Rest,
     }
@@ -105,7 +108,9 @@ pub fn judge(claimed: Claimed, process: ProcessSeen, mark: MarkSeen) -> Verdict 
 fn judge_starting(claimed: Claimed, process: ProcessSeen, mark: MarkSeen) -> Verdict {
     match (mark, process) {
         (_, ProcessSeen::NotRecorded) | (MarkSeen::Waiting | MarkSeen::Refused, _) => Verdict::RollBack,
-        (MarkSeen::Absent | MarkSeen::Released, _) => judge_live(claimed, process),
+        // How what never ran has ended is no exit.
+        (MarkSeen::Unread, _) if !claimed.exit_known => Verdict::LeaveUnverified,
+        (MarkSeen::Absent | MarkSeen::Unread | MarkSeen::Released, _) => judge_live(claimed, process),
     }
 }
 
@@ -127,7 +132,8 @@ mod tests {
 
     const PROCESSES: [ProcessSeen; 4] =
         [ProcessSeen::NotRecorded, ProcessSeen::Same, ProcessSeen::Gone, ProcessSeen::Unproven];
-    const MARKS: [MarkSeen; 4] = [MarkSeen::Absent, MarkSeen::Waiting, MarkSeen::Released, MarkSeen::Refused];
+    const MARKS: [MarkSeen; 5] =
+        [MarkSeen::Absent, MarkSeen::Unread, MarkSeen::Waiting, MarkSeen::Released, MarkSeen::Refused];
 
     fn claimed(state: State) -> Claimed {
         Claimed { state, stop_ordered: false, exit_known: false, holds_resources: true }
@@ -163,10 +169,22 @@ mod tests {
     #[test]
     fn could_not_read_is_never_gone() {
         for (claimed, _, mark) in all() {
-            let never_ran = claimed.state == State::Starting && matches!(mark, MarkSeen::Waiting | MarkSeen::Refused);
+            let is_of_a_start = matches!(claimed.state, State::Starting | State::Unverified);
+            let never_ran = is_of_a_start && matches!(mark, MarkSeen::Waiting | MarkSeen::Refused);
             if !claimed.state.is_terminal() && !claimed.exit_known && !never_ran {
                 assert_eq!(judge(claimed, ProcessSeen::Unproven, mark), Verdict::LeaveUnverified, "{claimed:?}");
             }
+        }
+    }
+
+    #[test]
+    fn a_start_of_which_the_mark_cannot_be_read_is_not_closed() {
+        for state in [State::Starting, State::Unverified] {
+            for process in [ProcessSeen::Same, ProcessSeen::Gone, ProcessSeen::Unproven] {
+                assert_eq!(judge(claimed(state), process, MarkSeen::Unread), Verdict::LeaveUnverified, "{process:?}");
+            }
+            assert_eq!(judge(claimed(state), ProcessSeen::Gone, MarkSeen::Waiting), Verdict::RollBack);
+            assert_eq!(judge(claimed(state), ProcessSeen::Gone, MarkSeen::Released), Verdict::Close);
         }
     }
 

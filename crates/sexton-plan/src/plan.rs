@@ -11,9 +11,10 @@ use serde::{Deserialize, Serialize, Serializer};
 use crate::claim::{Claim, Recorded};
 use crate::id::{BootId, Incarnation, Name, Pid};
 use crate::identity::{Identity, Strength};
-use crate::judge::{self, MarkSeen};
+use crate::judge;
 use crate::pool::{self, Moves};
 use crate::slot::{self, Seen};
+use crate::state::State;
 use crate::world::{Before, Content, Doubted, Left, Marked, MarkedKind, Network, Owner, Sighting, SlotSighting, World};
 
 /// What one watch allows.
@@ -354,7 +355,7 @@ fn judge(seen: &Sighting, world: &World, policies: &Policies) -> Verdict {
 fn judge_doubted(doubted: &Doubted) -> Verdict {
     let Doubted { name, incarnation, identity, .. } = doubted.clone();
     let (instance, told) = (name, |reason: &str| reason.to_string());
-    match judge::judge(doubted.claimed, doubted.process, MarkSeen::Absent) {
+    match judge::judge(doubted.claimed, doubted.process, doubted.mark) {
         judge::Verdict::Adopt => {
             let reason = told("its process lives, and is proven the recorded one");
             Verdict::Act(Action::Adopt { instance, incarnation, identity, reason })
@@ -365,6 +366,10 @@ fn judge_doubted(doubted: &Doubted) -> Verdict {
         }
         judge::Verdict::Close => {
             let reason = told("its process is proven gone");
+            Verdict::Act(Action::Close { instance, incarnation, identity, reason })
+        }
+        judge::Verdict::RollBack if doubted.claimed.state == State::Unverified => {
+            let reason = told("its program never ran");
             Verdict::Act(Action::Close { instance, incarnation, identity, reason })
         }
         judge::Verdict::LeaveUnverified => Verdict::Leave(doubted.why.clone()),

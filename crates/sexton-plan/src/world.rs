@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::claim::Claim;
 use crate::id::{Incarnation, Name, Pid};
 use crate::identity::Identity;
-use crate::judge::{Claimed, ProcessSeen};
+use crate::judge::{Claimed, MarkSeen, ProcessSeen};
 use crate::pool::Wish;
 use crate::slot::{Holder, Seen, SlotClaim};
 
@@ -67,6 +67,8 @@ pub struct Doubted {
     pub claimed: Claimed,
     /// What is found of its process now.
     pub process: ProcessSeen,
+    /// What its mark says, where its start was not seen through.
+    pub mark: MarkSeen,
     /// Why it is doubted.
     pub why: String,
 }

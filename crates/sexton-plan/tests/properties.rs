@@ -13,7 +13,7 @@ use sexton_plan::check::check;
 use sexton_plan::claim::{Claim, Field, Recorded};
 use sexton_plan::id::Pid;
 use sexton_plan::identity::Identity;
-use sexton_plan::judge::{Claimed, ProcessSeen};
+use sexton_plan::judge::{Claimed, MarkSeen, ProcessSeen};
 use sexton_plan::plan::{Action, OnOrphan, Plan, Policies, Policy, plan};
 use sexton_plan::pool::Wish;
 use sexton_plan::slot::{Holder, Holding, Part, Seen, SlotClaim, SlotState};
@@ -112,6 +112,7 @@ fn doubted() -> impl Strategy<Value = Doubted> {
             identity: None,
             claimed: Claimed { state, stop_ordered, exit_known, holds_resources },
             process,
+            mark: MarkSeen::Absent,
             why: "odd".to_owned(),
         }
     })

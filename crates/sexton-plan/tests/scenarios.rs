@@ -32,7 +32,7 @@ use sexton_plan::check::check;
 use sexton_plan::claim::{Claim, Field, Recorded};
 use sexton_plan::id::Pid;
 use sexton_plan::identity::Identity;
-use sexton_plan::judge::{Claimed, DomainSeen, NamespaceSeen, ProcessSeen, out_of_sight};
+use sexton_plan::judge::{Claimed, DomainSeen, MarkSeen, NamespaceSeen, ProcessSeen, out_of_sight};
 use sexton_plan::plan::{Action, OnOrphan, Plan, Policies, Policy, plan};
 use sexton_plan::pool::Wish;
 use sexton_plan::slot::{Holder, Holding, Part, Seen, SlotClaim, SlotState};
@@ -43,7 +43,7 @@ use sexton_plan::world::{
 };
 
 /// What scenarios show, each by one at least; a scenario shows nothing else.
-const CLAIMS: [&str; 36] = [
+const CLAIMS: [&str; 37] = [
     // Processes of somebody else.
     "written-back",
     "right-is-not-written",
@@ -65,6 +65,7 @@ const CLAIMS: [&str; 36] = [
     "stop-is-finished",
     "gone-is-closed",
     "doubt-is-kept",
+    "never-ran-is-closed",
     "inactive-is-let-alone",
     "out-of-sight-is-not-gone",
     // What bears our mark.
@@ -180,6 +181,14 @@ fn doubted(words: &[&str]) -> Doubted {
             "unrecorded" => ProcessSeen::NotRecorded,
             "elsewhere" => elsewhere(words),
             other => panic!("`{other}` is nothing that a process can be"),
+        },
+        mark: match value(words, "mark") {
+            None => MarkSeen::Absent,
+            Some("unread") => MarkSeen::Unread,
+            Some("waiting") => MarkSeen::Waiting,
+            Some("released") => MarkSeen::Released,
+            Some("refused") => MarkSeen::Refused,
+            Some(other) => panic!("`{other}` is nothing that a mark can say"),
         },
         why: "could not be read".to_owned(),
     }

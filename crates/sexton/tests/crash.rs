@@ -17,7 +17,7 @@ use std::process::Command;
 use serde_json::{Value, json};
 use sexton_core::pin::PinBoard;
 use sexton_plan::id::Pid;
-use sexton_testkit::{SOON, crash_bin_dir, eventually, processes_in, refusing, skip};
+use sexton_testkit::{Connection, SOON, crash_bin_dir, eventually, processes_in, refusing, skip};
 use support::{Dead, Node, file_appears, is_settled, is_terminal, launcher, script, spec, text};
 
 /// How often a point must be passed in one scenario before each crash.
@@ -71,6 +71,41 @@ fn wherever_the_worker_dies_an_exit_that_nothing_pins_is_known_afterwards() {
     let line = format!("{} '{}' \"$@\"", refusing(&["open_tree EINVAL"]), programs.join("sexton").display());
     let program = launcher("sexton-crashing-without-pins", &line);
     drop(crash_at(&program, Dead::Worker, |point| ["end.", "settle."].iter().any(|of| point.starts_with(of))));
+}
+
+#[test]
+fn what_never_ran_has_no_exit_though_its_mark_could_not_be_read() {
+    let Some(programs) = crash_bin_dir() else { skip!("`cargo xtask ci` builds the programs with crash points") };
+    let orders = Orders::new();
+    let env = [("SEXTON_CRASH_FILE", orders.file.to_str().expect("text"))];
+    let mut node = Node::prepared(programs.join("sexton"), &env, |_| {});
+    let (keeper, worker) = (node.daemon().keeper().expect("keeper"), node.daemon().worker().expect("worker"));
+    orders.give("start.identified", 1, 0, "hold");
+    let mut line = Connection::open(&node.ground.run_dir().join("sexton.sock")).expect("connected");
+    let body = spec("waits", &["/bin/sleep", "1000"]).to_string();
+    line.send("POST", "/v1/instances", &[], Some(body.as_bytes())).expect("sent");
+    eventually("it is held before the release", SOON, || {
+        if orders.file.exists() { Err("not yet".to_owned()) } else { Ok(()) }
+    });
+    let marks = node.ground.run_dir().join("starts");
+    let life = names(&marks).pop_first().expect("a mark");
+    let (mark, aside) = (marks.join(&life), node.ground.dir().join("mark"));
+    keeper.kill9().expect("killed");
+    worker.kill9().expect("killed");
+    node.daemon().wait_end(SOON);
+    node.daemon = None;
+    // A directory cannot be read as a file is.
+    fs::rename(&mark, &aside).expect("put aside");
+    fs::create_dir(&mark).expect("in its place");
+    node.serve();
+    let doubted = node.instance("waits");
+    assert_eq!((&doubted["state"], &doubted["exit"]), (&json!("unverified"), &Value::Null), "{doubted}");
+    assert!(text(&doubted, "reason").contains("its mark could not be read"), "{doubted}");
+    fs::remove_dir(&mark).expect("removed");
+    fs::rename(&aside, &mark).expect("put back");
+    node.ask("POST", "/v1/reconcile", None, None);
+    let over = node.settled("waits");
+    assert_eq!((&over["state"], &over["exit"]), (&json!("failed"), &Value::Null), "{over}");
 }
 
 fn crash_at_slots(who: Dead) {
@@ -189,6 +224,12 @@ impl Drop for Orders {
     fn drop(&mut self) {
         self.take_back();
     }
+}
+
+/// The names of what is in a directory, if there is one.
+fn names(dir: &Path) -> BTreeSet<String> {
+    let Ok(files) = fs::read_dir(dir) else { return BTreeSet::new() };
+    files.map(|file| file.expect("a file").file_name().to_string_lossy().into_owned()).collect()
 }
 
 /// One scenario with one crash in it.
@@ -496,10 +537,6 @@ impl Round<'_> {
     }
 
     fn files_agree(&mut self, entries: &[Value]) {
-        let names = |dir: &Path| -> BTreeSet<String> {
-            let Ok(files) = fs::read_dir(dir) else { return BTreeSet::new() };
-            files.map(|file| file.expect("a file").file_name().to_string_lossy().into_owned()).collect()
-        };
         let ground = &self.node.ground;
         let listed: BTreeSet<String> = entries.iter().map(|entry| text(entry, "name")).collect();
         let logs = names(&ground.state_dir().join("logs"));

@@ -338,11 +338,22 @@ impl Life {
         self.entry = std::sync::Arc::new(next);
     }
 
+    /// Why its program never ran, where its mark says so: nobody may have been there to read the report.
+    async fn refused(&mut self) -> Option<Unstarted> {
+        loop {
+            match super::recover::refused_by_mark(&self.entry, &self.host) {
+                Ok(refused) => return refused,
+                // How what never ran has ended is no exit.
+                Err(error) => tracing::warn!(name = %self.entry.name, %error, "mark not read"),
+            }
+            self.obeying(sleep(READ_AGAIN), None).await;
+        }
+    }
+
     /// Gives everything back and makes it terminal, in one record; then lets go of the zombie or the pin, which had kept
     /// the exit.
     pub(super) async fn settle(&mut self, fate: Fate, domain: Option<Domain>, process: Option<Process>) -> Next {
-        // Its mark may say that its program never ran, when nobody was there to read the report.
-        let fate = match super::recover::refused_by_mark(&self.entry, &self.host) {
+        let fate = match self.refused().await {
             Some(why) => Fate::NeverRan(why),
             None => fate,
         };

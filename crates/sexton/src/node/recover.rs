@@ -1,7 +1,7 @@
 //! Finding instances again: look, judge, go on. A normal start and a restart are this one path.
 
-use std::fs;
 use std::sync::Arc;
+use std::{fs, io};
 
 use serde_json::json;
 use sexton_core::handle::{Handle, Life as ProcessLife, OpenHandleError};
@@ -37,10 +37,13 @@ pub struct Seen {
 
 /// Looks for the recorded main process, by the kernel's own handle: nothing is read of it.
 pub fn look(entry: &Entry, host: &Host) -> Seen {
-    let (mark, refused) =
-        if entry.state == State::Starting { look_mark(entry, host) } else { (MarkSeen::Absent, None) };
-    let seen =
-        |process, handle: Option<Handle>, why| Seen { process, handle: handle.map(Arc::new), mark, refused, why };
+    let looked = if was_starting(entry) { look_mark(entry, host) } else { Ok((MarkSeen::Absent, None)) };
+    let unread = looked.as_ref().err().map(ToString::to_string);
+    let (mark, refused) = looked.unwrap_or((MarkSeen::Unread, None));
+    let seen = |process, handle: Option<Handle>, why: Option<String>| {
+        let why = unread.clone().map(|unread| format!("its mark could not be read: {unread}")).or(why);
+        Seen { process, handle: handle.map(Arc::new), mark, refused, why }
+    };
     let Some(identity) = &entry.identity else { return seen(ProcessSeen::NotRecorded, None, None) };
     if entry.state.is_terminal() {
         return seen(ProcessSeen::Gone, None, None);
@@ -76,20 +79,32 @@ fn look_domain(entry: &Entry, host: &Host) -> DomainSeen {
     }
 }
 
+/// Whether its start is all that was seen of it: it may be doubted since.
+fn was_starting(entry: &Entry) -> bool {
+    matches!(entry.state, State::Starting | State::Unverified) && entry.started_at.is_none()
+}
+
 /// How far a start came that nobody saw through.
-fn look_mark(entry: &Entry, host: &Host) -> (MarkSeen, Option<ChildFailure>) {
-    let Ok(bytes) = fs::read(host.paths.mark(&entry.incarnation)) else { return (MarkSeen::Absent, None) };
-    let Ok(bytes) = <[u8; 8]>::try_from(bytes.as_slice()) else { return (MarkSeen::Absent, None) };
-    match ChildFailure::from_bytes(bytes) {
+fn look_mark(entry: &Entry, host: &Host) -> io::Result<(MarkSeen, Option<ChildFailure>)> {
+    let bytes = match fs::read(host.paths.mark(&entry.incarnation)) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((MarkSeen::Absent, None)),
+        Err(error) => return Err(error),
+    };
+    let Ok(bytes) = <[u8; 8]>::try_from(bytes.as_slice()) else { return Ok((MarkSeen::Absent, None)) };
+    Ok(match ChildFailure::from_bytes(bytes) {
         Some(failure) => (MarkSeen::Refused, Some(failure)),
         None if bytes == MARK_RELEASED => (MarkSeen::Released, None),
         None => (MarkSeen::Waiting, None),
-    }
+    })
 }
 
 /// Why the program of a life never ran, where its mark says so.
-pub fn refused_by_mark(entry: &Entry, host: &Host) -> Option<Unstarted> {
-    look_mark(entry, host).1.map(refused_in_child)
+///
+/// # Errors
+/// It could not be read.
+pub fn refused_by_mark(entry: &Entry, host: &Host) -> io::Result<Option<Unstarted>> {
+    Ok(look_mark(entry, host)?.1.map(refused_in_child))
 }
 
 /// The facts about a row on which its judgement rests.
@@ -143,7 +158,7 @@ impl Life {
         if !is_known {
             let mut next = (*self.entry).clone();
             let events = &mut owed.events;
-            if next.state == State::Starting {
+            if was_starting(&next) {
                 next.started_at = Some(now());
                 events.push(fact(EventKind::InstanceRunning, &next, json!({ "pid": pid_of(&next) })));
             }
@@ -215,7 +230,7 @@ impl Life {
                 None => reason = self.lost_reason(),
             }
         }
-        if self.entry.state == State::Starting {
+        if was_starting(&self.entry) {
             // It ran, for its mark says so, and nobody was told.
             let mut next = (*self.entry).clone();
             next.started_at = Some(now());
@@ -287,6 +302,7 @@ pub fn doubted(entry: &Entry, host: &Host) -> Doubted {
         identity: entry.identity.clone(),
         claimed: claimed(entry),
         process,
+        mark: seen.mark,
         why,
     }
 }
