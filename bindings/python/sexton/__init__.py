@@ -164,6 +164,20 @@ def _known(code: int, signal: int) -> tuple[Optional[int], Optional[int]]:
 _threaded: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
+# The threads of the library that have called Python.
+_lasting = threading.local()
+
+
+def _stay() -> None:
+    """Has this thread of the library keep what Python knows it by, instead of making that anew for every call.
+
+    RACE: before CPython 3.12, a child that is forked while another thread makes or drops it hangs in `os.fork`.
+    """
+    if not getattr(_lasting, "stays", False) and hasattr(ctypes, "pythonapi"):
+        ctypes.pythonapi.PyGILState_Ensure()
+        _lasting.stays = True
+
+
 @atexit.register
 def _stop_all() -> None:
     for each in list(_threaded):
@@ -324,6 +338,7 @@ class Reaper:
             _log.warning("not reaping: %s", error)
 
     def _tell(self, exit: Any, _user: Any) -> None:
+        _stay()
         told = _exit_of(exit.contents)
         if self._on_exit is None:
             with self._news:
