@@ -14,8 +14,9 @@ use sexton_plan::identity::{Identity, Match};
 use sexton_plan::state::State;
 
 use super::crash::crash_point;
+use super::deadline::now;
 use super::host::Host;
-use super::life::{Answer, Life, Next, Taken, called, fact, now};
+use super::life::{Answer, Life, Next, Taken, called, fact};
 use super::limits;
 use super::process::Process;
 use super::request::{Caller, Proof, Wanted};

@@ -22,19 +22,20 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use super::adapter::{Asked, Step};
 use super::asking::{Asking, nothing_to_wait_for, say};
 use super::crash::crash_point;
+use super::deadline::now;
 use super::fate::{Fate, conclude, plan_restart, told};
 use super::host::Host;
 use super::keeper;
-use super::life::{Life, Next, fact, now};
+use super::life::{Life, Next, RollBack, fact};
 use super::process::{Ending, Process, Zombie};
+use super::request::Stop;
 use super::resources::domain_name;
 use super::slots;
-use super::start::not_started;
 use super::stop::{self, Target};
-use super::unstarted::Unstarted;
+use super::unstarted::{Unstarted, not_started};
 use crate::chain::chain;
 use crate::metrics::Metric;
-use crate::refusal::Kind;
+use crate::refusal::{Kind, Refusal};
 
 /// How long what was killed is waited for before it is killed again, and the domain swept: what `cgroup.kill` misses is
 /// rare. The wait doubles each time, for a host that is slow to end what dies is not to be kept busy with it.
@@ -85,6 +86,37 @@ impl Life {
         crash_point!("end.empty");
         self.learn_exit(process.as_ref()).await;
         self.settle(Fate::Over(reason), domain, process).await
+    }
+
+    /// Ends what a start that never ran has made, and gives back what it took.
+    pub(super) async fn roll_back(&mut self, roll_back: RollBack) -> Next {
+        let RollBack { why, process, reply } = roll_back;
+        let kind = why.kind;
+        // Nothing bore its name before it was asked for, and whoever asked is to ask again.
+        let is_withdrawn = self.is_new && why.is_to_be_asked_again();
+        crash_point!("rollback.begun");
+        let domain = self.open_domain().await;
+        self.climb(Rung::Kill, process.as_ref(), domain.as_ref()).await;
+        if let Some(process) = &process {
+            // Reaped, so that no zombie stays; a status of what never ran means nothing.
+            let _status = process.ended(Zombie::Reaped).await;
+        }
+        crash_point!("rollback.empty");
+        if is_withdrawn {
+            // Also where something cannot be given back at once: it goes as soon as that is.
+            let order = self.with_order(&Stop { force: true, grace: None }, None, true);
+            self.entry = Arc::new(Entry { stop: Some(order), ..(*self.entry).clone() });
+        }
+        let mut next = self.settle(Fate::NeverRan(why), domain, None).await;
+        let refusal = Refusal::new(kind, not_started(&self.entry));
+        if is_withdrawn && self.entry.resources.is_empty() {
+            self.remove(Vec::new()).await;
+            next = Next::Withdrawn(refusal.clone());
+        }
+        if let Some(reply) = reply {
+            let _heard = reply.send(Err(refusal));
+        }
+        next
     }
 
     /// The domain of this incarnation: by its recorded proof, or by its name, which no other incarnation can have.

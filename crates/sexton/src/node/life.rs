@@ -3,7 +3,6 @@
 
 use std::sync::Arc;
 
-use jiff::Timestamp;
 use serde_json::{Value, json};
 use sexton_core::gate::{self, OwnedPermit};
 use sexton_ledger::entry::{Entry, StopOrder};
@@ -13,6 +12,7 @@ use sexton_plan::state::State;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::asking::Asking;
+use super::deadline::now;
 use super::host::SharedHost;
 use super::process::Process;
 use super::request::{Caller, IdempotencyKey, Stop};
@@ -517,10 +517,4 @@ fn asked(entry: &Entry, key: IdempotencyKey) -> RequestRecord {
         answer: None,
         at: now(),
     }
-}
-
-/// The wall clock, for people.
-#[allow(clippy::disallowed_methods, reason = "one of the places that read the clock")]
-pub fn now() -> Timestamp {
-    Timestamp::now()
 }

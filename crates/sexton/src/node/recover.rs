@@ -16,8 +16,9 @@ use sexton_plan::world::Doubted;
 use sexton_sys::clone::{ChildFailure, MARK_RELEASED};
 
 use super::crash::crash_point;
+use super::deadline::now;
 use super::host::Host;
-use super::life::{Command, Life, Next, RollBack, fact, now};
+use super::life::{Command, Life, Next, RollBack, fact};
 use super::process::Process;
 use super::resources::is_adoption_begun;
 use super::unstarted::Unstarted;

@@ -13,7 +13,8 @@ use sexton_plan::state::State;
 use tokio::time::sleep;
 
 use super::crash::crash_point;
-use super::life::{Answer, Command, Life, Next, called, fact, not_admitted, now};
+use super::deadline::now;
+use super::life::{Answer, Command, Life, Next, called, fact, not_admitted};
 use super::request::{Caller, IdempotencyKey};
 use super::resources::intents;
 

@@ -23,8 +23,9 @@ use tokio::io::Interest;
 use tokio::time::timeout;
 
 use super::crash::crash_point;
+use super::deadline::now;
 use super::keeper;
-use super::life::{Answer, Life, Next, RollBack, fact, now};
+use super::life::{Answer, Life, Next, RollBack, fact};
 use super::process::Process;
 use super::readiness;
 use super::resources::domain_name;
@@ -280,11 +281,6 @@ impl AsRawFd for ReportFd {
     fn as_raw_fd(&self) -> RawFd {
         self.0
     }
-}
-
-/// The sentence for whoever asked for a start that failed.
-pub fn not_started(entry: &Entry) -> String {
-    format!("`{}` was not started: {}", entry.name, entry.reason.as_deref().unwrap_or_default())
 }
 
 /// The sentence for whoever asked for a start that a stop overtook.

@@ -1,20 +1,12 @@
-//! Why an incarnation never ran, whose fault that is, and how its start is undone.
+//! Why an incarnation never ran, and whose fault that is.
 
 use std::error::Error;
 use std::io;
-use std::sync::Arc;
 
 use sexton_core::spawn::NeverRan;
 use sexton_ledger::entry::Entry;
-use sexton_plan::ladder::Rung;
 use sexton_sys::{Errno, SysError};
 
-use super::crash::crash_point;
-use super::fate::Fate;
-use super::life::{Life, Next, RollBack};
-use super::process::Zombie;
-use super::request::Stop;
-use super::start::not_started;
 use crate::chain::chain;
 use crate::refusal::{Kind, Refusal};
 
@@ -72,37 +64,9 @@ impl From<Refusal> for Unstarted {
     }
 }
 
-impl Life {
-    /// Ends what a start that never ran has made, and gives back what it took.
-    pub(super) async fn roll_back(&mut self, roll_back: RollBack) -> Next {
-        let RollBack { why, process, reply } = roll_back;
-        let kind = why.kind;
-        // Nothing bore its name before it was asked for, and whoever asked is to ask again.
-        let is_withdrawn = self.is_new && why.is_to_be_asked_again();
-        crash_point!("rollback.begun");
-        let domain = self.open_domain().await;
-        self.climb(Rung::Kill, process.as_ref(), domain.as_ref()).await;
-        if let Some(process) = &process {
-            // Reaped, so that no zombie stays; a status of what never ran means nothing.
-            let _status = process.ended(Zombie::Reaped).await;
-        }
-        crash_point!("rollback.empty");
-        if is_withdrawn {
-            // Also where something cannot be given back at once: it goes as soon as that is.
-            let order = self.with_order(&Stop { force: true, grace: None }, None, true);
-            self.entry = Arc::new(Entry { stop: Some(order), ..(*self.entry).clone() });
-        }
-        let mut next = self.settle(Fate::NeverRan(why), domain, None).await;
-        let refusal = Refusal::new(kind, not_started(&self.entry));
-        if is_withdrawn && self.entry.resources.is_empty() {
-            self.remove(Vec::new()).await;
-            next = Next::Withdrawn(refusal.clone());
-        }
-        if let Some(reply) = reply {
-            let _heard = reply.send(Err(refusal));
-        }
-        next
-    }
+/// The sentence for whoever asked for a start that failed.
+pub fn not_started(entry: &Entry) -> String {
+    format!("`{}` was not started: {}", entry.name, entry.reason.as_deref().unwrap_or_default())
 }
 
 /// Whether an error, or what caused it, is a lack.
