@@ -210,7 +210,7 @@ impl Handle {
     /// # Errors
     /// `ECHILD` where it is not the caller's child.
     pub fn reap(&self) -> Result<Option<ExitStatus>, SysError> {
-        Ok(pidfd::reap(self.pidfd.raw())?.and_then(ExitStatus::from_wait_word))
+        Ok(wait::reap_pidfd(self.pidfd.raw())?.and_then(|ended| ExitStatus::from_wait_word(ended.raw())))
     }
 
     /// As [`Handle::reap`], but leaves it the zombie that it is: that keeps the status until its parent of then reaps it.

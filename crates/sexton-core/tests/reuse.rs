@@ -9,7 +9,7 @@ use sexton_core::proc;
 use sexton_plan::id::Pid;
 use sexton_plan::identity::Identity;
 use sexton_sys::pidfd::{self, End};
-use sexton_sys::{Fd, renumber};
+use sexton_sys::{Fd, renumber, wait};
 
 /// Set in the process that is alone in a PID namespace, where numbers can be chosen and nobody else takes them.
 const INSIDE: &str = "SEXTON_TEST_INSIDE";
@@ -74,7 +74,7 @@ fn recordings(handle: &Handle) -> [(Identity, Vec<u8>); 3] {
 /// Kills a child and reaps it, which frees its number.
 fn end(child: &Fd) {
     pidfd::send_signal(child.raw(), 9).expect("signalled");
-    while pidfd::reap(child.raw()).expect("our child").is_none() {
+    while wait::reap_pidfd(child.raw()).expect("our child").is_none() {
         std::thread::yield_now();
     }
 }

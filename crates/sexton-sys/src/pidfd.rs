@@ -177,30 +177,6 @@ pub const fn lacks_facts(errno: Errno) -> bool {
     matches!(errno, ENOTTY | Errno::EINVAL | Errno::ENOSYS)
 }
 
-/// Reaps the caller's own child behind `pidfd` if it has ended (`waitid(2)`, `P_PIDFD`, Linux 5.4); tells the status
-/// word of `wait(2)`. Never blocks: a traced child can be readable on its pidfd and not yet waitable.
-///
-/// # Errors
-/// `ECHILD` where it is nobody's or another's child, or reaped already.
-pub fn reap(pidfd: RawFd) -> Result<Option<i32>, SysError> {
-    const P_PIDFD: usize = 3;
-    const WNOHANG_WEXITED: usize = 1 | 4;
-    // `siginfo_t` is 128 bytes; signo, errno, code, (padding,) pid, uid, status lie in the first 28 (`sigaction(2)`).
-    let mut info = [0i32; 32];
-    let args = [P_PIDFD, word(pidfd), info.as_mut_ptr() as usize, WNOHANG_WEXITED, 0];
-    // SAFETY: the kernel writes one `siginfo_t`, 128 bytes, into `info`.
-    let waited = unsafe { syscall(nr::WAITID, args) };
-    waited.map_err(|errno| SysError::about(c"waitid", pidfd, errno))?;
-    let [signo, _, code, _, pid, _, status, ..] = info;
-    Ok((signo != 0 && pid != 0).then(|| wait_word(code, status)))
-}
-
-/// The status word of `wait(2)` from what `waitid(2)` tells.
-pub(crate) const fn wait_word(code: i32, status: i32) -> i32 {
-    const CLD_EXITED: i32 = 1;
-    if code == CLD_EXITED { (status & 0xff) << 8 } else { status & 0x7f }
-}
-
 /// How far the end of a process has come, as its pidfd tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {

@@ -615,3 +615,16 @@ fn what_a_stopped_keeper_alone_would_know_the_end_of_is_not_started() {
     node.kill(Dead::Worker, || fs::write(gate, "").expect("gate opened"));
     assert_eq!(node.settled("late")["exit"]["code"], 7);
 }
+
+#[test]
+fn a_start_that_can_make_no_mark_is_answered_though_none_can_be_read() {
+    let mut node = Node::new(SEXTON, &[]);
+    let marks = node.ground.run_dir().join("starts");
+    fs::remove_dir(&marks).expect("empty");
+    fs::write(&marks, "").expect("in its place");
+    // REGRESSION: its rollback asked for the mark, too, and waited until that could be read.
+    let (refused, _) = node.ask("POST", "/v1/instances", None, Some(&spec("marked", &["/bin/true"])));
+    assert_eq!(refused.status, 500, "{}", refused.text());
+    fs::remove_file(&marks).expect("removed");
+    create(&mut node, &spec("later", &["/bin/true"]));
+}

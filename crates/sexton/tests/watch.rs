@@ -24,7 +24,7 @@ use sexton_ledger::{Event, EventKind};
 use sexton_plan::id::Pid;
 use sexton_plan::plan::{Action, OnOrphan};
 use sexton_sys::pidfd::{self, End};
-use sexton_sys::{Fd, renumber};
+use sexton_sys::{Fd, renumber, wait};
 use sexton_testkit::{SOON, eventually};
 
 /// A node that watches the guests of somebody else.
@@ -532,7 +532,7 @@ fn reuse_between_passes() {
     let child = || renumber::child_with_pid(NUMBER).expect("a free number");
     let lives = |child: &Fd| pidfd::poll_end(child.raw()).expect("polled") == End::None;
     let reap = |child: &Fd| {
-        while pidfd::reap(child.raw()).expect("our child").is_none() {
+        while wait::reap_pidfd(child.raw()).expect("our child").is_none() {
             std::thread::yield_now();
         }
     };

@@ -1,7 +1,8 @@
-//! `cargo xtask kernels [VERSION…] [PROGRAM…] [--all]`: Sexton on other kernels, each in a virtual machine whose root is this host's,
-//! read-only below a layer in memory, with mounts propagated and all controllers in one cgroup2, as under systemd.
+//! `cargo xtask kernels [VERSION…] [PROGRAM…] [--all]`: Sexton on other kernels, each in a virtual machine whose root is
+//! this host's, read-only below a layer in memory, with mounts propagated and all controllers in one cgroup2, as under
+//! systemd. A test program is named as the runs name it, `sexton.slots`.
 //!
-//! A test program is named as the runs name it, `sexton.slots`. Not a part of CI: it needs the network and many minutes, for the machine is emulated where there is no KVM. So what a
+//! Not a part of CI: it needs the network and many minutes, for the machine is emulated where there is no KVM. So what a
 //! test waits for a bounded time may be late: [`suite`] says what is left out for that.
 
 mod debian;

@@ -13,8 +13,8 @@ use sexton_plan::id::Pid;
 use sexton_plan::identity::{Identity, Match};
 use sexton_plan::state::State;
 
+use super::clock::now;
 use super::crash::crash_point;
-use super::deadline::now;
 use super::host::Host;
 use super::life::{Answer, Life, Next, Taken, called, fact};
 use super::limits;

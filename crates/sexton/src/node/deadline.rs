@@ -8,6 +8,8 @@ use jiff::Timestamp;
 use sexton_core::proc::Here;
 use sexton_plan::id::BootId;
 
+use super::clock::now;
+
 const AT: &str = "node.deadline";
 const MOMENT: &str = "node.deadline_moment";
 
@@ -84,12 +86,6 @@ impl Deadline {
 
 fn nanos(span: Duration) -> i128 {
     i128::try_from(span.as_nanos()).unwrap_or(i128::MAX)
-}
-
-/// The wall clock, for people.
-#[allow(clippy::disallowed_methods, reason = "one of the places that read the clock")]
-pub fn now() -> Timestamp {
-    Timestamp::now()
 }
 
 #[cfg(test)]

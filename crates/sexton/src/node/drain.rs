@@ -345,7 +345,8 @@ impl Drain {
 
 /// The event of a status that is new.
 fn turned(state: &NodeState) -> NewEvent {
-    let data = json!({ "status": state.status, "deadline": state.deadline.as_ref().map(|deadline| deadline.at), "force": state.forced });
+    let deadline = state.deadline.as_ref().map(|deadline| deadline.at);
+    let data = json!({ "status": state.status, "deadline": deadline, "force": state.forced });
     NewEvent::of_node(EventKind::NodeStatus, data)
 }
 

@@ -475,7 +475,7 @@ impl Driver {
         let pids: Vec<u32> = swept.named().iter().map(|zombie| zombie.pid).collect();
         let comms: Vec<String> = swept.named().iter().map(|zombie| names(zombie.comm())).collect();
         self.host.metrics.add(Metric::Sweeps, &[], 1.0);
-        let second = super::deadline::now().as_millisecond() / 1_000;
+        let second = super::clock::now().as_millisecond() / 1_000;
         self.host.metrics.set(Metric::LastSweep, &[], f64::from(u32::try_from(second).unwrap_or(u32::MAX)));
         tracing::info!(count = swept.count, ?pids, ?comms, "zombies reaped");
         let data = json!({ "count": swept.count, "pids": pids, "names": comms });
@@ -508,7 +508,7 @@ fn in_flight(entry: &Entry) -> Option<InFlight> {
 
 impl Operation {
     fn of(inside: gate::Inside) -> Operation {
-        let now = super::deadline::now();
+        let now = super::clock::now();
         Operation { kind: inside.kind, since: now.checked_sub(inside.age).unwrap_or(now) }
     }
 }
@@ -586,7 +586,7 @@ fn first_incarnation(new: NewInstance, host: &super::host::Host) -> Entry {
         stuck: None,
         snapshot: None,
         node: host.node.clone(),
-        created_at: super::deadline::now(),
+        created_at: super::clock::now(),
         started_at: None,
         ended_at: None,
         adopted: false,

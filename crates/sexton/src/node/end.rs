@@ -21,8 +21,8 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::adapter::{Asked, Step};
 use super::asking::{Asking, nothing_to_wait_for, say};
+use super::clock::now;
 use super::crash::crash_point;
-use super::deadline::now;
 use super::fate::{Fate, conclude, plan_restart, told};
 use super::host::Host;
 use super::keeper;
@@ -140,7 +140,7 @@ impl Life {
     }
 
     /// Climbs the stop ladder until nothing lives, obeying commands all the while.
-    pub(super) async fn climb(&mut self, first: Rung, process: Option<&Process>, domain: Option<&Domain>) {
+    async fn climb(&mut self, first: Rung, process: Option<&Process>, domain: Option<&Domain>) {
         let here = self.host.here.clone();
         let by_tree = domain.is_none() && self.entry.kill_by() != Some(KillBy::Pidns);
         let tree = by_tree.then(|| Mutex::new(Tree::new(here.clone())));
@@ -358,7 +358,7 @@ impl Life {
         }
     }
 
-    /// Whether something else than its zombie keeps the exit until that is durable.
+    /// Its zombie stays where nothing else keeps the exit until that is durable.
     fn zombie(&self) -> Zombie {
         if self.host.pins.is_some() { Zombie::Reaped } else { Zombie::Kept }
     }
@@ -384,10 +384,10 @@ impl Life {
 
     /// Gives everything back and makes it terminal, in one record; then lets go of the zombie or the pin, which had kept
     /// the exit.
-    pub(super) async fn settle(&mut self, fate: Fate, domain: Option<Domain>, process: Option<Process>) -> Next {
-        let fate = match self.refused().await {
-            Some(why) => Fate::NeverRan(why),
-            None => fate,
+    async fn settle(&mut self, fate: Fate, domain: Option<Domain>, process: Option<Process>) -> Next {
+        let fate = match fate {
+            Fate::Over(reason) => self.refused().await.map_or(Fate::Over(reason), Fate::NeverRan),
+            never_ran @ Fate::NeverRan(_) => never_ran,
         };
         let unstarted = match &fate {
             Fate::NeverRan(why) => Some(why.clone()),

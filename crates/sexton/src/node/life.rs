@@ -12,7 +12,7 @@ use sexton_plan::state::State;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::asking::Asking;
-use super::deadline::now;
+use super::clock::now;
 use super::host::SharedHost;
 use super::process::Process;
 use super::request::{Caller, IdempotencyKey, Stop};

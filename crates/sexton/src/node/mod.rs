@@ -3,6 +3,7 @@
 pub mod adapter;
 pub mod adopt;
 mod asking;
+mod clock;
 mod course;
 mod crash;
 pub mod deadline;

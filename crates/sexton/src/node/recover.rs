@@ -15,8 +15,8 @@ use sexton_plan::state::{ExitSource, ExitStatus, LostReason, State};
 use sexton_plan::world::Doubted;
 use sexton_sys::clone::{ChildFailure, MARK_RELEASED};
 
+use super::clock::now;
 use super::crash::crash_point;
-use super::deadline::now;
 use super::host::Host;
 use super::life::{Command, Life, Next, RollBack, fact};
 use super::process::Process;

@@ -12,8 +12,8 @@ use sexton_plan::restart;
 use sexton_plan::state::State;
 use tokio::time::sleep;
 
+use super::clock::now;
 use super::crash::crash_point;
-use super::deadline::now;
 use super::life::{Answer, Command, Life, Next, called, fact, not_admitted};
 use super::request::{Caller, IdempotencyKey};
 use super::resources::intents;

@@ -22,8 +22,8 @@ use sexton_plan::state::State;
 use tokio::io::Interest;
 use tokio::time::timeout;
 
+use super::clock::now;
 use super::crash::crash_point;
-use super::deadline::now;
 use super::keeper;
 use super::life::{Answer, Life, Next, RollBack, fact};
 use super::process::Process;
