@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use disk::{SmallDisk, exhaust};
 use serde_json::{Value, json};
-use sexton_testkit::{Ground, SOON, eventually, pidfds_can_be_mounted, processes_in, refusing, skip};
+use sexton_testkit::{Connection, Ground, SOON, eventually, pidfds_can_be_mounted, processes_in, refusing, skip};
 use support::{Dead, Node, SEXTON, SIGCONT, SIGSTOP, ended_unwatched, file_appears, launcher, script, spec, text};
 use unanswering::Unanswering;
 
@@ -511,11 +511,67 @@ fn a_create_that_the_ledger_refuses_on_the_way_can_be_asked_for_again_unless_its
     let refusal = asked.join().expect("answered").expect(503);
     assert_eq!(refusal["code"], "ledger_unwritable", "{refusal}");
     fs::rename(&elsewhere, &state_dir).expect("moved back");
+    // REGRESSION: until the ledger had that answer it was as if there had been none, and the program ran again.
+    assert_eq!(node.ask("POST", "/v1/instances", Some("once"), Some(&body)).0.expect(503), refusal);
     creates_again(&mut node, "later");
     // It ran, if only for a moment: nobody runs it a second time unasked.
     assert_eq!(node.instance("ran")["state"], "failed");
     assert_eq!(node.ask("POST", "/v1/instances", Some("once"), Some(&body)).0.expect(503), refusal);
     node.ask("POST", "/v1/instances", None, Some(&body)).0.expect(409);
+}
+
+#[test]
+fn a_key_is_not_answered_with_what_another_request_made() {
+    let mut node = Node::new(SEXTON, &[]);
+    let (state_dir, elsewhere) = (node.ground.state_dir(), node.ground.dir().join("elsewhere"));
+    fs::rename(&state_dir, &elsewhere).expect("moved");
+    let body = spec("wanted", &["/bin/sleep", "1000"]);
+    node.ask("POST", "/v1/instances", Some("once"), Some(&body)).0.expect(503);
+    fs::rename(&elsewhere, &state_dir).expect("moved back");
+    creates_again(&mut node, "wanted");
+    // REGRESSION: it got 201 with the other's instance; and had that failed, it was started for this one.
+    let refused = node.ask("POST", "/v1/instances", Some("once"), Some(&body)).0.expect(409);
+    assert_eq!(refused["code"], "name_in_use", "{refused}");
+    node.ask("DELETE", "/v1/instances/wanted?force=true&wait=10s", None, None).0.expect(200);
+    node.ask("POST", "/v1/instances", Some("once"), Some(&body)).0.expect(201);
+}
+
+#[test]
+fn those_who_ask_again_at_once_are_answered_by_one_start() {
+    let mut node = Node::new(SEXTON, &[]);
+    let freeze = node.ground.cgroup_dir().join("cgroup.freeze");
+    let body = spec("one", &["/no/such/program"]).to_string();
+    let socket = node.ground.run_dir().join("sexton.sock");
+    let line = || Connection::open(&socket).expect("connected");
+    let ask = |line: &mut Connection| {
+        line.send("POST", "/v1/instances", &[("idempotency-key", "once")], Some(body.as_bytes())).expect("sent");
+    };
+    // Who is born into a frozen cgroup does not come to its program: this one is cut off before.
+    fs::write(&freeze, "1").expect("frozen");
+    ask(&mut line());
+    eventually("it waits to run", SOON, || {
+        let entry = node.ask("GET", "/v1/instances/one", None, None).0.json();
+        if entry["state"] == "starting" && entry["identity"]["pid"].is_u64() { Ok(()) } else { Err(entry.to_string()) }
+    });
+    node.kill(Dead::Worker, || {});
+    assert_eq!(node.settled("one")["state"], "failed");
+    let mut lines: Vec<Connection> = (0..16).map(|_| line()).collect();
+    for line in &mut lines {
+        line.ask("GET", "/livez", &[], None).expect("an answer");
+    }
+    let worker = node.daemon().worker().expect("a worker");
+    worker.signal(SIGSTOP).expect("stopped");
+    lines.iter_mut().for_each(ask);
+    worker.signal(SIGCONT).expect("continued");
+    eventually("it waits to run again", SOON, || {
+        let entry = node.instance("one");
+        if entry["state"] == "starting" && entry["identity"]["pid"].is_u64() { Ok(()) } else { Err(entry.to_string()) }
+    });
+    fs::write(&freeze, "0").expect("thawed");
+    // REGRESSION: all but the first got 201 while its program was still to be begun.
+    for line in &mut lines {
+        assert_eq!(line.answer().expect("an answer").expect(400)["code"], "exec_failed");
+    }
 }
 
 /// `again`, which ends with 3 and is always restarted, fails until what is lacking has been made good by `mend`, and goes

@@ -23,6 +23,7 @@ use super::adopt;
 use super::drain::{Drain, DrainNews};
 use super::host::SharedHost;
 use super::keeper::is_of;
+use super::keys::{Keys, Known, answer_when_begun};
 use super::life::{Answer, Command, Life, LifeHandle, Next, not_admitted, refuse_or_answer};
 use super::reconcile::Reconciler;
 use super::recover;
@@ -37,8 +38,6 @@ use crate::refusal::{Kind, Refusal};
 const MOST_INSTANCES: usize = 65_000;
 /// How long a worker waits, before it serves, for what had ended before it began to be shown as ended.
 const ENDS_SHOWN: Duration = Duration::from_secs(1);
-/// Idempotency keys remembered beside the ledger, while their intents become durable.
-const MOST_KEYS: usize = 4_096;
 
 /// Why the driver stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,7 +59,7 @@ pub struct Driver {
     ended: Vec<LifeHandle>,
     requests: mpsc::Receiver<Request>,
     removed: (mpsc::UnboundedSender<Name>, mpsc::UnboundedReceiver<Name>),
-    keys: BTreeMap<String, (u64, Name)>,
+    keys: Keys,
     reconciler: Reconciler,
     drain: Drain,
     drain_news: mpsc::UnboundedReceiver<DrainNews>,
@@ -88,7 +87,7 @@ impl Driver {
             ended: Vec::new(),
             requests,
             removed: mpsc::unbounded_channel(),
-            keys: BTreeMap::new(),
+            keys: Keys::default(),
             reconciler,
             drain,
             drain_news,
@@ -260,7 +259,7 @@ impl Driver {
 
     fn create(&mut self, new: NewInstance, key: Option<IdempotencyKey>, caller: Caller, reply: Answer) {
         if let Some(key) = &key {
-            match self.known_request(key) {
+            match self.keys.known(key, &self.host, &self.lives) {
                 Ok(Some(known)) => return self.answer_again(known, key.clone(), caller, reply),
                 Ok(None) => {}
                 Err(refusal) => return refuse(reply, refusal),
@@ -275,14 +274,10 @@ impl Driver {
         }
         let entry = first_incarnation(new, &self.host);
         let name = entry.name.clone();
-        if let Some(key) = &key {
-            if self.keys.len() >= MOST_KEYS {
-                let lives = &self.lives;
-                self.keys.retain(|_, (_, name)| lives.get(name).is_some_and(|life| life.entry.borrow().is_none()));
-            }
-            self.keys.insert(key.key.clone(), (key.fingerprint, name.clone()));
-        }
         let (life, handle) = Life::unrecorded(Arc::clone(&self.host), entry, self.removed.0.clone());
+        if let Some(key) = &key {
+            self.keys.begun(key, &name, &handle, &self.lives);
+        }
         self.lives.insert(name, handle);
         tokio::spawn(life.run(Next::Intend { key, caller, reply, permit }));
     }
@@ -319,53 +314,25 @@ impl Driver {
         Ok(permit)
     }
 
-    /// What is known of a request with this key.
-    fn known_request(&self, key: &IdempotencyKey) -> Result<Option<Known>, Refusal> {
-        let differs = || Refusal::new(Kind::KeyReused, "this idempotency key was used with another body");
-        let kept = self.host.ledger.reader().request(&key.key);
-        if let Some(record) = kept.map_err(|error| Refusal::new(Kind::Internal, error.to_string()))? {
-            if record.fingerprint != key.fingerprint {
-                return Err(differs());
-            }
-            // What is gone and was not answered for good never ran: the request may be made anew.
-            let is_open = record.answer.is_none() && !self.lives.contains_key(&record.name);
-            return Ok(Some(Known::Kept(record)).filter(|_| !is_open));
-        }
-        match self.keys.get(&key.key) {
-            // A name that is gone again was never recorded: the request failed, and may be made anew.
-            Some((fingerprint, name)) if self.lives.contains_key(name) => {
-                if *fingerprint == key.fingerprint {
-                    Ok(Some(Known::Begun(name.clone())))
-                } else {
-                    Err(differs())
-                }
-            }
-            Some(_) | None => Ok(None),
-        }
-    }
-
     /// Answers a request that was made before, as it was answered then.
     fn answer_again(&self, known: Known, key: IdempotencyKey, caller: Caller, reply: Answer) {
-        let (name, incarnation) = match known {
+        let record = match known {
             Known::Kept(RequestRecord { answer: Some((status, body)), .. }) => {
                 return refuse_or_answer(reply, status, &body);
             }
-            Known::Kept(record) => (record.name, Some(record.incarnation)),
-            Known::Begun(name) => (name, None),
+            Known::Kept(record) => record,
+            Known::Begun(life) => return drop(tokio::spawn(answer_when_begun(life, key, caller, reply))),
         };
+        let RequestRecord { name, incarnation, .. } = record;
         let Some(life) = self.lives.get(&name) else { return refuse(reply, unknown(&name)) };
-        let is_open = life
-            .entry
-            .borrow()
-            .as_ref()
-            .is_some_and(|entry| incarnation.as_ref() == Some(&entry.incarnation) && entry.state == State::Failed);
-        if is_open {
-            // It never ran, and nobody was answered for good: it is carried out now.
-            return life.pass_on(Command::Start { caller, key: Some(key), reply });
-        }
-        if incarnation.is_some_and(|mine| life.entry.borrow().as_ref().is_some_and(|entry| entry.incarnation != mine)) {
+        let shown = life.entry.borrow().clone();
+        let Some(own) = shown.filter(|entry| entry.incarnation == incarnation) else {
             let detail = format!("what this request made is gone; `{name}` is another one now");
             return refuse(reply, Refusal::new(Kind::WrongState, detail));
+        };
+        if own.state == State::Failed {
+            // It never ran, and nobody was answered for good: it is carried out now.
+            return life.pass_on(Command::Start { caller, key: Some(key), reply });
         }
         tokio::spawn(answer_when_begun(life.clone(), key, caller, reply));
     }
@@ -520,14 +487,6 @@ fn stuck(entry: &Entry) -> String {
     format!("SIGKILL was delivered and something still lives: {}", processes.join(", "))
 }
 
-/// A request that was made before.
-enum Known {
-    /// It is in the ledger.
-    Kept(RequestRecord),
-    /// Its intent is on the way to the ledger.
-    Begun(Name),
-}
-
 impl Filter {
     /// Whether `entry` is one of those asked for.
     pub fn takes(&self, entry: &Entry) -> bool {
@@ -538,21 +497,6 @@ impl Filter {
             && self.kind.as_ref().is_none_or(|kind| *kind == entry.spec.kind)
             && self.labels.iter().all(has)
     }
-}
-
-/// Answers once the start has succeeded or failed.
-async fn answer_when_begun(life: LifeHandle, key: IdempotencyKey, caller: Caller, reply: Answer) {
-    let mut entry = life.entry.clone();
-    let begun = |entry: &Option<Arc<Entry>>| entry.as_ref().is_some_and(|entry| entry.state != State::Starting);
-    let answer = match entry.wait_for(begun).await.map(|entry| entry.clone()) {
-        // Its record knows what was answered, or that nothing was: then it is begun again.
-        Ok(Some(entry)) if entry.state == State::Failed || entry.started_at.is_none() => {
-            return life.pass_on(Command::Start { caller, key: Some(key), reply });
-        }
-        Ok(Some(entry)) => Ok(entry),
-        Ok(None) | Err(_) => Err(Refusal::new(Kind::NotReady, "the same request was refused just now; ask again")),
-    };
-    let _heard = reply.send(answer);
 }
 
 fn refuse(reply: Answer, refusal: Refusal) {

@@ -9,7 +9,7 @@ use sexton_core::domain::Subtree;
 use sexton_core::gate::Gate;
 use sexton_core::pin::{PinBoard, Pins};
 use sexton_core::proc::Here;
-use sexton_ledger::{Batch, CommitError, Committed, Ledger, Urgency};
+use sexton_ledger::{Batch, CommitError, Committed, Ledger, ReadError, RequestRecord, Urgency};
 use sexton_plan::id::{Incarnation, Name, NodeId};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use super::adapter::Runtimes;
 use super::event_log::EventLog;
 use super::keeper::Keeper;
+use super::keys::Answers;
 use super::limits::V1;
 use super::namespaces::Namespaces;
 use super::slots::Slots;
@@ -51,6 +52,8 @@ pub struct Host {
     pub pins: Option<PinBoard>,
     /// The ledger.
     pub ledger: Ledger,
+    /// Answers to keyed requests that are on their way to the ledger.
+    pub answers: Answers,
     /// The keeper.
     pub keeper: Keeper,
     /// Whether no worker ran before this one under that keeper.
@@ -159,9 +162,12 @@ impl Host {
 
     fn commit_owed(&self, batch: Batch, durable: impl FnOnce() + Send + 'static) {
         let (metrics, began, events) = (Arc::clone(&self.metrics), Instant::now(), batch.events.len());
+        let (answers, answered) = (self.answers.clone(), batch.request.as_ref().map(|request| request.key.clone()));
+        batch.request.iter().for_each(|request| self.answers.owed(request.clone()));
         self.ledger.commit(batch, Urgency::Owed, move |result| match result {
             Ok(_) => {
                 metrics.observe(Metric::CommitSeconds, began.elapsed());
+                answered.iter().for_each(|key| answers.durable(key));
                 durable();
             }
             Err(error) => {
@@ -169,6 +175,18 @@ impl Host {
                 (0..events).for_each(|_| metrics.add(Metric::EventsDropped, &[], 1.0));
             }
         });
+    }
+
+    /// The request with this key, with its answer if that was given.
+    ///
+    /// # Errors
+    /// The ledger cannot be read.
+    pub fn request(&self, key: &str) -> Result<Option<RequestRecord>, ReadError> {
+        // RACE: an answer that is not owed any more is in the ledger; so this first.
+        match self.answers.of(key) {
+            Some(owed) => Ok(Some(owed)),
+            None => self.ledger.reader().request(key),
+        }
     }
 
     /// Runs `work` among the pins, and tells its answer; `None` where there are no pins. The work is on its way before

@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::asking::Asking;
 use super::clock::now;
 use super::host::SharedHost;
+use super::keys::answer_when_begun;
 use super::process::Process;
 use super::request::{Caller, IdempotencyKey, Stop};
 use super::stop;
@@ -125,6 +126,8 @@ pub struct Life {
     /// What has happened and is not recorded yet: it is recorded with what follows from it.
     pub(super) owed: Vec<NewEvent>,
     pub(super) mailbox: mpsc::Receiver<Box<Command>>,
+    /// The way into that mailbox; it does not keep it open.
+    me: mpsc::WeakSender<Box<Command>>,
     /// The keyed request that the start under way is to answer.
     pub(super) request: Option<RequestRecord>,
     /// The polite part of the stop under way.
@@ -256,6 +259,7 @@ impl Life {
                 entry: Arc::new(entry),
                 owed: Vec::new(),
                 mailbox,
+                me: sender.downgrade(),
                 request: None,
                 asking: Asking::default(),
                 logs_are_known: false,
@@ -265,6 +269,11 @@ impl Life {
             },
             LifeHandle { mailbox: sender, entry: watch },
         )
+    }
+
+    /// A hold on this life, as the driver has it; `None` where the driver is gone.
+    fn handle(&self) -> Option<LifeHandle> {
+        Some(LifeHandle { mailbox: self.me.upgrade()?, entry: self.published.subscribe() })
     }
 
     /// Has the logs of this incarnation bounded from now on; said once, for each time costs a look at two files.
@@ -299,7 +308,13 @@ impl Life {
             Command::Remove { force: false, reply, .. } => {
                 self.refuse(reply, "is not over; stop it first, or remove it with force");
             }
-            Command::Start { key: Some(key), reply, .. } => self.answer_as_before(&key, reply),
+            Command::Start { key: Some(key), caller, reply } => match self.handle() {
+                // Another try of the same request runs it now.
+                Some(life) if self.entry.state == State::Starting && !self.has_answered(&key) => {
+                    tokio::spawn(answer_when_begun(life, key, caller, reply));
+                }
+                _ => self.answer_as_before(&key, reply),
+            },
             Command::Start { key: None, reply, .. } => {
                 self.refuse(reply, "is not over; only a terminal instance can be started");
             }
@@ -377,7 +392,7 @@ impl Life {
     }
 
     fn kept_answer(&self, key: &IdempotencyKey) -> Option<(u16, String)> {
-        self.host.ledger.reader().request(&key.key).ok().flatten()?.answer
+        self.host.request(&key.key).ok().flatten()?.answer
     }
 
     /// Answers a keyed request that was answered before, as it was answered then.

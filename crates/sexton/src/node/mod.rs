@@ -14,6 +14,7 @@ pub mod event_log;
 mod fate;
 pub mod host;
 pub mod keeper;
+mod keys;
 mod life;
 mod limits;
 mod logs;

@@ -22,6 +22,7 @@ use super::drain::{Drain, DrainRules};
 use super::driver::Driver;
 use super::host::{Host, Paths};
 use super::keeper::Keeper;
+use super::keys::Answers;
 use super::limits::V1;
 use super::logs::LogKeeper;
 use super::namespaces::Namespaces;
@@ -145,6 +146,7 @@ pub async fn begin(options: &Options, keeper: Keeper, new_keeper: bool) -> Resul
         paths,
         subtree,
         ledger,
+        answers: Answers::default(),
         keeper,
         keeper_is_new: new_keeper,
         nofile,
