@@ -89,6 +89,48 @@ fn at_another_time() -> PathBuf {
 }
 
 #[test]
+fn the_keeper_forgets_what_is_durable_in_whatever_order_it_became_so() {
+    let mut node = Node::new(SEXTON, &[]);
+    let gates = [Gate::new(&below(&node, "first")), Gate::new(&below(&node, "second"))];
+    let behind = "(trap '' TERM; echo deaf; setsid sleep 1000) &";
+    for (name, gate, behind) in [("first", &gates[0], behind), ("second", &gates[1], "")] {
+        let mut body = script(name, &format!("{behind} read _ < {}; exit 3", gate.path.display()));
+        body["grace"] = json!("1m");
+        node.ask("POST", "/v1/instances", None, Some(&body)).0.expect(201);
+    }
+    eventually("it is deaf", SOON, || match node.ask("GET", "/v1/instances/first/logs", None, None).0.text() {
+        text if text == "deaf\n" => Ok(()),
+        text => Err(text),
+    });
+    // From now on both are the keeper's children.
+    node.kill(Dead::Worker, || {});
+    gates[0].let_go(1);
+    eventually("the exit of the first is known", SOON, || {
+        let entry = node.instance("first");
+        if entry["exit"]["code"] == 3 { Ok(()) } else { Err(entry.to_string()) }
+    });
+    gates[1].let_go(1);
+    assert_eq!(node.settled("second")["exit"]["code"], 3);
+    let order = json!({ "force": true });
+    node.ask("POST", "/v1/instances/first/stop?wait=10s", None, Some(&order)).0.expect(200);
+    // REGRESSION: it was told of the last one alone, and kept the others for ever.
+    let records = node.ground.run_dir().join("exits");
+    eventually("nothing is recorded but what is waited for", SOON, || {
+        match std::fs::metadata(&records).map_or(0, |about| about.len()) {
+            0..=16 => Ok(()),
+            length => Err(format!("{length} bytes")),
+        }
+    });
+}
+
+/// A directory of that name.
+fn below(node: &Node, name: &str) -> PathBuf {
+    let dir = node.ground.dir().join(name);
+    std::fs::create_dir(&dir).expect("made");
+    dir
+}
+
+#[test]
 fn time_namespaces_change_nothing() {
     // Who ended unseen is a zombie for as long as its new parent likes: that parent is this test, and reaps nobody.
     sexton_sys::process::become_subreaper().expect("a subreaper");

@@ -5,6 +5,8 @@
 
 #[path = "support/disk.rs"]
 mod disk;
+#[path = "support/failing.rs"]
+mod failing;
 mod support;
 #[path = "support/unanswering.rs"]
 mod unanswering;
@@ -16,6 +18,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use disk::{SmallDisk, exhaust};
+use failing::Failing;
 use serde_json::{Value, json};
 use sexton_testkit::{Connection, Ground, SOON, eventually, pidfds_can_be_mounted, processes_in, refusing, skip};
 use support::{Dead, Node, SEXTON, SIGCONT, SIGSTOP, ended_unwatched, file_appears, launcher, script, spec, text};
@@ -574,6 +577,62 @@ fn those_who_ask_again_at_once_are_answered_by_one_start() {
     }
 }
 
+#[test]
+fn an_exit_that_the_ledger_does_not_have_yet_is_kept_where_nothing_is_pinned() {
+    let program = launcher("sexton-owing-without-pins", &format!("{} '{SEXTON}' \"$@\"", refusing(&["mount EPERM"])));
+    let mut node = Node::new(program, &[]);
+    let (adopted, adopted_gate) = gated(&node, "adopted", 5);
+    let pid = create(&mut node, &adopted)["identity"]["pid"].clone();
+    node.kill(Dead::Worker, || {});
+    let (removed, removed_gate) = gated(&node, "removed", 6);
+    create(&mut node, &removed);
+    let (state_dir, elsewhere) = (node.ground.state_dir(), node.ground.dir().join("elsewhere"));
+    fs::rename(&state_dir, &elsewhere).expect("moved");
+    refuses_to_create(&mut node, "new");
+    // The keeper tells of the one when that is shown already; the other leaves the list before it is recorded.
+    let keeper = node.daemon().keeper().expect("a keeper");
+    keeper.signal(SIGSTOP).expect("stopped");
+    for (gate, name) in [(adopted_gate, "adopted"), (removed_gate, "removed")] {
+        fs::write(gate, "").expect("gate opened");
+        assert!(node.settled(name)["exit"]["code"].is_u64());
+    }
+    keeper.signal(SIGCONT).expect("continued");
+    eventually("the keeper has recorded and reaped it", SOON, || {
+        if PathBuf::from(format!("/proc/{pid}")).exists() { Err(format!("{pid} is there")) } else { Ok(()) }
+    });
+    node.ask("DELETE", "/v1/instances/removed?wait=10s", None, None).0.expect(200);
+    // What the keeper has told is heard before the pass, which reaps whom nobody knows.
+    node.ask("POST", "/v1/reconcile", None, None).0.expect(200);
+    node.kill(Dead::Worker, || fs::rename(&elsewhere, &state_dir).expect("moved back"));
+    // REGRESSION: the keeper's record was taken for nobody's, and so was the zombie; both were lost.
+    for (name, code) in [("adopted", 5), ("removed", 6)] {
+        let over = node.settled(name);
+        assert_eq!((&over["state"], &over["exit"]["code"]), (&json!("exited"), &json!(code)), "{over}");
+    }
+}
+
+#[test]
+fn an_exit_of_which_the_pin_failed_is_kept_until_the_ledger_has_it() {
+    if !sexton_testkit::skip::has_program("strace") {
+        skip!(package "strace");
+    }
+    let mut node = Node::new(SEXTON, &[]);
+    let worker = node.daemon().worker_pid().expect("a worker");
+    let failing = Failing::everywhere(worker, "open_tree", "ENOSPC", "1+");
+    let (body, gate) = gated(&node, "unpinned", 7);
+    create(&mut node, &body);
+    drop(failing);
+    let (state_dir, elsewhere) = (node.ground.state_dir(), node.ground.dir().join("elsewhere"));
+    fs::rename(&state_dir, &elsewhere).expect("moved");
+    refuses_to_create(&mut node, "new");
+    fs::write(gate, "").expect("gate opened");
+    assert_eq!(node.settled("unpinned")["exit"]["code"], 7);
+    node.kill(Dead::Worker, || fs::rename(&elsewhere, &state_dir).expect("moved back"));
+    // REGRESSION: it was reaped as if there were a pin, for there were pins.
+    let over = node.settled("unpinned");
+    assert_eq!((&over["state"], &over["exit"]["code"]), (&json!("exited"), &json!(7)), "{over}");
+}
+
 /// `again`, which ends with 3 and is always restarted, fails until what is lacking has been made good by `mend`, and goes
 /// on then.
 fn restarts_go_on(node: &mut Node, mend: impl FnOnce()) {
@@ -651,6 +710,27 @@ fn a_keeper_that_is_stopped_keeps_nobody_waiting() {
     keeper.signal(SIGCONT).expect("continued");
     node.kill(Dead::Worker, || fs::write(gate, "").expect("gate opened"));
     assert_eq!(node.settled("late")["exit"]["code"], 7);
+}
+
+#[test]
+fn what_a_stopped_keeper_has_not_heard_of_is_reaped_by_it_all_the_same() {
+    if !pidfds_can_be_mounted() {
+        skip!("no pidfd can be mounted: without a pin a start waits for the keeper");
+    }
+    let mut node = Node::on(SEXTON, |ground| {
+        fs::write(ground.config(), "[sweep]\nenabled = false\n").expect("configured");
+    });
+    node.daemon().keeper().expect("a keeper").signal(SIGSTOP).expect("stopped");
+    crowd(&mut node);
+    let (body, gate) = gated(&node, "unheard", 7);
+    let pid = create(&mut node, &body)["identity"]["pid"].clone();
+    node.kill(Dead::Worker, || {});
+    fs::write(gate, "").expect("gate opened");
+    assert_eq!(node.settled("unheard")["exit"]["code"], 7);
+    // REGRESSION: who was started in the meantime was nobody's, and a zombie for as long as the keeper lived.
+    eventually("it is reaped", SOON, || {
+        if PathBuf::from(format!("/proc/{pid}")).exists() { Err(format!("{pid} is there")) } else { Ok(()) }
+    });
 }
 
 #[test]

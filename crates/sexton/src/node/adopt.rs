@@ -179,7 +179,7 @@ impl Life {
         let events = vec![fact(EventKind::InstanceRemoved, &self.entry, json!({ "reason": "not adopted" }))];
         let removes = vec![self.entry.name.clone()];
         self.host.owe(Batch { removes, events, ..Batch::default() }).await;
-        super::end::let_go(&self.host, &self.entry).await;
+        super::let_go::let_go(&self.host, &self.entry).await;
         Next::Removed
     }
 

@@ -432,7 +432,7 @@ impl Driver {
         let awaited = self.lives.values().filter_map(|life| life.entry.borrow().clone()).any(|entry| {
             !entry.state.is_terminal() && entry.identity.as_ref().is_some_and(|identity| is_of(&record, identity))
         });
-        if !awaited {
+        if !awaited && !self.host.keeper.is_owed(&record) {
             self.host.keeper.settled(record.seq);
         }
     }

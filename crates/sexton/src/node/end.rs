@@ -6,16 +6,13 @@ use std::time::Duration;
 
 use serde_json::json;
 use sexton_core::domain::Domain;
-use sexton_core::handle::Handle;
 use sexton_core::pin::Released;
 use sexton_core::tree::Tree;
-use sexton_keeper::wire::ToKeeper;
 use sexton_ledger::entry::{Entry, Exit, Resource, ResourceState};
 use sexton_ledger::{Batch, EventKind, NewEvent, RequestRecord};
 use sexton_plan::kill::KillBy;
 use sexton_plan::ladder::{Happening, Rung, STUCK_AFTER, STUCK_LOOK};
 use sexton_plan::state::{ExitSource, ExitStatus, LostReason, State};
-use sexton_sys::Errno;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
@@ -24,8 +21,7 @@ use super::asking::{Asking, nothing_to_wait_for, say};
 use super::clock::now;
 use super::crash::crash_point;
 use super::fate::{Fate, conclude, plan_restart, told};
-use super::host::Host;
-use super::keeper;
+use super::let_go::{let_go, let_go_later, reap};
 use super::life::{Life, Next, RollBack, fact};
 use super::process::{Ending, Process, Zombie};
 use super::request::Stop;
@@ -360,7 +356,7 @@ impl Life {
 
     /// Its zombie stays where nothing else keeps the exit until that is durable.
     fn zombie(&self) -> Zombie {
-        if self.host.pins.is_some() { Zombie::Reaped } else { Zombie::Kept }
+        if self.is_pinned { Zombie::Reaped } else { Zombie::Kept }
     }
 
     /// Takes an exit into the row; it is recorded with what follows from it.
@@ -428,16 +424,8 @@ impl Life {
         crash_point!("settle.recorded");
         match late {
             None => let_go(&self.host, &self.entry).await,
-            // The ledger cannot be written: until it is, what kept the exit is all that would know it after a crash.
-            Some(durable) => {
-                let (host, entry) = (Arc::clone(&self.host), Arc::clone(&self.entry));
-                tokio::spawn(async move {
-                    if durable.await.is_ok() {
-                        reap(zombie.as_deref());
-                        let_go(&host, &entry).await;
-                    }
-                });
-            }
+            // The ledger cannot be written.
+            Some(durable) => let_go_later(Arc::clone(&self.host), Arc::clone(&self.entry), zombie, durable),
         }
         if !std::mem::replace(&mut self.is_new, false) {
             self.prune_logs();
@@ -563,28 +551,4 @@ fn given_back(entry: &Entry, left: &[(Resource, String)]) -> Vec<NewEvent> {
         NewEvent { once: false, ..fact(EventKind::ResourceReleased, entry, data) }
     };
     gone.map(event).collect()
-}
-
-/// Reaps who is our own child and not reaped yet.
-fn reap(zombie: Option<&Handle>) {
-    if let Some(Err(error)) = zombie.map(Handle::reap)
-        && error.errno != Errno::ECHILD
-    {
-        tracing::error!(%error, "a child cannot be waited for");
-    }
-}
-
-/// Lets go of what kept the exit safe while it was not durable: the pin, the keeper's roster, the mark.
-pub(super) async fn let_go(host: &Host, entry: &Entry) {
-    let key = entry.incarnation.to_string();
-    if let Some(Err(error)) = host.with_pins(move |pins| pins.unpin(&key)).await {
-        tracing::warn!(name = %entry.name, %error, "pin not removed");
-    }
-    host.remove_mark(&entry.incarnation);
-    if let Some(identity) = &entry.identity {
-        host.keeper.tell(ToKeeper::Release(keeper::held(identity)));
-        if let Some((seq, _)) = host.keeper.exit_of(identity) {
-            host.keeper.settled(seq);
-        }
-    }
 }

@@ -2,7 +2,7 @@
 //!
 //! What it is told goes through an outbox, so that nobody waits for a keeper that is stopped, or hangs on its disk.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -32,8 +32,8 @@ pub struct Keeper {
     exits: Mutex<Exits>,
 }
 
-/// What the keeper has not taken yet, in its order. BOUND: what it is to hold and what it is to let go of, each once: as
-/// many as its roster and the node's instances.
+/// What the keeper has not taken yet, in its order. BOUND: what it is to hold, what it is to let go of, and the exits of
+/// which it has told, each once: as many as its roster, its records and the node's instances.
 #[derive(Debug, Default)]
 struct Outbox {
     queue: Mutex<VecDeque<Unsent>>,
@@ -66,12 +66,11 @@ impl Outbox {
                     return;
                 }
             }
-            // The last one says it all.
-            ToKeeper::Ack { .. } => queue.retain(|other| !matches!(other.message, ToKeeper::Ack { .. })),
             ToKeeper::Hello { .. }
             | ToKeeper::Prepared
             | ToKeeper::Ready
             | ToKeeper::Hold(_)
+            | ToKeeper::Ack { .. }
             | ToKeeper::Store(_)
             | ToKeeper::Unstore(_)
             | ToKeeper::Sweep(_)
@@ -115,11 +114,13 @@ fn send_from(queue: &mut VecDeque<Unsent>, link: &KeeperLink) -> bool {
     true
 }
 
-/// Recorded exits by number, and the highest number ever seen.
+/// Exits that are not durable yet.
 #[derive(Debug, Default)]
 struct Exits {
+    /// Those that the keeper has recorded, by number.
     open: BTreeMap<u64, ExitRecord>,
-    highest: u64,
+    /// Whose end is shown and not durable yet.
+    owed: BTreeSet<(u32, u64)>,
 }
 
 #[derive(Debug)]
@@ -214,9 +215,7 @@ impl Keeper {
 
     /// Remembers an exit until somebody claims it.
     pub fn remember(&self, record: ExitRecord) {
-        let mut exits = self.lock();
-        exits.highest = exits.highest.max(record.seq);
-        exits.open.insert(record.seq, record);
+        self.lock().open.insert(record.seq, record);
     }
 
     /// The recorded exit of exactly this process, which stays remembered until it is forgotten.
@@ -239,15 +238,33 @@ impl Keeper {
         }
     }
 
-    /// Forgets one exit: it is durable in the ledger, or nobody's. The keeper is told as soon as all before it are
-    /// forgotten too, for it forgets in order.
+    /// Notes that the end of a process is not durable yet: until it is, a record of it is not nobody's, and neither is
+    /// its zombie.
+    pub fn end_is_owed(&self, identity: &Identity) {
+        let HeldProcess { pid, ino } = held(identity);
+        self.lock().owed.insert((pid, ino));
+    }
+
+    /// Notes that the end of a process is durable.
+    pub fn end_is_durable(&self, identity: &Identity) {
+        let HeldProcess { pid, ino } = held(identity);
+        self.lock().owed.remove(&(pid, ino));
+    }
+
+    /// Whether a record is of a process whose end is not durable yet.
+    pub fn is_owed(&self, record: &ExitRecord) -> bool {
+        self.lock().owed.contains(&(record.pid, record.ino))
+    }
+
+    /// The numbers of those whose ends are not durable yet.
+    pub fn owed_pids(&self) -> BTreeSet<u32> {
+        self.lock().owed.iter().map(|(pid, _)| *pid).collect()
+    }
+
+    /// Forgets one exit: it is durable in the ledger, or nobody's. The keeper, which waits for each, is told.
     pub fn settled(&self, seq: u64) {
-        let below = {
-            let mut exits = self.lock();
-            exits.open.remove(&seq);
-            exits.open.keys().next().map_or(exits.highest, |first| first.saturating_sub(1))
-        };
-        self.tell(ToKeeper::Ack { seq: below });
+        self.lock().open.remove(&seq);
+        self.tell(ToKeeper::Ack { seq });
     }
 
     /// The exits that are remembered.

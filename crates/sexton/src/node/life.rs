@@ -136,6 +136,8 @@ pub struct Life {
     pub(super) logs_are_known: bool,
     /// Whether this is the first incarnation of its name, begun by this worker.
     pub(super) is_new: bool,
+    /// Whether the process of this incarnation is one that this worker has pinned.
+    pub(super) is_pinned: bool,
     pub(super) published: watch::Sender<Option<Arc<Entry>>>,
     pub(super) removed: mpsc::UnboundedSender<Name>,
 }
@@ -264,6 +266,7 @@ impl Life {
                 asking: Asking::default(),
                 logs_are_known: false,
                 is_new: true,
+                is_pinned: false,
                 published,
                 removed,
             },

@@ -15,6 +15,7 @@ mod fate;
 pub mod host;
 pub mod keeper;
 mod keys;
+mod let_go;
 mod life;
 mod limits;
 mod logs;

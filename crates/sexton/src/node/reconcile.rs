@@ -140,7 +140,7 @@ impl Reconciler {
             None => Strays::look(&self.host).await,
         };
         let entries = entries(lives);
-        strays.reap(&entries);
+        strays.reap(&entries, &self.host.keeper.owed_pids());
         for life in lives.values() {
             let unverified = life.entry.borrow().as_ref().is_some_and(|entry| entry.state == State::Unverified);
             if unverified {

@@ -7,6 +7,7 @@ use serde_json::json;
 use sexton_core::handle::{Handle, Life as ProcessLife, OpenHandleError};
 use sexton_core::proc;
 use sexton_core::spawn::NeverRan;
+use sexton_keeper::wire::ToKeeper;
 use sexton_ledger::entry::Entry;
 use sexton_ledger::{Batch, EventKind};
 use sexton_plan::identity::Identity;
@@ -18,6 +19,7 @@ use sexton_sys::clone::{ChildFailure, MARK_RELEASED};
 use super::clock::now;
 use super::crash::crash_point;
 use super::host::Host;
+use super::keeper;
 use super::life::{Command, Life, Next, RollBack, fact};
 use super::process::Process;
 use super::resources::is_adoption_begun;
@@ -128,6 +130,10 @@ impl Life {
                 handle.untag(self.entry.incarnation.as_str());
             }
             return Next::GiveUpAdoption;
+        }
+        if let (Some(_), Some(identity)) = (&handle, &self.entry.identity) {
+            // The worker before this one may have died before its keeper listened.
+            self.host.keeper.tell(ToKeeper::Hold(keeper::held(identity)));
         }
         let process_of = |handle: Option<Arc<Handle>>| handle.and_then(|handle| Process::watch(handle).ok());
         match judge(claimed(&self.entry), process, mark) {

@@ -48,7 +48,7 @@ impl Life {
     /// Runs the incarnation that the ledger has as `starting`.
     pub(super) async fn start(&mut self, reply: Option<Answer>) -> Next {
         crash_point!("start.intent");
-        self.logs_are_known = false;
+        (self.logs_are_known, self.is_pinned) = (false, false);
         let netns = self.enter_slot().await;
         let made = match netns.map_err(Unstarted::asked).and_then(|netns| self.make(netns)) {
             Ok(made) => made,
@@ -165,8 +165,9 @@ impl Life {
             host.keeper.tell(ToKeeper::Release(held));
             return Err(refusal.into());
         }
+        self.is_pinned = matches!(pin, Some(Ok(_)));
         // With a pin nothing is lost by a keeper that hears of it later.
-        let sole = taken.filter(|_| !matches!(pin, Some(Ok(_))));
+        let sole = taken.filter(|_| !self.is_pinned);
         if let Some(taken) = sole
             && timeout(KEEPER_TAKES, taken).await.is_err()
         {

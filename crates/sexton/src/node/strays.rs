@@ -1,6 +1,6 @@
 //! What bears this node's mark on the host: looked at, and removed where the plan says that it is nobody's.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fs;
 use std::io;
 use std::path::Path;
@@ -61,8 +61,9 @@ impl Strays {
     }
 
     /// Reaps who ended as a child of this worker and is the process of no row of `entries`, which were read after the
-    /// look: a workload can have children that are its parent's (`CLONE_PARENT`), and they hold a number until then.
-    pub fn reap(&self, entries: &[Arc<Entry>]) {
+    /// look, and none of those that are `owed`, which alone know an exit that is not durable yet: a workload can have
+    /// children that are its parent's (`CLONE_PARENT`), and they hold a number until then.
+    pub fn reap(&self, entries: &[Arc<Entry>], owed: &BTreeSet<u32>) {
         let is_being_made = |entry: &Arc<Entry>| !entry.state.is_terminal() && entry.identity.is_none();
         if self.ended.is_empty() || entries.iter().any(is_being_made) {
             // It may be the child of a start under way, of which no row tells yet; the next pass sees it again.
@@ -70,7 +71,8 @@ impl Strays {
         }
         let known: HashSet<Pid> =
             entries.iter().filter_map(|entry| entry.identity.as_ref()).map(|identity| identity.pid).collect();
-        for child in self.ended.iter().filter(|child| !known.contains(&child.identity().pid)) {
+        let is_known = |pid: Pid| known.contains(&pid) || owed.contains(&pid.as_raw().cast_unsigned());
+        for child in self.ended.iter().filter(|child| !is_known(child.identity().pid)) {
             // RACE: one of a life that has ended since the look was reaped by that, and is nobody's child any more.
             if let Ok(Some(status)) = child.reap() {
                 tracing::info!(pid = %child.identity().pid, ?status, "reaped what a workload had left to this worker");

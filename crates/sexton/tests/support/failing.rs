@@ -1,8 +1,10 @@
 //! One system call on one file that fails for a daemon, as a disk or a kernel without memory makes it fail.
 
+#![allow(dead_code, reason = "each test uses a part")]
 #![allow(missing_docs, reason = "for the tests beside it")]
 #![allow(clippy::disallowed_types, reason = "a test starts programs as a user does")]
 
+use std::ffi::OsStr;
 use std::fs;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -16,8 +18,17 @@ impl Failing {
     /// From now on `call` fails with `error` for process `pid` wherever it is about `path`; `when` is what `strace -e
     /// inject` says of which of them do.
     pub fn of(pid: i32, call: &str, path: &Path, error: &str, when: &str) -> Failing {
+        Failing::by(&["-P".as_ref(), path.as_os_str()], pid, call, error, when)
+    }
+
+    /// As [`Failing::of`], wherever it is about.
+    pub fn everywhere(pid: i32, call: &str, error: &str, when: &str) -> Failing {
+        Failing::by(&[], pid, call, error, when)
+    }
+
+    fn by(filter: &[&OsStr], pid: i32, call: &str, error: &str, when: &str) -> Failing {
         let mut strace = Command::new("strace");
-        strace.args(["-f", "-o", "/dev/null", "-p", &pid.to_string(), "-P"]).arg(path);
+        strace.args(["-f", "-o", "/dev/null", "-p", &pid.to_string()]).args(filter);
         strace.args(["-e", &format!("trace={call}"), "-e", &format!("inject={call}:error={error}:when={when}")]);
         let failing = Failing(strace.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("strace runs"));
         eventually("every thread is traced", SOON, || {
