@@ -12,12 +12,14 @@ use std::fs;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::thread;
 
 use sexton_plan::identity::Identity;
 use sexton_sys::cpu::Cpus;
+use sexton_sys::file::flags;
 use sexton_sys::mount::{self, MountKind};
 use sexton_sys::{Errno, SysError, pidfd};
 
@@ -87,7 +89,9 @@ impl PinBoard {
 
     fn open_at(mount_point: &Path) -> Result<PinBoard, OpenPinsError> {
         let io_error = |source| OpenPinsError::Io { path: mount_point.to_owned(), source };
-        let kept = fs::File::open(mount_point).map_err(io_error)?;
+        // A pipe in its place keeps nobody waiting, and is mounted upon.
+        let opened = fs::File::options().read(true).custom_flags(flags::NONBLOCK).open(mount_point);
+        let kept = opened.map_err(io_error)?;
         let (jobs, queue) = mpsc::channel::<Job>();
         let (told, news) = mpsc::channel();
         let thread = thread::Builder::new().name("pins".to_owned()).stack_size(128 * 1024);

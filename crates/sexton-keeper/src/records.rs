@@ -58,7 +58,7 @@ struct Waiting {
 
 impl<'a> Records<'a> {
     /// Reads what an earlier keeper left in `run_dir`. Nothing is written, for this start may yet be refused; what
-    /// cannot be read is left where it is, and is written over by the first record.
+    /// cannot be read is left where it is, and is written over by the first record; a pipe keeps nobody waiting.
     ///
     /// # Errors
     /// `ENOMEM`.
@@ -66,7 +66,7 @@ impl<'a> Records<'a> {
         let waiting = Waiting::new()?;
         let mut records = Records { run_dir, file: None, in_file: 0, waiting };
         if let Ok(dir) = open_dir(run_dir)
-            && let Ok(old) = file::open(dir.raw(), FILE, flags::RDONLY, 0)
+            && let Ok(old) = file::open(dir.raw(), FILE, flags::RDONLY | flags::NONBLOCK, 0)
         {
             records.load_file(old.raw());
         }

@@ -633,6 +633,36 @@ fn an_exit_of_which_the_pin_failed_is_kept_until_the_ledger_has_it() {
     assert_eq!((&over["state"], &over["exit"]["code"]), (&json!("exited"), &json!(7)), "{over}");
 }
 
+#[test]
+fn a_pipe_in_the_place_of_a_file_keeps_no_daemon_waiting() {
+    // REGRESSION: worker or keeper waited for ever for somebody who writes to it.
+    for name in ["exits", "pins"] {
+        let mut node = Node::on(SEXTON, |ground| {
+            fs::create_dir(ground.run_dir()).expect("made");
+            assert!(Command::new("mkfifo").arg(ground.run_dir().join(name)).status().expect("mkfifo").success());
+        });
+        let (body, gate) = gated(&node, "ends", 7);
+        create(&mut node, &body);
+        node.kill(Dead::Worker, || fs::write(gate, "").expect("gate opened"));
+        assert_eq!(node.settled("ends")["exit"]["code"], 7, "{name}");
+    }
+}
+
+#[test]
+fn what_was_seen_to_run_ends_though_no_mark_can_be_read() {
+    let mut node = Node::new(SEXTON, &[]);
+    create(&mut node, &spec("runs", &["/bin/sleep", "1000"]));
+    let marks = node.ground.run_dir().join("starts");
+    eventually("its mark is gone", SOON, || fs::remove_dir(&marks).map_err(|error| error.to_string()));
+    fs::write(&marks, "").expect("written");
+    // REGRESSION: it was `stopping` for as long as a file was there.
+    assert_eq!(stop(&mut node, "runs", &json!({}))["exit"]["signal"], 15);
+    node.ask("POST", "/v1/instances", None, Some(&spec("new", &["/bin/true"]))).0.expect(500);
+    node.ask("DELETE", "/v1/instances/new?wait=10s", None, None).0.expect(200);
+    fs::remove_file(&marks).expect("removed");
+    creates_again(&mut node, "later");
+}
+
 /// `again`, which ends with 3 and is always restarted, fails until what is lacking has been made good by `mend`, and goes
 /// on then.
 fn restarts_go_on(node: &mut Node, mend: impl FnOnce()) {

@@ -368,7 +368,8 @@ impl Life {
 
     /// Why its program never ran, where its mark says so: nobody may have been there to read the report.
     async fn refused(&mut self) -> Option<Unstarted> {
-        loop {
+        // Whose start was seen through has no mark any more; what is in its place, or in the way to it, tells nothing.
+        while !self.is_seen_through {
             match super::recover::refused_by_mark(&self.entry, &self.host) {
                 Ok(refused) => return refused,
                 // How what never ran has ended is no exit.
@@ -376,6 +377,7 @@ impl Life {
             }
             self.obeying(sleep(READ_AGAIN), None).await;
         }
+        None
     }
 
     /// Gives everything back and makes it terminal, in one record; then lets go of the zombie or the pin, which had kept

@@ -138,6 +138,8 @@ pub struct Life {
     pub(super) is_new: bool,
     /// Whether the process of this incarnation is one that this worker has pinned.
     pub(super) is_pinned: bool,
+    /// Whether this worker has seen its program run.
+    pub(super) is_seen_through: bool,
     pub(super) published: watch::Sender<Option<Arc<Entry>>>,
     pub(super) removed: mpsc::UnboundedSender<Name>,
 }
@@ -267,6 +269,7 @@ impl Life {
                 logs_are_known: false,
                 is_new: true,
                 is_pinned: false,
+                is_seen_through: false,
                 published,
                 removed,
             },

@@ -1,7 +1,10 @@
 //! Finding instances again: look, judge, go on. A normal start and a restart are this one path.
 
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
 use std::sync::Arc;
-use std::{fs, io};
 
 use serde_json::json;
 use sexton_core::handle::{Handle, Life as ProcessLife, OpenHandleError};
@@ -15,6 +18,7 @@ use sexton_plan::judge::{Claimed, DomainSeen, MarkSeen, NamespaceSeen, ProcessSe
 use sexton_plan::state::{ExitSource, ExitStatus, LostReason, State};
 use sexton_plan::world::Doubted;
 use sexton_sys::clone::{ChildFailure, MARK_RELEASED};
+use sexton_sys::file::flags;
 
 use super::clock::now;
 use super::crash::crash_point;
@@ -89,17 +93,28 @@ fn was_starting(entry: &Entry) -> bool {
 
 /// How far a start came that nobody saw through.
 fn look_mark(entry: &Entry, host: &Host) -> io::Result<(MarkSeen, Option<ChildFailure>)> {
-    let bytes = match fs::read(host.paths.mark(&entry.incarnation)) {
+    let bytes = match read_mark(&host.paths.mark(&entry.incarnation)) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((MarkSeen::Absent, None)),
         Err(error) => return Err(error),
     };
-    let Ok(bytes) = <[u8; 8]>::try_from(bytes.as_slice()) else { return Ok((MarkSeen::Absent, None)) };
     Ok(match ChildFailure::from_bytes(bytes) {
         Some(failure) => (MarkSeen::Refused, Some(failure)),
         None if bytes == MARK_RELEASED => (MarkSeen::Released, None),
         None => (MarkSeen::Waiting, None),
     })
+}
+
+/// The bytes of the mark at `path`. A pipe in its place keeps nobody waiting, and is no mark.
+fn read_mark(path: &Path) -> io::Result<[u8; 8]> {
+    let mut open = File::options().read(true).custom_flags(flags::NONBLOCK).open(path)?;
+    let about = open.metadata()?;
+    let mut bytes = [0; 8];
+    if !about.is_file() || about.len() != bytes.len() as u64 {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "another file is in its place"));
+    }
+    open.read_exact(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// Why the program of a life never ran, where its mark says so.
@@ -202,7 +217,8 @@ impl Life {
         Next::Doubt
     }
 
-    /// Unverified: refuses what would touch the process, and judges again when asked to.
+    /// Unverified: refuses what would touch the process, and judges again when asked to. What a drain orders meanwhile is
+    /// carried out once the process is proven ours.
     pub(super) async fn doubt(&mut self) -> Next {
         loop {
             let Some(command) = self.mailbox.recv().await else { return std::future::pending().await };

@@ -48,7 +48,7 @@ impl Life {
     /// Runs the incarnation that the ledger has as `starting`.
     pub(super) async fn start(&mut self, reply: Option<Answer>) -> Next {
         crash_point!("start.intent");
-        (self.logs_are_known, self.is_pinned) = (false, false);
+        (self.logs_are_known, self.is_pinned, self.is_seen_through) = (false, false, false);
         let netns = self.enter_slot().await;
         let made = match netns.map_err(Unstarted::asked).and_then(|netns| self.make(netns)) {
             Ok(made) => made,
@@ -188,6 +188,7 @@ impl Life {
         next.started_at = Some(now());
         let data = json!({ "pid": process.handle().identity().pid });
         let events = vec![fact(EventKind::InstanceRunning, &next, data)];
+        self.is_seen_through = true;
         crash_point!("start.running");
         let asked = self.request.clone();
         let request = self.answered(201, || serde_json::to_string(&next).unwrap_or_default());
