@@ -79,8 +79,22 @@ fn what_never_ran_has_no_exit_though_its_mark_could_not_be_read() {
     let orders = Orders::new();
     let env = [("SEXTON_CRASH_FILE", orders.file.to_str().expect("text"))];
     let mut node = Node::prepared(programs.join("sexton"), &env, |_| {});
+    let (mark, aside) = doubted_start(&mut node, &orders, "start.identified", "mkdir");
+    let doubted = node.instance("waits");
+    assert_eq!((&doubted["state"], &doubted["exit"]), (&json!("unverified"), &Value::Null), "{doubted}");
+    assert!(text(&doubted, "reason").contains("its mark could not be read"), "{doubted}");
+    fs::remove_dir(&mark).expect("removed");
+    fs::rename(&aside, &mark).expect("put back");
+    node.ask("POST", "/v1/reconcile", None, None);
+    let over = node.settled("waits");
+    assert_eq!((&over["state"], &over["exit"]), (&json!("failed"), &Value::Null), "{over}");
+}
+
+/// Both die while a start of `waits` is held at `point`, and the next daemon cannot read its mark, for something else is in
+/// its place, made by `program`: that, and where the mark is.
+fn doubted_start(node: &mut Node, orders: &Orders, point: &str, program: &str) -> (PathBuf, PathBuf) {
     let (keeper, worker) = (node.daemon().keeper().expect("keeper"), node.daemon().worker().expect("worker"));
-    orders.give("start.identified", 1, 0, "hold");
+    orders.give(point, 1, 0, "hold");
     let mut line = Connection::open(&node.ground.run_dir().join("sexton.sock")).expect("connected");
     let body = spec("waits", &["/bin/sleep", "1000"]).to_string();
     line.send("POST", "/v1/instances", &[], Some(body.as_bytes())).expect("sent");
@@ -94,18 +108,31 @@ fn what_never_ran_has_no_exit_though_its_mark_could_not_be_read() {
     worker.kill9().expect("killed");
     node.daemon().wait_end(SOON);
     node.daemon = None;
-    // A directory cannot be read as a file is.
     fs::rename(&mark, &aside).expect("put aside");
-    fs::create_dir(&mark).expect("in its place");
+    assert!(Command::new(program).arg(&mark).status().expect("it runs").success());
     node.serve();
-    let doubted = node.instance("waits");
-    assert_eq!((&doubted["state"], &doubted["exit"]), (&json!("unverified"), &Value::Null), "{doubted}");
-    assert!(text(&doubted, "reason").contains("its mark could not be read"), "{doubted}");
-    fs::remove_dir(&mark).expect("removed");
+    (mark, aside)
+}
+
+#[test]
+fn what_a_forced_drain_found_in_doubt_is_ended_once_it_is_proven() {
+    let Some(programs) = crash_bin_dir() else { skip!("`cargo xtask ci` builds the programs with crash points") };
+    let orders = Orders::new();
+    let env = [("SEXTON_CRASH_FILE", orders.file.to_str().expect("text"))];
+    let mut node = Node::prepared(programs.join("sexton"), &env, |_| {});
+    let (mark, aside) = doubted_start(&mut node, &orders, "start.running", "mkfifo");
+    assert_eq!(node.instance("waits")["state"], "unverified");
+    let drain = json!({ "status": "draining", "forceStop": true });
+    node.ask("POST", "/v1/nodes/self", None, Some(&drain)).0.expect(202);
+    fs::remove_file(&mark).expect("removed");
     fs::rename(&aside, &mark).expect("put back");
-    node.ask("POST", "/v1/reconcile", None, None);
-    let over = node.settled("waits");
-    assert_eq!((&over["state"], &over["exit"]), (&json!("failed"), &Value::Null), "{over}");
+    node.ask("POST", "/v1/reconcile", None, None).0.expect(200);
+    // REGRESSION: it was in custody again, and no drain ended that was not ordered again.
+    eventually("drained", SOON, || {
+        let shown = node.get("/v1/node");
+        if shown["drained"] == true { Ok(()) } else { Err(shown.to_string()) }
+    });
+    assert_eq!(node.instance("waits")["exit"]["signal"], 9);
 }
 
 fn crash_at_slots(who: Dead) {

@@ -13,7 +13,6 @@ use sexton_ledger::{Batch, EventKind, NewEvent};
 use sexton_plan::gate::{NodeStatus, Turn};
 use sexton_plan::id::{Name, Word};
 use sexton_plan::ladder::STUCK_AFTER;
-use sexton_plan::state::State;
 use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
 
@@ -359,7 +358,7 @@ fn is_settled(entry: &Option<Arc<Entry>>) -> bool {
 fn end(life: &LifeHandle, force: bool, reason: &'static str) {
     let Some(entry) = life.entry.borrow().clone() else { return };
     let pending = entry.restarts.next_at.is_some();
-    if (entry.state.is_terminal() && !pending) || entry.state == State::Unverified {
+    if entry.state.is_terminal() && !pending {
         return;
     }
     life.pass_on(Command::Drain { force, reason });

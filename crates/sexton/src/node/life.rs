@@ -332,7 +332,7 @@ impl Life {
     }
 
     /// The node's drain ends it; what it was told before changes nothing.
-    async fn obey_drain(&mut self, force: bool, reason: &str) -> bool {
+    pub(super) async fn obey_drain(&mut self, force: bool, reason: &str) -> bool {
         let order = self.with_order(&Stop { force, grace: None }, Some(reason), false);
         if self.entry.stop.as_ref() != Some(&order) {
             self.order_stop(order, &Caller::drain(), "stop");

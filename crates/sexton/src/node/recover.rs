@@ -220,18 +220,24 @@ impl Life {
     /// Unverified: refuses what would touch the process, and judges again when asked to. What a drain orders meanwhile is
     /// carried out once the process is proven ours.
     pub(super) async fn doubt(&mut self) -> Next {
+        let mut drained = None;
         loop {
             let Some(command) = self.mailbox.recv().await else { return std::future::pending().await };
             match *command {
-                Command::Drain { .. } => {}
+                Command::Drain { force, reason } => drained = Some((force, reason)),
                 Command::Rejudge => {
                     let seen = look(&self.entry, &self.host);
                     let mut owed = Batch::default();
                     let next = self.judged(seen, &mut owed);
                     self.host.owe_unwaited(owed);
-                    if !matches!(next, Next::Doubt) {
-                        return next;
-                    }
+                    return match (next, drained) {
+                        (Next::Doubt, _) => continue,
+                        (Next::Guard(process) | Next::End(Some(process)), Some((force, reason))) => {
+                            self.obey_drain(force, reason).await;
+                            Next::End(Some(process))
+                        }
+                        (next, _) => next,
+                    };
                 }
                 Command::Snapshot { value, caller, reply } => self.keep_snapshot(value, &caller, reply).await,
                 Command::Start { reply, .. }
