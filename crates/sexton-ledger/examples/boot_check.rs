@@ -22,7 +22,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut out = std::io::stdout().lock();
     writeln!(out, "settled {settled}, {} instances on record", contents.entries.len())?;
     for entry in contents.entries.iter().filter(|entry| entry.state == State::Lost) {
-        let snapshot = entry.snapshot.as_ref().map_or_else(|| "nothing".to_owned(), ToString::to_string);
+        let snapshot = entry.snapshot.as_ref().map_or_else(|| "nothing".to_owned(), |kept| kept.as_json().to_owned());
         writeln!(out, "{}: resume {:?} from {snapshot}", entry.name, entry.spec.argv)?;
     }
     Ok(())

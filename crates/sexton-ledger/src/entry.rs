@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use sexton_plan::id::{Incarnation, Name, NodeId, Pid, Word};
 use sexton_plan::identity::Identity;
 use sexton_plan::kill::KillBy;
 use sexton_plan::state::{ExitSource, ExitStatus, Restart, State};
+
+use crate::Snapshot;
 
 /// One instance as the ledger has it: its spec, and its newest incarnation.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -42,7 +43,7 @@ pub struct Entry {
     /// What the kernel would not end.
     pub stuck: Option<Vec<StuckProcess>>,
     /// What the owner keeps here to resume, any JSON value.
-    pub snapshot: Option<Value>,
+    pub snapshot: Option<Snapshot>,
     /// The node whose instance this is.
     pub node: NodeId,
     /// When the name was taken (wall clock).

@@ -67,7 +67,8 @@ pub fn dump(state_dir: &Path, output: &mut dyn Write) -> Result<(), ExportError>
     conn.execute_batch("BEGIN")?;
     write_line(output, &json!({"meta": {"version": migrate::version(conn)?, "values": told_meta(conn)?}}))?;
     for entry in rows::read_entries(conn)? {
-        write_line(output, &json!({"entry": entry}))?;
+        // Not by way of a `Value`, in which what an owner keeps may be another value.
+        write_line(output, &BTreeMap::from([("entry", entry)]))?;
     }
     for slot in rows::read_slots(conn)? {
         write_line(output, &json!({"slot": slot}))?;
@@ -101,7 +102,8 @@ fn told_meta(conn: &Connection) -> Result<BTreeMap<String, String>, ReadError> {
     Ok(meta)
 }
 
-fn write_line(output: &mut dyn Write, line: &serde_json::Value) -> Result<(), ExportError> {
+fn write_line(output: &mut dyn Write, line: &impl Serialize) -> Result<(), ExportError> {
+    let line = serde_json::to_string(line).map_err(|error| ExportError::Write(error.into()))?;
     writeln!(output, "{line}").map_err(ExportError::Write)
 }
 

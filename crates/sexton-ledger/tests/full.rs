@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
-use sexton_ledger::{Batch, CommitError, EventKind, Ledger, NewEvent, OpenOptions, Urgency, verify};
+use sexton_ledger::{Batch, CommitError, EventKind, Ledger, NewEvent, OpenOptions, Snapshot, Urgency, verify};
 use sexton_plan::state::State;
 use support::{OWED, TempDir, entry, name, open, options, put};
 
@@ -128,7 +128,7 @@ fn one_batch_too_large_for_the_disk_does_not_take_the_others_along() {
     for n in 0..20 {
         let size = if n == 7 { 4 << 20 } else { 10 };
         let mut row = entry(&format!("vm-{n}"), State::Running);
-        row.snapshot = Some("x".repeat(size).into());
+        row.snapshot = Some(Snapshot::new(&format!("\"{}\"", "x".repeat(size))).expect("JSON"));
         let sender = sender.clone();
         ledger.commit(put(&row, EventKind::InstanceRunning), Urgency::Refusable, move |r| sender.send((n, r)).unwrap());
     }

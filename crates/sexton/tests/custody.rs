@@ -358,3 +358,42 @@ fn what_enters_the_cgroup_of_a_life_that_is_over_is_ended() {
     node.ask("DELETE", "/v1/instances/a?wait=20s", None, None).0.expect(200);
     assert!(!cgroup.exists());
 }
+
+/// Keeps `text` with the only instance, and tells how that was answered.
+fn keep(node: &Node, text: &str) -> (u16, String) {
+    let mut connection = Connection::open(&node.ground.run_dir().join("sexton.sock")).expect("connected");
+    let answer = connection.ask("PUT", "/v1/instances/a/snapshot", &[], Some(text.as_bytes())).expect("an answer");
+    (answer.status, answer.text())
+}
+
+#[test]
+fn a_snapshot_is_given_back_to_the_letter_and_leaves_the_ledger_readable() {
+    let mut node = Node::new(SEXTON, &[]);
+    create(&mut node, &spec("a", &["/bin/sleep", "1000"]));
+    let deepest = format!("{}{}", "[".repeat(120), "]".repeat(120));
+    let numbers = r#"{"b":[10928588.983213553,123456789012345678901,1.00],"a":1E5,"A ":" \" "}"#;
+    // REGRESSION: numbers came back as other ones, and a value nested 127 deep made the ledger unreadable for ever.
+    for (given, kept) in [
+        (deepest.clone(), deepest.as_str()),
+        (numbers.replace(',', " ,\n\t") + "\r\n", numbers),
+        ("-9223372036854775809".to_owned(), "-9223372036854775809"),
+    ] {
+        let kept = format!(r#""snapshot":{kept},"#);
+        let (status, answer) = keep(&node, &given);
+        assert!(status == 200 && answer.contains(&kept), "{given}: {answer}");
+        let daemon = node.daemon();
+        daemon.kill9_worker().expect("killed");
+        daemon.wait_ready().expect("the next worker reads the row");
+        let shown = node.ask("GET", "/v1/instances", None, None).0.text();
+        assert!(shown.contains(&kept), "{given}: {shown}");
+        let dump = node.ground.command(&["ledger", "dump"]).output().expect("a dump");
+        assert!(String::from_utf8_lossy(&dump.stdout).contains(&kept), "{dump:?}");
+    }
+    for refused in ["[".repeat(121) + &"]".repeat(121), "1e400".to_owned(), "\"\\ud800\"".to_owned()] {
+        let (status, answer) = keep(&node, &refused);
+        assert_eq!(status, 400, "{refused}: {answer}");
+    }
+    let listed = node.ground.command(&["ps", "-o", "json"]).output().expect("a list");
+    assert!(listed.status.success(), "{listed:?}");
+    node.clear();
+}

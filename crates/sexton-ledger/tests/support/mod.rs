@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use sexton_ledger::entry::{Entry, Limits, Restarts, Spec};
 use sexton_ledger::slot::SlotRow;
-use sexton_ledger::{Batch, Contents, EventKind, Ledger, NewEvent, OpenOptions, new_incarnation};
+use sexton_ledger::{Batch, Contents, EventKind, Ledger, NewEvent, OpenOptions, Snapshot, new_incarnation};
 use sexton_plan::id::{BootId, Name, NodeId};
 use sexton_plan::slot::{Holder, SlotState};
 use sexton_plan::state::{Restart, State};
@@ -101,7 +101,7 @@ pub fn entry(text: &str, state: State) -> Entry {
         slot: None,
         exit: None,
         stuck: None,
-        snapshot: Some(serde_json::json!({"cursor": text})),
+        snapshot: Some(Snapshot::new(&serde_json::json!({"cursor": text}).to_string()).expect("JSON")),
         node: node("here"),
         created_at: "2025-01-01T00:00:00Z".parse().unwrap(),
         started_at: None,

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use hyper::body::Bytes;
 use hyper::header::HeaderMap;
 use serde_json::Value;
 
@@ -39,6 +40,8 @@ pub(super) struct Call {
     pub headers: HeaderMap,
     /// The body, where the route takes one and one was sent.
     pub body: Option<Value>,
+    /// The body as it came.
+    pub bytes: Bytes,
 }
 
 /// What a route's handler returns.

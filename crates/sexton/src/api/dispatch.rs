@@ -148,7 +148,7 @@ async fn answer(
         let body = read_body(route, &bytes, &head.method)?;
         let handler = route.handler;
         let is_owner = caller.uid.is_some_and(|uid| context.is_owner(uid));
-        handler(Call { context, caller, is_owner, segments: decoded, query, headers: head.headers, body }).await
+        handler(Call { context, caller, is_owner, segments: decoded, query, headers: head.headers, body, bytes }).await
     };
     call.await.map_err(refuse)
 }

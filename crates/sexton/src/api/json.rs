@@ -239,6 +239,15 @@ impl Fields {
     }
 }
 
+/// How deep arrays and objects lie in one another.
+pub fn depth(value: &Value) -> usize {
+    match value {
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => 0,
+        Value::Array(list) => 1 + list.iter().map(depth).max().unwrap_or(0),
+        Value::Object(members) => 1 + members.values().map(depth).max().unwrap_or(0),
+    }
+}
+
 /// The text of a string, or what it is instead.
 fn text_of(value: Value) -> Result<String, &'static str> {
     if let Value::String(text) = value { Ok(text) } else { Err(named(&value)) }

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::table::{BodyRule, ROUTES, Route, SNAPSHOT_MAX, Shape};
+use super::table::{BodyRule, ROUTES, Route, SNAPSHOT_DEPTH_MAX, SNAPSHOT_MAX, Shape};
 use crate::refusal::Kind;
 
 /// The document.
@@ -251,7 +251,7 @@ fn requests() -> Value {
         }), &["status"]),
         "Stop": closed(json!({ "force": nullable("boolean"), "grace": optional(reference("Duration")) }), &[]),
         "SignalRequest": closed(json!({ "signal": reference("Signal") }), &["signal"]),
-        "Snapshot": { "description": format!("any JSON value of at most {SNAPSHOT_MAX} bytes") },
+        "Snapshot": { "description": format!("any JSON value of at most {SNAPSHOT_MAX} bytes, nested {SNAPSHOT_DEPTH_MAX} deep at most") },
     })
 }
 

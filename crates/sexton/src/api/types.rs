@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use sexton_ledger::Snapshot;
 use sexton_ledger::duration;
 use sexton_ledger::entry::{Cgroup, Entry, Exit, Limits, Place, Resource, Restarts, Spec, StuckProcess};
 use sexton_ledger::event::Event;
@@ -56,7 +57,7 @@ pub struct InstanceView {
     pub slot: Option<Place>,
     pub exit: Option<Exit>,
     pub stuck: Option<Vec<StuckProcess>>,
-    pub snapshot: Option<Value>,
+    pub snapshot: Option<Snapshot>,
     pub node: String,
     pub created_at: Timestamp,
     pub started_at: Option<Timestamp>,

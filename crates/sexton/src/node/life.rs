@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 use sexton_core::gate::{self, OwnedPermit};
 use sexton_ledger::entry::{Entry, StopOrder};
-use sexton_ledger::{Batch, EventKind, NewEvent, RequestRecord};
+use sexton_ledger::{Batch, EventKind, NewEvent, RequestRecord, Snapshot};
 use sexton_plan::id::Name;
 use sexton_plan::state::State;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -60,7 +60,7 @@ pub enum Command {
         reply: Answer,
     },
     Snapshot {
-        value: Value,
+        value: Snapshot,
         caller: Caller,
         reply: Answer,
     },
@@ -382,7 +382,7 @@ impl Life {
         }
     }
 
-    pub(super) async fn keep_snapshot(&mut self, value: Value, caller: &Caller, reply: Answer) {
+    pub(super) async fn keep_snapshot(&mut self, value: Snapshot, caller: &Caller, reply: Answer) {
         // A drain waits for it. Kept while draining, it is what the owner needs to resume elsewhere: not refused.
         let _permit = self.host.gate.enter_owned(gate::Kind::SNAPSHOT);
         let mut next = (*self.entry).clone();

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use serde_json::Value;
+use sexton_ledger::Snapshot;
 use sexton_ledger::entry::{Entry, Spec};
 use sexton_plan::gate::NodeStatus;
 use sexton_plan::id::{Name, Word};
@@ -115,7 +115,7 @@ pub enum Request {
     Stop { name: Name, stop: Stop, caller: Caller, reply: Answer },
     Signal { name: Name, signal: u8, caller: Caller, reply: Answer },
     Remove { name: Name, force: bool, caller: Caller, reply: Answer },
-    Snapshot { name: Name, value: Value, caller: Caller, reply: Answer },
+    Snapshot { name: Name, value: Snapshot, caller: Caller, reply: Answer },
     One { name: Name, reply: Answer },
     List { filter: Filter, reply: Reply<Page> },
     Watch { name: Name, reply: Reply<Option<Watch>> },
@@ -256,7 +256,7 @@ impl Node {
     ///
     /// # Errors
     /// Unknown, or the ledger cannot be written.
-    pub async fn snapshot(&self, name: Name, value: Value, caller: Caller) -> Result<Arc<Entry>, Refusal> {
+    pub async fn snapshot(&self, name: Name, value: Snapshot, caller: Caller) -> Result<Arc<Entry>, Refusal> {
         self.ask(|reply| Request::Snapshot { name, value, caller, reply }).await?
     }
 

@@ -3,18 +3,21 @@
 //! What changes something is handed to the node by a task of its own, so that it is carried out though its caller
 //! hangs up meanwhile; waiting for what comes of it ends with the caller.
 
+use std::fmt::Display;
 use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::header::{HeaderMap, HeaderName, LOCATION};
+use sexton_ledger::Snapshot;
 use sexton_ledger::entry::Entry;
 use sexton_plan::id::Name;
 
 use super::{limit, name, wait};
 use crate::api::answer::{Answer, json, with_header};
 use crate::api::call::{Call, detached};
-use crate::api::json::Fields;
+use crate::api::json::{Fields, depth};
 use crate::api::spec;
+use crate::api::table::SNAPSHOT_DEPTH_MAX;
 use crate::api::types::{ControlView, InstanceView, List};
 use crate::node::adapter;
 use crate::node::request::{Filter, IdempotencyKey, NewInstance, Stop, Until};
@@ -156,7 +159,12 @@ pub(in crate::api) async fn remove(call: Call) -> Result<Answer, Refusal> {
 
 pub(in crate::api) async fn snapshot(call: Call) -> Result<Answer, Refusal> {
     let name = name(&call)?;
-    let value = call.body.unwrap_or_default();
+    if depth(&call.body.unwrap_or_default()) > SNAPSHOT_DEPTH_MAX {
+        return Err(Refusal::new(Kind::BadArgument, format!("the value is nested deeper than {SNAPSHOT_DEPTH_MAX}")));
+    }
+    let told = |error: &dyn Display| Refusal::new(Kind::BadArgument, format!("the body is not JSON: {error}"));
+    let text = std::str::from_utf8(&call.bytes).map_err(|error| told(&error))?;
+    let value = Snapshot::new(text).map_err(|error| told(&error))?;
     let (node, caller) = (call.context.node.clone(), call.caller);
     let entry = detached(async move { node.snapshot(name, value, caller).await }).await??;
     Ok(shown(200, &entry))
