@@ -269,7 +269,7 @@ impl<'a> Keeper<'a> {
             ToKeeper::Ready => self.become_ready(),
             ToKeeper::Hold(held) if !self.roster.hold(held) => log!("too many processes are held"),
             ToKeeper::Hold(_) => {}
-            ToKeeper::Release(held) => self.roster.release(held),
+            ToKeeper::Release(held) => self.release(held),
             ToKeeper::Ack { seq } => self.records.forget(seq),
             ToKeeper::Store(name) => {
                 if !fd.is_some_and(|fd| self.store.put(name, fd)) {
@@ -285,6 +285,17 @@ impl<'a> Keeper<'a> {
             ToKeeper::Mode(mode) => self.mode = mode,
             ToKeeper::Finished { code } => self.finished = Some(code),
         }
+    }
+
+    /// Lets go of a process whose exit is durable; where that could not be recorded here, it is a zombie that nobody else
+    /// reaps.
+    fn release(&mut self, held: HeldProcess) {
+        let has_ended = matches!(wait::peek(held.pid), Ok(Some(_)));
+        if has_ended && self.roster.claim_on(held.pid) == Claim::Held(held) {
+            let _ended = wait::reap(held.pid);
+            self.sweep.forget(held.pid);
+        }
+        self.roster.release(held);
     }
 
     /// Notes that the worker serves.

@@ -764,6 +764,24 @@ fn what_a_stopped_keeper_has_not_heard_of_is_reaped_by_it_all_the_same() {
 }
 
 #[test]
+fn what_the_keeper_cannot_record_is_reaped_once_the_ledger_has_it() {
+    let mut node = Node::on(SEXTON, |ground| {
+        fs::write(ground.config(), "[sweep]\nenabled = false\n").expect("configured");
+    });
+    let (body, gate) = gated(&node, "ends", 7);
+    let pid = create(&mut node, &body)["identity"]["pid"].clone();
+    // From now on it is the keeper's child.
+    node.kill(Dead::Worker, || {});
+    fs::create_dir(node.ground.run_dir().join("exits.new")).expect("in the way of its file");
+    fs::write(gate, "").expect("gate opened");
+    assert_eq!(node.settled("ends")["exit"]["code"], 7);
+    // REGRESSION: it was let go, and a zombie for as long as the keeper lived.
+    eventually("it is reaped", SOON, || {
+        if PathBuf::from(format!("/proc/{pid}")).exists() { Err(format!("{pid} is there")) } else { Ok(()) }
+    });
+}
+
+#[test]
 fn what_a_stopped_keeper_alone_would_know_the_end_of_is_not_started() {
     // Without pins.
     let program = launcher("sexton-without-pins", &format!("{} '{SEXTON}' \"$@\"", refusing(&["mount EPERM"])));
