@@ -151,6 +151,12 @@ fn a_start_is_refused_where_its_places_cannot_be_made() {
         refuses(&ground, 73, &["--run-dir", place], false);
         refuses(&ground, 73, &["--socket", place], false);
     }
+    // REGRESSION: what could not hold the socket was found by the worker alone, behind a state and a run directory.
+    let place = |name: &str| ground.dir().join(name).display().to_string();
+    for (socket, code) in [(place("nowhere/x.sock"), 73), (place(&"x".repeat(252)), 73)] {
+        let fresh = ["--state-dir", &place("fresh"), "--run-dir", &place("fresh"), "--socket", &socket];
+        refuses(&ground, code, &fresh, false);
+    }
     refuses(&ground, 64, &["--drain-timeout", "5"], false);
     refuses(&ground, 64, &["--on-shutdown", "burn"], false);
     refuses(&ground, 64, &["--cgroup", "../up"], false);

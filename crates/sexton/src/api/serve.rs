@@ -281,6 +281,11 @@ pub fn connect(path: &Path) -> io::Result<std::os::unix::net::UnixStream> {
     with_short_path(path, |path| std::os::unix::net::UnixStream::connect(path))
 }
 
+/// Where the socket at `path` is made, before it is given its name.
+pub fn fresh(path: &Path) -> PathBuf {
+    [path.as_os_str(), OsStr::new(".new")].into_iter().collect::<OsString>().into()
+}
+
 /// Listens on a unix socket at `path` with mode 0600, in place of one that is left over.
 ///
 /// It appears under its name with its mode already set: it is made under another name first, always the same one, so
@@ -289,7 +294,7 @@ pub fn connect(path: &Path) -> io::Result<std::os::unix::net::UnixStream> {
 /// # Errors
 /// [`ListenError`].
 pub fn listen(path: &Path) -> Result<std::os::unix::net::UnixListener, ListenError> {
-    let fresh = PathBuf::from([path.as_os_str(), OsStr::new(".new")].into_iter().collect::<OsString>());
+    let fresh = fresh(path);
     for taken in [path, &fresh] {
         if is_answered(taken)? {
             return Err(ListenError::Answered(taken.display().to_string()));

@@ -36,10 +36,16 @@ fn check(settings: &Settings, made: &mut Made) -> Result<File, Refused> {
     let lock = lock(&settings.state_dir)?;
     check_ledger(&settings.state_dir)?;
     check_writable(&settings.state_dir)?;
-    check_socket(&settings.listen_path())?;
+    let socket = settings.listen_path();
+    check_socket(&socket)?;
+    check_socket(&api::serve::fresh(&socket))?;
     check_tcp(settings)?;
     made.directory(&settings.run_dir)?;
     check_writable(&settings.run_dir)?;
+    // It is made for nobody: usually it is the run directory.
+    let place = socket.parent().unwrap_or(Path::new("/"));
+    fs::read_dir(place).map_err(|error| cannot("make the socket in", place, &error))?;
+    check_writable(place)?;
     made.subtree(&settings.cgroup)?;
     Ok(lock)
 }
