@@ -196,9 +196,9 @@ impl Runtime {
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum IdFrom {
     /// In this environment variable.
-    Env(String),
+    Env(VariableName),
     /// In the argument after (or behind the `=` of) this flag.
-    Flag(String),
+    Flag(FlagName),
     /// In the component below this directory of any path on the command line.
     PathUnder(AbsolutePath),
 }
@@ -307,6 +307,18 @@ checked_text! {
 }
 
 checked_text! {
+    /// The name of an environment variable.
+    VariableName, |text| !text.is_empty() && !text.contains(['=', '\0']),
+    "the name of a variable must not be empty or hold `=` or a NUL"
+}
+
+checked_text! {
+    /// A flag as it stands on a command line.
+    FlagName, |text| !text.is_empty() && !text.contains('\0'),
+    "a flag must not be empty or hold a NUL"
+}
+
+checked_text! {
     /// An absolute path with `{id}` once, as or within one component.
     MetadataPath, is_metadata_path,
     "metadata is an absolute path that holds `{id}` exactly once, as a whole component, and no `.` or `..`"
@@ -382,7 +394,8 @@ pub(super) fn parse(file: &Path, text: &str) -> Result<File, FileError> {
         let at = error.span().map_or(0, |span| span.start);
         FileError { file: file.to_owned(), line: line_of(text, at), message: told(&error, text) }
     })?;
-    check(&parsed).map_err(|(needle, message)| {
+    let checked = text.parse().map_or(Ok(()), |written| check_shapes(&written)).and_then(|()| check(&parsed));
+    checked.map_err(|(needle, message)| {
         let at = text.find(&needle).unwrap_or(0);
         FileError { file: file.to_owned(), line: line_of(text, at), message }
     })?;
@@ -405,6 +418,23 @@ fn told(error: &toml::de::Error, text: &str) -> String {
         Some(key) => format!("`{key}`: {message}"),
         None => message.to_owned(),
     }
+}
+
+/// The tables that may be given several times.
+const LISTS: [&str; 3] = ["runtime", "watch", "access"];
+
+/// Serde takes a list of its values for a table, and so the slip `[[drain]]` for an empty one.
+fn check_shapes(written: &toml::Table) -> Result<(), (String, String)> {
+    for (key, value) in written {
+        let Some(list) = value.as_array() else { continue };
+        if !LISTS.contains(&key.as_str()) {
+            return Err((key.clone(), format!("`{key}` is one table, written `[{key}]`")));
+        }
+        if !list.iter().all(toml::Value::is_table) {
+            return Err((key.clone(), format!("`{key}` holds tables, each written `[[{key}]]`")));
+        }
+    }
+    Ok(())
 }
 
 /// What no single value shows: what to look for in the text, and the sentence.
@@ -430,6 +460,10 @@ fn check(file: &File) -> Result<(), (String, String)> {
     check_runtimes(file)?;
     let mut uids = std::collections::BTreeSet::new();
     for access in &file.access {
+        // The kernel takes 2^32 - 1 as nobody's.
+        if access.uid == u32::MAX {
+            return Err((access.uid.to_string(), format!("`access.uid`: {} is no user", access.uid)));
+        }
         if !uids.insert(access.uid) {
             return Err(("[[access]]".to_owned(), format!("`access.uid`: {} is named twice", access.uid)));
         }

@@ -43,8 +43,8 @@ fn runtime_of(name: &str, settings: &Settings) -> Option<Runtime> {
             let declared = settings.runtime.iter().find(|runtime| runtime.name.0 == name)?;
             let files = declared.executables.iter().map(|file| file.as_path().to_owned()).collect();
             let id_from = declared.id_from.as_ref().map(|from| match from {
-                config::IdFrom::Env(name) => IdFrom::Env(name.clone()),
-                config::IdFrom::Flag(flag) => IdFrom::Flag(flag.clone()),
+                config::IdFrom::Env(name) => IdFrom::Env(name.0.clone()),
+                config::IdFrom::Flag(flag) => IdFrom::Flag(flag.0.clone()),
                 config::IdFrom::PathUnder(tree) => IdFrom::PathUnder(tree.as_path().display().to_string()),
             });
             (Executables::Files(files), id_from)
