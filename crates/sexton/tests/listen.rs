@@ -30,10 +30,13 @@ fn write_token(ground: &Ground, token: &str) {
 
 /// Connects, and asks; the answer is for later.
 fn ask(address: SocketAddr, token: &str) -> std::io::Result<TcpStream> {
+    ask_by(address, &format!("Bearer {token}"))
+}
+
+fn ask_by(address: SocketAddr, credentials: &str) -> std::io::Result<TcpStream> {
     let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(5))?;
     stream.set_read_timeout(Some(SOON))?;
-    let head =
-        format!("GET /v1/version HTTP/1.1\r\nhost: sexton\r\nconnection: close\r\nauthorization: Bearer {token}");
+    let head = format!("GET /v1/version HTTP/1.1\r\nhost: sexton\r\nconnection: close\r\nauthorization: {credentials}");
     stream.write_all(format!("{head}\r\n\r\n").as_bytes())?;
     Ok(stream)
 }
@@ -53,6 +56,11 @@ fn a_port_stays_open_whoever_dies() {
     });
     assert_eq!(status(ask(address, TOKEN).expect("asked")), "200");
     assert_eq!(status(ask(address, "another-token-entirely").expect("asked")), "401");
+    // REGRESSION: the scheme was known in one spelling alone.
+    assert_eq!(status(ask_by(address, &format!("bearer {TOKEN}")).expect("asked")), "200");
+    for credentials in [TOKEN.to_owned(), format!("Basic {TOKEN}"), "Bearer".to_owned(), "Bearer ".to_owned()] {
+        assert_eq!(status(ask_by(address, &credentials).expect("asked")), "401", "{credentials}");
+    }
     // Who asks while there is no worker is answered by the next one.
     let mut asked = None;
     node.kill(Dead::Worker, || asked = Some(ask(address, TOKEN).expect("nobody is refused")));

@@ -168,13 +168,19 @@ fn admit(context: &Context, peer: &Peer, headers: &HeaderMap) -> Result<(Role, C
             Ok((role, Caller { uid: *uid, by: "unix".to_owned() }))
         }
         Peer::Tcp { address, token } => {
-            let presented = headers.get(AUTHORIZATION).and_then(|value| value.as_bytes().strip_prefix(b"Bearer "));
+            let presented = headers.get(AUTHORIZATION).and_then(|value| bearer(value.as_bytes()));
             if presented.is_some_and(|presented| is_same(presented, token.as_bytes())) {
                 return Ok((Role::Admin, Caller { uid: None, by: format!("token {}", address.ip()) }));
             }
             Err(Refusal::new(Kind::Unauthenticated, "a token is needed: `Authorization: Bearer …`"))
         }
     }
+}
+
+/// The token in a header's value; the scheme's name is written in any case (RFC 9110, 11.1).
+fn bearer(value: &[u8]) -> Option<&[u8]> {
+    let (scheme, token) = value.split_at_checked(b"Bearer ".len())?;
+    scheme.eq_ignore_ascii_case(b"Bearer ").then(|| token.trim_ascii_start())
 }
 
 /// Whether two secrets are the same, without telling by its time where they differ.

@@ -353,7 +353,7 @@ fn rest() -> Value {
             "kind": words(sexton_ledger::EventKind::ALL), "data": {},
         })),
         "EventList": page_of("Event"),
-        "Left": object(json!({ "name": reference("Name"), "error": { "type": ["string", "null"] } })),
+        "Left": object(json!({ "name": string(), "error": { "type": ["string", "null"] } })),
         "Operations": object(json!({ "kind": string(), "count": integer(), "since": reference("Timestamp") })),
         "Node": object(json!({
             "id": reference("Name"), "status": words(&["standby", "healthy", "unhealthy", "draining"]),
