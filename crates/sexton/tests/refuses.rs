@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use sexton_testkit::{Daemon, Ground, Held, SOON, eventually, refusing};
-use support::{Node, SEXTON, SIGCONT, SIGSTOP, launcher, spec};
+use support::{Node, SEXTON, SIGCONT, SIGSTOP, file_appears, launcher, spec};
 
 /// Mode, owner, time of change and bytes of everything below, by path.
 type Files = BTreeMap<PathBuf, (u32, u32, i64, i64, Vec<u8>)>;
@@ -225,6 +225,8 @@ fn a_start_is_refused_where_its_file_systems_are_read_only() {
 
 /// What a refused request must leave as it was: rows, events and requests; cgroups; files.
 fn state(node: &Node) -> (String, Vec<PathBuf>) {
+    // RACE: the keeper writes it once it has heard that the worker is ready, which others hear too.
+    file_appears(&node.ground.run_dir().join("keeper.status"));
     let dump = node.ground.command(&["ledger", "dump"]).output().expect("a dump");
     assert!(dump.status.success());
     let paths = all(&node.ground).into_keys().collect();
