@@ -6,7 +6,7 @@ use std::io::{BufRead as _, BufReader, Read as _};
 use std::os::unix::ffi::OsStrExt as _;
 use std::process::{Child, Command, Output, Stdio};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use sexton_testkit::{Ground, Held, SOON, eventually, skip};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_sexton");
@@ -219,6 +219,32 @@ fn attached_output_is_whole_and_the_code_is_the_childs() {
     assert_eq!((result.status.code(), result.stderr.as_slice()), (Some(7), &b"of\n"[..]));
     let killed = ground.command(&["run", "b", "--attach", "--", "sh", "-c", "kill -9 $$"]).output().expect("runs");
     assert_eq!(killed.status.code(), Some(137));
+    // REGRESSION: `-o json` was not heard here.
+    let script = "printf 'a\\n\\033b'; echo c >&2; exit 7";
+    let told =
+        ground.command(&["-o", "json", "run", "c", "--attach", "--", "sh", "-c", script]).output().expect("runs");
+    let lines = String::from_utf8(told.stdout).expect("text");
+    let mut lines: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    lines.sort_by_key(ToString::to_string);
+    let line = |stream: &str, line: &str| json!({"stream": stream, "line": line});
+    assert_eq!(lines, [line("stderr", "c"), line("stdout", "\x1bb"), line("stdout", "a")]);
+    assert_eq!((told.status.code(), told.stderr.as_slice()), (Some(7), &b""[..]));
+}
+
+#[test]
+fn what_is_dumped_is_json_whatever_a_row_holds() {
+    let Ok(ground) = Ground::new(PROGRAM) else { skip!("no cgroup2") };
+    let daemon = ground.serve().expect("serves");
+    let odd = "\x7f\u{9b}\u{202e}\u{feff}\\u202e é";
+    let body = json!({"name": "a", "argv": ["true", odd]});
+    daemon.client().post("/v1/instances", &body).expect("an answer").expect(201);
+    let dump = ground.command(&["ledger", "dump"]).output().expect("a dump");
+    let text = String::from_utf8(dump.stdout).expect("text");
+    assert!(!text.contains(|c: char| c.is_control() && c != '\n' || c == '\u{202e}'), "{text:?}");
+    // REGRESSION: such characters were escaped as for people, which is no JSON.
+    let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).expect(line)).collect();
+    let entry = lines.iter().find_map(|line| line.get("entry")).expect("the instance");
+    assert_eq!(entry["spec"]["argv"][1], odd);
 }
 
 #[test]

@@ -14,6 +14,7 @@ use super::client::{Ask, Client, PATIENCE};
 use super::failure::{Failure, exit};
 use super::logs::{Copy, Over, Sink};
 use super::member::Member as _;
+use super::out::Out;
 use super::watch::{self, GiveUp, Until};
 use super::{events, out, words};
 use crate::api::types::Stream;
@@ -48,12 +49,18 @@ fn with_forwarded(set: SignalSet) -> SignalSet {
 const LOOK: Duration = Duration::from_secs(5);
 
 /// Stays with `instance`, passes on the signals that come, and ends as it does.
-pub async fn stay(client: &Client, name: &Name, instance: &Value, signals: Signals) -> Result<u8, Failure> {
+pub async fn stay(
+    (client, out): (&Client, Out),
+    name: &Name,
+    instance: &Value,
+    signals: Signals,
+) -> Result<u8, Failure> {
     let life = instance.at("incarnation").as_str().unwrap_or_default().to_owned();
     // The first that cannot go on ends all: a reader that is gone, an instance that was removed.
     let whole = async {
-        let stdout = stream(client, name, &life, Stream::Stdout, Sink::Stdout);
-        let stderr = stream(client, name, &life, Stream::Stderr, Sink::Stderr);
+        let sink = |which, plain| if out.is_json() { Sink::lines(which) } else { plain };
+        let stdout = stream(client, name, &life, Stream::Stdout, sink(Stream::Stdout, Sink::Stdout));
+        let stderr = stream(client, name, &life, Stream::Stderr, sink(Stream::Stderr, Sink::Stderr));
         tokio::try_join!(end(client, name, &life), stdout, stderr).map(|(ended, (), ())| ended)
     };
     let ended = tokio::select! {

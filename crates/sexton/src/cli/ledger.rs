@@ -48,7 +48,7 @@ pub fn run(context: &Context, args: &LedgerArgs) -> Result<u8, Failure> {
 }
 
 fn dump(context: &Context) -> Result<u8, Failure> {
-    let mut lines = out::Lines::default();
+    let mut lines = out::JsonLines::default();
     match sexton_ledger::dump(&context.settings.state_dir, &mut lines) {
         Ok(()) => Ok(exit::DONE),
         Err(ExportError::Write(error)) => Err(Failure::of_stdout(&error)),

@@ -38,7 +38,7 @@ pub async fn run(context: &Context, args: &LogsArgs) -> Result<u8, Failure> {
     let client = context.client()?;
     let stream = if args.stderr { Stream::Stderr } else { Stream::Stdout };
     let sink = if context.out.is_json() {
-        Sink::Lines { stream, open: Vec::new() }
+        Sink::lines(stream)
     } else if out::to_terminal() {
         Sink::Terminal(Tame::default())
     } else {
@@ -84,6 +84,11 @@ pub enum Sink {
 }
 
 impl Sink {
+    /// One object a line.
+    pub fn lines(stream: Stream) -> Sink {
+        Sink::Lines { stream, open: Vec::new() }
+    }
+
     fn write(&mut self, bytes: &[u8]) -> Result<(), Failure> {
         match self {
             Sink::Stdout => out::raw(bytes),

@@ -168,16 +168,18 @@ fn is_invisible(c: char) -> bool {
 /// JSON text without a control character that a terminal would obey.
 fn json(value: &Value, write: fn(&Value) -> serde_json::Result<String>) -> String {
     // Writing a `Value` into a string cannot fail; what JSON itself does not escape stands inside strings alone.
-    let text = write(value).unwrap_or_default();
-    if !text.contains(|c: char| matches!(c, '\x7f'..='\u{9f}')) {
+    escape_json(write(value).unwrap_or_default())
+}
+
+/// A JSON text that means the same, with what JSON lets stand as it is and [`escape`] does not written by number.
+fn escape_json(text: String) -> String {
+    let is_hidden = |c: char| matches!(c, '\x7f'..='\u{9f}') || is_invisible(c);
+    if !text.contains(is_hidden) {
         return text;
     }
     let mut escaped = String::with_capacity(text.len());
     for c in text.chars() {
-        let _always = match c {
-            '\x7f'..='\u{9f}' => write!(escaped, "\\u{:04x}", c as u32),
-            c => write!(escaped, "{c}"),
-        };
+        let _always = if is_hidden(c) { write!(escaped, "\\u{:04x}", c as u32) } else { write!(escaped, "{c}") };
     }
     escaped
 }
@@ -248,6 +250,29 @@ impl io::Write for Lines {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let text = self.tame.piece(bytes);
         io::stdout().lock().write_all(text.as_bytes())?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stdout().lock().flush()
+    }
+}
+
+/// Lines of JSON that others write to stdout, made safe for a terminal and still JSON.
+#[derive(Debug, Default)]
+pub struct JsonLines {
+    /// A line that has not ended yet.
+    open: Vec<u8>,
+}
+
+impl io::Write for JsonLines {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.open.extend_from_slice(bytes);
+        if let Some(end) = self.open.iter().rposition(|byte| *byte == b'\n') {
+            let rest = self.open.split_off(end + 1);
+            let lines = std::mem::replace(&mut self.open, rest);
+            io::stdout().lock().write_all(escape_json(String::from_utf8_lossy(&lines).into_owned()).as_bytes())?;
+        }
         Ok(bytes.len())
     }
 
@@ -328,7 +353,7 @@ mod tests {
 
     #[test]
     fn json_holds_no_control_character_and_means_the_same() {
-        let value = json!({"a": "\u{9b}31m\x7f\x1b"});
+        let value = json!({"a": "\u{9b}31m\x7f\x1b\u{202e}\u{2028}\u{feff}"});
         let text = json(&value, serde_json::to_string);
         assert!(text.is_ascii() && !text.bytes().any(|b| b.is_ascii_control()), "{text}");
         assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), value);

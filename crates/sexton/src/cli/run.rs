@@ -114,7 +114,7 @@ pub async fn run(context: &Context, args: &RunArgs) -> Result<u8, Failure> {
     let signals = args.attach.then(attach::Signals::block).transpose()?;
     let instance = create(&client, body).await?;
     if let Some(signals) = signals {
-        return attach::stay(&client, &args.name, &instance, signals).await;
+        return attach::stay((&client, context.out), &args.name, &instance, signals).await;
     }
     context.out.document(&instance, |_| format!("{}\n", args.name))?;
     Ok(exit::DONE)
