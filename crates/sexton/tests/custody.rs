@@ -397,3 +397,34 @@ fn a_snapshot_is_given_back_to_the_letter_and_leaves_the_ledger_readable() {
     assert!(listed.status.success(), "{listed:?}");
     node.clear();
 }
+
+#[test]
+fn a_keeper_that_follows_a_dead_one_is_told_once() {
+    let mut node = Node::new(SEXTON, &[]);
+    create(&mut node, &spec("a", &["/bin/sleep", "1000"]));
+    // REGRESSION: that event was never recorded.
+    for (who, is_told) in [(Dead::Worker, false), (Dead::Keeper, true), (Dead::Worker, false), (Dead::Both, true)] {
+        let (last, before) = (last_seq(&mut node), node.daemon().keeper_pid());
+        node.kill(who, || {});
+        let told = keeper_events(&mut node, last);
+        let now = json!({"pid": node.daemon().keeper_pid(), "before": before});
+        let expected = if is_told { vec![now] } else { vec![] };
+        assert_eq!(told, expected, "{who:?}");
+    }
+    let last = last_seq(&mut node);
+    node.daemon.take().expect("a daemon").terminate(SOON).expect("ended");
+    node.serve();
+    assert_eq!(keeper_events(&mut node, last), [] as [Value; 0], "a keeper that ended as it was to has not died");
+    node.clear();
+}
+
+fn last_seq(node: &mut Node) -> u64 {
+    node.get("/v1/ledger")["last_seq"].as_u64().expect("a number")
+}
+
+/// What is told of keepers behind the event `after`.
+fn keeper_events(node: &mut Node, after: u64) -> Vec<Value> {
+    let events = node.ground.client().list_after("/v1/events", after.into()).expect("events");
+    let of_keepers = events.iter().filter(|event| event["kind"] == "keeper.restarted");
+    of_keepers.map(|event| event["data"].clone()).collect()
+}

@@ -5,6 +5,7 @@ mod closers;
 mod listeners;
 mod notify;
 mod preflight;
+pub mod succession;
 mod watches;
 mod work;
 

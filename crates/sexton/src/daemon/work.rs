@@ -15,6 +15,7 @@ use sexton_sys::signal::{self, Disposition, Signal};
 use super::closers::Closers;
 use super::listeners::{self, Kept};
 use super::preflight::{check_ledger, ledger_refused};
+use super::succession;
 use super::{Refused, exit};
 use crate::api;
 use crate::chain::chain;
@@ -71,6 +72,11 @@ async fn work(settings: Settings, link: RawFd, prepare: bool) -> Result<u8, Refu
     let options = options(&settings, told.welcome.keeper_pid == 1);
     let begun = worker::begin(&options, keeper, new_keeper).await.map_err(|error| refused(&error))?;
     tell_restart(&begun, &told.welcome);
+    succession::begin(
+        &begun.host,
+        begun.facts_before.get(succession::KEEPER).map(String::as_str),
+        told.welcome.keeper_pid,
+    );
     serve(Arc::new(settings), begun, told).await
 }
 
@@ -184,7 +190,7 @@ fn tell_restart(begun: &Begun, welcome: &Welcome) {
 
 /// Serves until the daemon is to end.
 async fn serve(settings: Arc<Settings>, begun: Begun, told: Told) -> Result<u8, Refused> {
-    let Begun { mut driver, node, host, log_keeper, reader, last_seq } = begun;
+    let Begun { mut driver, node, host, log_keeper, reader, last_seq, facts_before: _ } = begun;
     let listeners = listeners::open(&settings, told.listeners, &host.keeper, told.welcome.was_ready).await;
     if listeners.is_err() && !told.welcome.was_ready && driver.left().is_empty() {
         // A start that refuses leaves nothing on the host; where there are instances, what holds them stays.
@@ -219,6 +225,7 @@ async fn serve(settings: Arc<Settings>, begun: Begun, told: Told) -> Result<u8, 
             let code = if is_clean { 0 } else { not_drained(&left) };
             super::notify::ending(&left);
             let_go(&settings, &host, left.is_empty()).await;
+            succession::end(&host).await;
             host.keeper.send(ToKeeper::Finished { code }).await;
         }
         // Another worker goes on with all that is open.

@@ -1,5 +1,6 @@
 //! The worker: everything that one daemon process opens, in order, and lets go of, in the reverse order.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::os::fd::AsRawFd;
@@ -110,6 +111,8 @@ pub struct Begun {
     pub reader: Reader,
     /// The newest event's number.
     pub last_seq: watch::Receiver<u64>,
+    /// The daemon's own small facts, as the one before left them.
+    pub facts_before: BTreeMap<String, String>,
 }
 
 /// Opens everything, and finds every recorded instance again. `new_keeper`: no worker ran before under this keeper.
@@ -172,7 +175,7 @@ pub async fn begin(options: &Options, keeper: Keeper, new_keeper: bool) -> Resul
     let reconciler = (Reconciler::new(Arc::clone(&host), watching), options.reconcile_every);
     let (mut driver, node) = Driver::new(Arc::clone(&host), drain, reconciler, options.drain_at_shutdown);
     driver.recover(contents.entries, &contents.meta).await;
-    Ok(Begun { driver, node, host, log_keeper, reader, last_seq })
+    Ok(Begun { driver, node, host, log_keeper, reader, last_seq, facts_before: contents.meta })
 }
 
 fn make_dir(path: &PathBuf) -> Result<(), BeginError> {
