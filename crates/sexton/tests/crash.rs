@@ -90,8 +90,21 @@ fn what_never_ran_has_no_exit_though_its_mark_could_not_be_read() {
     assert_eq!((&over["state"], &over["exit"]), (&json!("failed"), &Value::Null), "{over}");
 }
 
+#[test]
+fn what_may_never_have_run_has_no_exit_where_its_mark_was_taken_away() {
+    let Some(programs) = crash_bin_dir() else { skip!("`cargo xtask ci` builds the programs with crash points") };
+    let orders = Orders::new();
+    let env = [("SEXTON_CRASH_FILE", orders.file.to_str().expect("text"))];
+    let mut node = Node::prepared(programs.join("sexton"), &env, |_| {});
+    doubted_start(&mut node, &orders, "start.identified", "true");
+    // REGRESSION: it had exited with 127, which was the code of a child that was never released.
+    let over = node.settled("waits");
+    assert_eq!((&over["state"], &over["reason"]), (&json!("lost"), &json!("vanished")), "{over}");
+    assert_eq!(over["exit"], Value::Null, "{over}");
+}
+
 /// Both die while a start of `waits` is held at `point`, and the next daemon cannot read its mark, for something else is in
-/// its place, made by `program`: that, and where the mark is.
+/// its place, made by `program`, or nothing: that, and where the mark is.
 fn doubted_start(node: &mut Node, orders: &Orders, point: &str, program: &str) -> (PathBuf, PathBuf) {
     let (keeper, worker) = (node.daemon().keeper().expect("keeper"), node.daemon().worker().expect("worker"));
     orders.give(point, 1, 0, "hold");

@@ -40,6 +40,8 @@ const SWEEP_AFTER: Duration = Duration::from_millis(50);
 const RECORDED_AFTER: Duration = Duration::from_millis(100);
 /// How long what ends along with the main process is waited for before that one's exit is told and recorded alone.
 const TOGETHER: Duration = Duration::from_millis(5);
+/// The exit code of a child that was never released, and of one whose program could not be run.
+const RAN_NOTHING: u8 = 127;
 /// The pause before a domain that could not be read is read again.
 const READ_AGAIN: Duration = Duration::from_secs(1);
 
@@ -308,6 +310,9 @@ impl Life {
     async fn tell_exit(&mut self, ending: Ending) {
         let Ending::Known(status, source) = ending else { return };
         self.learned(status, source);
+        if self.entry.exit.is_none() {
+            return;
+        }
         self.show_exit().await;
         crash_point!("end.exit_told");
     }
@@ -359,8 +364,12 @@ impl Life {
         if self.is_pinned { Zombie::Reaped } else { Zombie::Kept }
     }
 
-    /// Takes an exit into the row; it is recorded with what follows from it.
+    /// Takes an exit into the row, unless it may be that of a child which ran nothing; it is recorded with what follows
+    /// from it.
     pub(super) fn learned(&mut self, status: ExitStatus, source: ExitSource) {
+        if self.is_mark_lost && status == ExitStatus::Code(RAN_NOTHING) {
+            return;
+        }
         let mut next = (*self.entry).clone();
         next.exit = Some(Exit::new(status, source, now()));
         self.entry = std::sync::Arc::new(next);

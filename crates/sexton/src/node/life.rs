@@ -140,6 +140,9 @@ pub struct Life {
     pub(super) is_pinned: bool,
     /// Whether this worker has seen its program run.
     pub(super) is_seen_through: bool,
+    /// Whether its start was not seen through, and its mark was taken away: nobody can tell its exit from that of a child
+    /// which ran nothing.
+    pub(super) is_mark_lost: bool,
     pub(super) published: watch::Sender<Option<Arc<Entry>>>,
     pub(super) removed: mpsc::UnboundedSender<Name>,
 }
@@ -270,6 +273,7 @@ impl Life {
                 is_new: true,
                 is_pinned: false,
                 is_seen_through: false,
+                is_mark_lost: false,
                 published,
                 removed,
             },

@@ -139,6 +139,7 @@ impl Life {
     /// Judges the instance by what was seen of it; tells what comes next, and adds to `owed` what is to be recorded.
     pub fn judged(&mut self, seen: Seen, owed: &mut Batch) -> Next {
         let Seen { process, handle, mark, refused, why } = seen;
+        self.is_mark_lost = was_starting(&self.entry) && mark == MarkSeen::Absent;
         if is_adoption_begun(&self.entry) {
             // Nobody was told that it is in custody.
             if let Some(handle) = &handle {
@@ -259,7 +260,7 @@ impl Life {
                 None => reason = self.lost_reason(),
             }
         }
-        if was_starting(&self.entry) {
+        if was_starting(&self.entry) && (self.entry.exit.is_some() || !self.is_mark_lost) {
             // It ran, for its mark says so, and nobody was told.
             let mut next = (*self.entry).clone();
             next.started_at = Some(now());

@@ -48,7 +48,8 @@ impl Life {
     /// Runs the incarnation that the ledger has as `starting`.
     pub(super) async fn start(&mut self, reply: Option<Answer>) -> Next {
         crash_point!("start.intent");
-        (self.logs_are_known, self.is_pinned, self.is_seen_through) = (false, false, false);
+        self.logs_are_known = false;
+        (self.is_pinned, self.is_seen_through, self.is_mark_lost) = (false, false, false);
         let netns = self.enter_slot().await;
         let made = match netns.map_err(Unstarted::asked).and_then(|netns| self.make(netns)) {
             Ok(made) => made,
