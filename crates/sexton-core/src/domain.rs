@@ -4,10 +4,9 @@ use std::collections::HashSet;
 use std::ffi::OsString;
 use std::fs;
 use std::io::{self, Read as _, Write as _};
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use sexton_plan::id::Pid;
 use sexton_sys::pidfd::FileHandle;
@@ -61,10 +60,10 @@ struct Listing {
     cgroups: HashSet<u64>,
 }
 
-/// One cgroup below a [`Subtree`].
+/// One cgroup below a [`Subtree`]. It holds no descriptor: of ten thousand that are being ended at once, each would keep
+/// one from those that need one more to come to their end.
 #[derive(Clone, Debug)]
 pub struct Domain {
-    dir: Arc<fs::File>,
     full: PathBuf,
     path: String,
     ino: u64,
@@ -170,21 +169,21 @@ impl Subtree {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => fs::create_dir_all(&full)?,
                 other => other?,
             }
-            open(full.clone(), path.clone())
+            find(full.clone(), path.clone())
         };
-        let domain = make().map_err(|source| DomainError::Io { act: "make", path: path.clone(), source })?;
-        if let Err(error) = xattr::set(domain.dir.as_raw_fd(), TAG, owner.as_bytes()) {
+        let domain = make().map_err(|source| error_at("make", &path, source))?;
+        if let Err(error) = xattr::set(domain.open()?.as_raw_fd(), TAG, owner.as_bytes()) {
             tracing::debug!(%error, path, "cgroup not tagged");
         }
         Ok(domain)
     }
 
-    /// Opens the cgroup `path` and proves by its inode, which is never reused, that it is the recorded one.
+    /// Finds the cgroup `path` and proves by its inode, which is never reused, that it is the recorded one.
     ///
     /// # Errors
     /// `Gone` where it is proven not to exist any more.
-    pub fn reopen(&self, path: &str, ino: u64) -> Result<Domain, DomainError> {
-        let domain = self.open_path(path)?;
+    pub fn find_again(&self, path: &str, ino: u64) -> Result<Domain, DomainError> {
+        let domain = self.find_path(path)?;
         if domain.ino == ino { Ok(domain) } else { Err(DomainError::Gone(path.to_owned())) }
     }
 
@@ -205,25 +204,20 @@ impl Subtree {
             Some(Err(error)) if error.errno == sexton_sys::Errno::ESTALE => return Ok(false),
             Some(Err(_)) | None => {}
         }
-        match self.reopen(path, ino) {
+        match self.find_again(path, ino) {
             Ok(domain) => domain.is_populated(),
             Err(DomainError::Gone(_)) => Ok(false),
             Err(error @ (DomainError::NoCgroup2 | DomainError::Io { .. })) => Err(error),
         }
     }
 
-    /// Opens the cgroup `path`, whichever it is.
+    /// Finds the cgroup `path`, whichever it is.
     ///
     /// # Errors
     /// `Gone` where there is none.
-    pub fn open_path(&self, path: &str) -> Result<Domain, DomainError> {
+    pub fn find_path(&self, path: &str) -> Result<Domain, DomainError> {
         let full = self.mount.join(path.trim_start_matches('/'));
-        open(full, path.to_owned()).map_err(|source| {
-            if source.kind() == io::ErrorKind::NotFound {
-                return DomainError::Gone(path.to_owned());
-            }
-            DomainError::Io { act: "open", path: path.to_owned(), source }
-        })
+        find(full, path.to_owned()).map_err(|source| not_found(path, source))
     }
 
     fn full(&self) -> PathBuf {
@@ -259,10 +253,16 @@ fn error_at(act: &'static str, path: &str, source: io::Error) -> DomainError {
     DomainError::Io { act, path: path.to_owned(), source }
 }
 
-fn open(full: PathBuf, path: String) -> io::Result<Domain> {
-    let dir = fs::File::open(&full)?;
-    let ino = dir.metadata()?.ino();
-    Ok(Domain { dir: Arc::new(dir), full, path, ino })
+fn find(full: PathBuf, path: String) -> io::Result<Domain> {
+    let ino = fs::metadata(&full)?.ino();
+    Ok(Domain { full, path, ino })
+}
+
+fn not_found(path: &str, source: io::Error) -> DomainError {
+    if source.kind() == io::ErrorKind::NotFound {
+        return DomainError::Gone(path.to_owned());
+    }
+    error_at("open", path, source)
 }
 
 impl Domain {
@@ -276,16 +276,44 @@ impl Domain {
         self.ino
     }
 
-    /// The tag written at its making.
-    pub fn owner(&self) -> Option<String> {
-        let mut buffer = [0; 128];
-        let tag = xattr::read(self.dir.as_raw_fd(), TAG, &mut buffer).ok()??;
-        Some(String::from_utf8_lossy(tag).into_owned())
+    /// Its directory, proven by its inode to be this one's.
+    ///
+    /// # Errors
+    /// `Gone` once it is removed; no descriptor is left.
+    pub fn open(&self) -> Result<fs::File, DomainError> {
+        let open = || fs::File::open(&self.full).and_then(|dir| Ok((dir.metadata()?.ino(), dir)));
+        match open() {
+            Ok((ino, dir)) if ino == self.ino => Ok(dir),
+            Ok(_) => Err(DomainError::Gone(self.path.clone())),
+            Err(source) => Err(not_found(&self.path, source)),
+        }
+    }
+
+    /// Whose it is, as was written at its making; `None` where it is no domain of anybody.
+    ///
+    /// # Errors
+    /// Its tag could not be read.
+    pub fn owner(&self) -> Result<Option<String>, DomainError> {
+        let tag = self.tag()?.filter(|tag| tag != SUBTREE);
+        Ok(tag.map(|tag| String::from_utf8_lossy(&tag).into_owned()))
     }
 
     /// Whether it is the subtree of a daemon, and no domain.
-    pub fn is_subtree(&self) -> bool {
-        self.owner().is_some_and(|owner| owner.as_bytes() == SUBTREE)
+    ///
+    /// # Errors
+    /// Its tag could not be read.
+    pub fn is_subtree(&self) -> Result<bool, DomainError> {
+        Ok(self.tag()?.is_some_and(|tag| tag == SUBTREE))
+    }
+
+    fn tag(&self) -> Result<Option<Vec<u8>>, DomainError> {
+        let mut buffer = [0; 128];
+        match xattr::read(self.open()?.as_raw_fd(), TAG, &mut buffer) {
+            Ok(tag) => Ok(tag.map(<[u8]>::to_vec)),
+            // It can bear none.
+            Err(error) if error.errno == sexton_sys::Errno::EOPNOTSUPP => Ok(None),
+            Err(error) => Err(self.error("read the tag of", io::Error::from_raw_os_error(error.errno.0))),
+        }
     }
 
     /// Whether a live process is in it or below, from `cgroup.events`; zombies do not count. A removed one is empty.
@@ -312,13 +340,14 @@ impl Domain {
         Ok(self.who()?.ids)
     }
 
-    /// Holds on every process in it and below, each proven to be in a cgroup of it while it was held.
+    /// Holds on the processes in it and below, each taken when it is asked for, and proven to be in a cgroup of it while it
+    /// is held.
     ///
     /// # Errors
     /// A file could not be read.
-    pub fn members(&self, here: &Here) -> Result<Vec<Handle>, DomainError> {
+    pub fn members<'a>(&self, here: &'a Here) -> Result<impl Iterator<Item = Handle> + use<'a>, DomainError> {
         let Listing { ids, cgroups } = self.who()?;
-        Ok(ids.into_iter().filter_map(|pid| member(pid, &cgroups, here)).collect())
+        Ok(ids.into_iter().filter_map(move |pid| member(pid, &cgroups, here)))
     }
 
     /// Its processes. One whose main thread has ended is listed where that was then, though the others have been moved:
@@ -402,7 +431,7 @@ impl Domain {
     /// # Errors
     /// The kernel refused.
     pub fn take_in(&self, pid: Pid) -> Result<(), DomainError> {
-        let moved = cgroup::take_in(self.dir.as_raw_fd(), pid.as_raw());
+        let moved = cgroup::take_in(self.open()?.as_raw_fd(), pid.as_raw());
         moved.map_err(|error| self.error("move into", io::Error::from_raw_os_error(error.errno.0)))
     }
 
@@ -442,12 +471,6 @@ impl Domain {
 
     fn error(&self, act: &'static str, source: io::Error) -> DomainError {
         error_at(act, &self.path, source)
-    }
-}
-
-impl AsRawFd for Domain {
-    fn as_raw_fd(&self) -> RawFd {
-        self.dir.as_raw_fd()
     }
 }
 

@@ -8,7 +8,7 @@ use sexton_sys::clone::{ChildFailure, ChildSpec, Ids, ReleasedChild, Report, Wai
 use sexton_sys::time::boottime;
 use sexton_sys::{Errno, SysError};
 
-use crate::domain::Domain;
+use crate::domain::{Domain, DomainError};
 use crate::handle::{Handle, OpenHandleError};
 use crate::proc::{Here, tick_between};
 
@@ -63,6 +63,9 @@ pub enum SpawnError {
     /// No arguments at all, or a NUL inside a text.
     #[error("a program needs at least one argument, and no text may hold a NUL")]
     BadText,
+    /// Its domain is gone, or no descriptor of it is to be had.
+    #[error("could not enter its domain")]
+    Domain(#[source] DomainError),
     /// The kernel refused the new process.
     #[error("could not make a process")]
     Clone(#[source] SysError),
@@ -101,6 +104,7 @@ pub fn spawn(program: &Program<'_>, here: &Here) -> Result<(Waiting, Handle), Sp
     let env = c_strings(program.env.iter().map(|(key, value)| format!("{key}={value}")))?;
     let cwd = CString::new(program.cwd).map_err(|_| SpawnError::BadText)?;
     let candidates = candidates(program)?;
+    let domain = program.domain.map(Domain::open).transpose().map_err(SpawnError::Domain)?;
     let spec = ChildSpec {
         programs: &borrow(&candidates),
         argv: &borrow(&argv),
@@ -109,7 +113,7 @@ pub fn spawn(program: &Program<'_>, here: &Here) -> Result<(Waiting, Handle), Sp
         ids: program.user.map(|user| Ids { uid: user.uid, gid: user.gid, groups: &user.groups }),
         stdio: program.stdio,
         mark: program.mark,
-        cgroup: program.domain.map(AsRawFd::as_raw_fd),
+        cgroup: domain.as_ref().map(AsRawFd::as_raw_fd),
         netns: program.netns.map(|netns| netns.as_raw_fd()),
         pidns: program.pidns,
         no_new_privs: program.no_new_privs,

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use sexton_core::domain::{Domain, Subtree};
+use sexton_core::domain::{Domain, DomainError, Subtree};
 use sexton_core::handle::{Handle, Life, OpenHandleError};
 use sexton_core::pin::{PinBoard, Released};
 use sexton_core::proc::{self, Here};
@@ -169,7 +169,7 @@ fn a_removed_domain_takes_nobody_in_and_nobody_is_left() {
     let domain = ground.subtree.create("d", "owner-1").expect("domain");
     domain.remove().expect("removed");
     let refused = ground.try_start(&["true"], Some(&domain));
-    assert!(matches!(refused, Err(SpawnError::Clone(_))), "{refused:?}");
+    assert!(matches!(refused, Err(SpawnError::Domain(DomainError::Gone(_)))), "{refused:?}");
     assert_eq!(fs::read_to_string("/proc/thread-self/children").expect("children"), "");
 }
 
@@ -209,7 +209,7 @@ fn takes_tags() -> bool {
 fn a_domain_is_killed_whole_and_removed() {
     let ground = Ground::new("domain");
     let domain = ground.subtree.create("d", "owner-1").expect("domain");
-    assert_eq!(domain.owner().as_deref(), Some("owner-1"));
+    assert_eq!(domain.owner().expect("read").as_deref(), Some("owner-1"));
     let (waiting, handle) = ground.start(&["sh", "-c", "sleep 1000 & setsid sleep 1000 & wait"], Some(&domain));
     assert_eq!(handle.cgroup_id(), Some(domain.ino()));
     let takes_tags = takes_tags();
@@ -230,17 +230,14 @@ fn a_domain_is_killed_whole_and_removed() {
         .exists();
     assert_eq!(domain.kill().expect("killed"), kills_whole);
     if !kills_whole {
-        let members = domain.members(&ground.here).expect("listed");
-        assert!(members.iter().all(|member| member.signal(9).expect("signalled")), "{members:?}");
+        let mut members = domain.members(&ground.here).expect("listed");
+        assert!(members.all(|member| member.signal(9).expect("signalled")));
     }
     eventually("gone, with a zombie in it", || domain.try_remove().then_some(()));
     assert!(!domain.is_populated().expect("read") && !lives(domain.path()));
     assert_eq!(eventually("exit", || handle.reap().expect("own child")), ExitStatus::Signal(9));
     assert_eq!(domain.remove().expect("no error"), Released::WasGone);
-    assert!(matches!(
-        ground.subtree.reopen(domain.path(), domain.ino()),
-        Err(sexton_core::domain::DomainError::Gone(_))
-    ));
+    assert!(matches!(ground.subtree.find_again(domain.path(), domain.ino()), Err(DomainError::Gone(_))));
 }
 
 #[test]
@@ -250,8 +247,7 @@ fn what_is_nested_deeper_than_a_path_is_long_is_found_and_removed() {
     }
     let ground = Ground::new("deep");
     let domain = ground.subtree.create("d", "owner").expect("domain");
-    let full = format!("/proc/self/fd/{}", domain.as_raw_fd());
-    let mut deepest = File::open(full).expect("open");
+    let mut deepest = domain.open().expect("open");
     for level in 0..40 {
         // Two of each: the one that is not gone down into is removed as well.
         for side in ["a", "b"] {
@@ -271,7 +267,7 @@ fn what_is_nested_deeper_than_a_path_is_long_is_found_and_removed() {
     left(&mut going);
     assert_eq!(domain.processes().expect("listed"), [pid]);
     let members = domain.members(&ground.here).expect("listed");
-    assert_eq!(members.iter().map(|member| member.identity().pid).collect::<Vec<_>>(), [pid]);
+    assert_eq!(members.map(|member| member.identity().pid).collect::<Vec<_>>(), [pid]);
     domain.thaw().expect("thawed");
     assert!(domain.remove().is_err(), "somebody lives in it");
     assert!(domain.kill().expect("killed"));

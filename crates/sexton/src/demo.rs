@@ -303,7 +303,7 @@ impl Stage {
             keeper.wait()?;
         }
         if let Ok(subtree) = Subtree::find(&self.cgroup)
-            && let Ok(domain) = subtree.open_path(subtree.path())
+            && let Ok(domain) = subtree.find_path(subtree.path())
         {
             let _asked = domain.kill();
             eventually("the demo's processes are gone", || domain.remove().is_ok())?;

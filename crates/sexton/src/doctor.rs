@@ -162,7 +162,7 @@ fn cgroups(path: &str) -> Vec<Check> {
         return vec![fail("cgroup2", chain(&error), hint)];
     }
     // The files of a limit are there where its controller is; the root has neither, so an existing cgroup is asked.
-    let figures = subtree.open_path(subtree.path()).ok();
+    let figures = subtree.find_path(subtree.path()).ok();
     let has = |file: &str| figures.as_ref().is_some_and(|domain| domain.figure(file).is_some());
     let missing: Vec<&str> = [("pids", "pids.current"), ("memory", "memory.current")]
         .into_iter()
@@ -359,9 +359,12 @@ fn orphans(settings: &Settings, entries: &[impl AsRef<Entry>]) -> Check {
     };
     let paths = children.iter().map(|name| format!("{}/{name}", subtree.path()));
     let unclaimed = paths.filter(|path| !claimed.contains(path.as_str()));
-    let opened = unclaimed.filter_map(|path| subtree.open_path(&path).ok());
+    let opened = unclaimed.filter_map(|path| subtree.find_path(&path).ok());
     // Another daemon's, below ours, is its own to tell of.
-    let inside = opened.filter(|domain| !domain.is_subtree()).filter_map(|domain| domain.processes().ok()).flatten();
+    let inside = opened
+        .filter(|domain| !matches!(domain.is_subtree(), Ok(true)))
+        .filter_map(|domain| domain.processes().ok())
+        .flatten();
     // Under systemd the keeper and the worker live in the subtree's own cgroup.
     let own = [std::process::id(), sexton_sys::process::parent_pid()];
     let at_root = subtree.processes().unwrap_or_default().into_iter();

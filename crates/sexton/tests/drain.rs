@@ -451,6 +451,21 @@ fn a_forced_drain_ends_all_but_the_one_that_cannot_end_and_names_it() {
 }
 
 #[test]
+fn as_many_end_at_once_as_the_node_holds_though_each_can_have_no_further_descriptor() {
+    let mut node = Node::new(SEXTON, &[]);
+    for at in 0..OTHERS {
+        let body = spec(&format!("s-{at}"), &["/bin/sleep", "1000"]);
+        node.ask("POST", "/v1/instances", None, Some(&body)).0.expect(201);
+    }
+    // REGRESSION: each held its cgroup open while it was ended, and none had another to read how that had gone.
+    node.limit_descriptors(8);
+    let (status, shown) =
+        order(&mut node, "/v1/nodes/self?wait=20s", json!({ "status": "draining", "forceStop": true }));
+    assert_eq!((status, &shown["drained"]), (200, &json!(true)), "{shown}");
+    node.clear();
+}
+
+#[test]
 fn a_shutdown_that_drains_ends_in_its_time_though_something_does_not_and_says_so() {
     let env = [("SEXTON_ON_SHUTDOWN", "drain"), ("SEXTON_DRAIN_TIMEOUT", "300ms")];
     let mut node = Node::new(SEXTON, &env);

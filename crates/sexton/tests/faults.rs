@@ -341,17 +341,11 @@ fn a_keyed_start_that_a_stop_overtakes_has_one_answer_for_ever() {
 #[test]
 fn a_start_without_descriptors_is_refused_and_leaves_nothing() {
     let mut node = Node::new(SEXTON, &[]);
-    let limit = |node: &mut Node, count: usize| {
-        let pid = node.daemon().worker_pid().expect("a worker").to_string();
-        let set = Command::new("prlimit").args(["--pid", &pid, &format!("--nofile={count}:")]).status();
-        assert!(set.expect("prlimit").success());
-    };
     create(&mut node, &spec("over", &["/bin/true"]));
     node.settled("over");
     let events = node.get("/v1/events?after=0&limit=1000");
-    let open = usize::try_from(node.get("/v1/self")["fds"].as_u64().expect("a number")).expect("small");
     // Enough to be asked, not enough to start anything.
-    limit(&mut node, open + 8);
+    node.limit_descriptors(8);
     for (path, body) in [("/v1/instances", Some(spec("one", &["/bin/true"]))), ("/v1/instances/over/start", None)] {
         let refused = node.ask("POST", path, None, body.as_ref()).0;
         assert_eq!(refused.expect(503)["code"], "node_full", "{path}");
@@ -360,8 +354,26 @@ fn a_start_without_descriptors_is_refused_and_leaves_nothing() {
     node.ask("GET", "/v1/instances/one", None, None).0.expect(404);
     assert_eq!(node.instance("over")["state"], "exited");
     assert_eq!(node.get("/v1/events?after=0&limit=1000"), events, "what was refused is no event");
-    limit(&mut node, 4_096);
+    node.limit_descriptors(4_096);
     create(&mut node, &spec("one", &["/bin/true"]));
+}
+
+#[test]
+fn a_quarter_of_a_low_limit_of_descriptors_is_kept_from_instances() {
+    let mut node = Node::new(SEXTON, &[]);
+    let worker = node.daemon().worker_pid().expect("a worker").to_string();
+    let set = Command::new("prlimit").args(["--pid", &worker, "--nofile=160:"]).status();
+    assert!(set.expect("prlimit").success());
+    let full = (0..160).find_map(|at| {
+        let (answer, _) =
+            node.ask("POST", "/v1/instances", None, Some(&spec(&format!("s-{at}"), &["/bin/sleep", "1000"])));
+        (answer.status != 201).then(|| (at, answer.expect(503)))
+    });
+    let (held, refusal) = full.expect("it was full once");
+    assert_eq!((held, &refusal["code"]), (160 - 160 / 4, &json!("node_full")), "{refusal}");
+    node.limit_descriptors(4_096);
+    create(&mut node, &spec("later", &["/bin/true"]));
+    node.clear();
 }
 
 #[test]

@@ -191,7 +191,7 @@ fn name_of(pid: Pid) -> Option<String> {
 /// Processes and their parents; none where the cgroup is another one than was recorded, or not to be seen.
 fn processes(path: &str, ino: Option<u64>) -> BTreeMap<Pid, i32> {
     let found = || {
-        let domain = Subtree::find(path).ok()?.open_path(path).ok()?;
+        let domain = Subtree::find(path).ok()?.find_path(path).ok()?;
         let is_recorded = ino.is_none_or(|ino| ino == domain.ino());
         if is_recorded { domain.processes().ok() } else { None }
     };

@@ -113,9 +113,9 @@ pub(super) fn in_custody(pid: Pid, host: &Host) -> Result<bool, String> {
     let path = proc::cgroup_path(pid).map_err(|error| chain(&error))?;
     let ancestors = std::path::Path::new(&path).ancestors().filter_map(|ancestor| ancestor.to_str());
     for ancestor in ancestors.filter(|ancestor| *ancestor != "/" && !ancestor.is_empty()) {
-        match subtree.open_path(ancestor) {
-            Ok(domain) if domain.owner().is_some() && !domain.is_subtree() => return Ok(true),
-            Ok(_) | Err(DomainError::Gone(_)) => {}
+        match subtree.find_path(ancestor).and_then(|domain| domain.owner()) {
+            Ok(Some(_)) => return Ok(true),
+            Ok(None) | Err(DomainError::Gone(_)) => {}
             Err(error) => return Err(chain(&error)),
         }
     }
@@ -169,7 +169,7 @@ impl Life {
     /// Undoes an adoption that did not come about, now or before the daemon died: what was moved is moved back, and
     /// nothing is ever signalled. What cannot be moved back keeps its row, and is tried again with every pass.
     pub(super) async fn give_up_adoption(&mut self) -> Next {
-        let domain = self.open_domain().await;
+        let domain = self.find_domain().await;
         if let Err(why) = self.move_back(domain.as_ref()) {
             let mut owed = Batch::default();
             let next = self.doubted(&format!("the process could not be moved back: {why}"), &mut owed);
@@ -188,8 +188,8 @@ impl Life {
     fn move_back(&self, domain: Option<&Domain>) -> Result<(), String> {
         let keys = |kind| self.entry.resources.iter().filter(move |held| held.kind == kind).map(|held| &*held.key);
         if let (Some(domain), Some(subtree)) = (domain, &self.host.subtree) {
-            let home = match subtree.open_path(keys(ORIGIN).find(|key| key.starts_with('/')).unwrap_or("/")) {
-                Err(DomainError::Gone(_)) => subtree.open_path("/"),
+            let home = match subtree.find_path(keys(ORIGIN).find(|key| key.starts_with('/')).unwrap_or("/")) {
+                Err(DomainError::Gone(_)) => subtree.find_path("/"),
                 opened => opened,
             };
             domain.empty_into(&home.map_err(|error| chain(&error))?).map_err(|error| chain(&error))?;

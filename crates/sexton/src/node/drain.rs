@@ -13,8 +13,9 @@ use sexton_ledger::{Batch, EventKind, NewEvent};
 use sexton_plan::gate::{NodeStatus, Turn};
 use sexton_plan::id::{Name, Word};
 use sexton_plan::ladder::STUCK_AFTER;
+use sexton_plan::state::State;
 use tokio::sync::{mpsc, watch};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::crash::crash_point;
 use super::deadline::{Clocks, Deadline};
@@ -29,8 +30,10 @@ const STATUS: &str = "node.status";
 const FORCED: &str = "node.forced";
 const DRAINED: &str = "node.drained";
 
-/// How long a forced drain has for an end by SIGKILL: until what does not end has been called stuck.
+/// How long a forced drain waits for an end by SIGKILL: until what does not end has been called stuck.
 const FORCE_TIME: Duration = STUCK_AFTER.saturating_add(Duration::from_millis(500));
+/// The pause between two looks at a host that is slow to end what it has been told to.
+const FORCE_LOOK: Duration = Duration::from_millis(500);
 
 /// What a drain does with instances, by kind.
 #[derive(Clone, Debug, Default)]
@@ -44,12 +47,21 @@ pub struct DrainRules {
 pub enum DrainNews {
     /// The deadline of the drain that began with this number has passed.
     DeadlinePassed(u64),
-    /// The forced drain of this number has had all the time that an end by SIGKILL takes.
-    ForceSpent(u64),
+    /// The forced drain of this number has had the time that an end by SIGKILL takes, or some more of it.
+    ForceSpent(u64, Progress),
     /// Whatever had been admitted has left the gate: it is shown, or over.
     Shown,
     /// Nothing is left.
     Empty,
+}
+
+/// How far a forced drain has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// How many are about to end.
+    ending: usize,
+    /// Since when there are so few.
+    since: Instant,
 }
 
 /// The node's status, and the drain under way.
@@ -216,7 +228,21 @@ impl Drain {
                 life.entry.borrow().as_ref().is_some_and(|entry| self.rules.cancel.contains(&entry.spec.kind));
             end(life, true, if is_cancelled { "cancelled" } else { "drained" });
         }
-        self.tell_later(FORCE_TIME, DrainNews::ForceSpent(self.orders));
+        let progress = Progress { ending: about_to_end(lives), since: Instant::now() };
+        self.tell_later(FORCE_TIME, DrainNews::ForceSpent(self.orders, progress));
+    }
+
+    /// Whether all has been done that can be: what is left stays, or for a while nothing has ended. A host that is slow to
+    /// end so many is given more time.
+    fn is_spent(&self, before: Progress, lives: &BTreeMap<Name, LifeHandle>) -> bool {
+        let ending = about_to_end(lives);
+        let only_stays = ending == 0 && lives.values().any(|life| !is_settled(&life.entry.borrow()));
+        let since = if ending < before.ending { Instant::now() } else { before.since };
+        if only_stays || since.elapsed() >= FORCE_TIME {
+            return true;
+        }
+        self.tell_later(FORCE_LOOK, DrainNews::ForceSpent(self.orders, Progress { ending, since }));
+        false
     }
 
     /// What to do when one of the drain's tasks tells something. Whether it is over: drained, or all that can be done
@@ -228,8 +254,10 @@ impl Drain {
                 crash_point!("drain.forcing");
                 self.force(lives);
             }
-            DrainNews::ForceSpent(order) if order == self.orders => return true,
-            DrainNews::DeadlinePassed(_) | DrainNews::ForceSpent(_) => {}
+            DrainNews::ForceSpent(order, before) if order == self.orders => {
+                return self.is_spent(before, lives);
+            }
+            DrainNews::DeadlinePassed(_) | DrainNews::ForceSpent(..) => {}
             DrainNews::Shown => {
                 self.end_what_is_due(lives);
                 self.watch_lives(lives);
@@ -353,6 +381,15 @@ fn is_settled(entry: &Option<Arc<Entry>>) -> bool {
     entry
         .as_ref()
         .is_none_or(|entry| entry.state.is_terminal() && entry.resources.is_empty() && entry.restarts.next_at.is_none())
+}
+
+/// How many are on their way to their end: they are left, and nothing says that they will stay.
+fn about_to_end(lives: &BTreeMap<Name, LifeHandle>) -> usize {
+    let is_ending = |entry: &Option<Arc<Entry>>| {
+        let stays = |entry: &Arc<Entry>| matches!(entry.state, State::Stuck | State::Unverified);
+        !is_settled(entry) && !entry.as_ref().is_some_and(stays)
+    };
+    lives.values().filter(|life| is_ending(&life.entry.borrow())).count()
 }
 
 fn end(life: &LifeHandle, force: bool, reason: &'static str) {

@@ -78,7 +78,7 @@ impl Life {
     pub(super) async fn finish(&mut self, process: Option<Process>, reason: LostReason) -> Next {
         self.bound_logs();
         crash_point!("end.begun");
-        let domain = self.open_domain().await;
+        let domain = self.find_domain().await;
         let force = self.entry.stop.as_ref().is_some_and(|order| order.force);
         self.climb(Rung::first(force), process.as_ref(), domain.as_ref()).await;
         crash_point!("end.empty");
@@ -93,7 +93,7 @@ impl Life {
         // Nothing bore its name before it was asked for, and whoever asked is to ask again.
         let is_withdrawn = self.is_new && why.is_to_be_asked_again();
         crash_point!("rollback.begun");
-        let domain = self.open_domain().await;
+        let domain = self.find_domain().await;
         self.climb(Rung::Kill, process.as_ref(), domain.as_ref()).await;
         if let Some(process) = &process {
             // Reaped, so that no zombie stays; a status of what never ran means nothing.
@@ -118,15 +118,15 @@ impl Life {
     }
 
     /// The domain of this incarnation: by its recorded proof, or by its name, which no other incarnation can have.
-    pub(super) async fn open_domain(&mut self) -> Option<Domain> {
+    pub(super) async fn find_domain(&mut self) -> Option<Domain> {
         loop {
             let subtree = self.host.subtree.as_ref();
             let found = match (&self.entry.cgroup, subtree) {
                 (None, Some(subtree)) if self.entry.resources.iter().any(|held| held.kind == "cgroup") => {
                     let path = format!("{}/{}", subtree.path(), domain_name(&self.entry));
-                    stop::unless_gone(subtree.open_path(&path))
+                    stop::unless_gone(subtree.find_path(&path))
                 }
-                (cgroup, subtree) => stop::reopen_domain(subtree, cgroup.as_ref()),
+                (cgroup, subtree) => stop::find_domain(subtree, cgroup.as_ref()),
             };
             match found {
                 Ok(domain) => return domain,
@@ -498,7 +498,7 @@ impl Life {
 
     /// Tries again to give back what could not be given back; tells whether all is gone now.
     pub(super) async fn release_again(&mut self) -> bool {
-        let domain = self.open_domain().await;
+        let domain = self.find_domain().await;
         self.clear(domain.as_ref()).await;
         let left = self.release(domain.as_ref()).await;
         if left.len() == self.entry.resources.len() {

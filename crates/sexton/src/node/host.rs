@@ -1,9 +1,9 @@
 //! What every life on this node shares: the ledger, the cgroup subtree, the pins, the keeper.
 
-use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+use std::{fs, io};
 
 use sexton_core::domain::Subtree;
 use sexton_core::gate::Gate;
@@ -11,6 +11,7 @@ use sexton_core::pin::{PinBoard, Pins};
 use sexton_core::proc::Here;
 use sexton_ledger::{Batch, CommitError, Committed, Ledger, ReadError, RequestRecord, Urgency};
 use sexton_plan::id::{Incarnation, Name, NodeId};
+use sexton_sys::limit;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
@@ -20,6 +21,7 @@ use super::keeper::Keeper;
 use super::keys::Answers;
 use super::limits::V1;
 use super::namespaces::Namespaces;
+use super::process;
 use super::slots::Slots;
 use super::unstarted::Unstarted;
 use crate::lacking::{OpenNullError, open_null};
@@ -31,6 +33,10 @@ const OWED_WAIT: Duration = Duration::from_millis(500);
 
 /// Descriptors that one start holds at once, and some for whoever asks meanwhile.
 const A_START_HOLDS: usize = 16;
+
+/// Descriptors that no instance takes for good, for all of them are ended and asked after with these; of a low limit, a
+/// quarter.
+const KEPT_BACK: u64 = 1_600;
 
 /// What every life on this node shares.
 pub struct Host {
@@ -232,15 +238,23 @@ impl Host {
         if left.is_empty() { Ok(()) } else { Err(left.join("; ")) }
     }
 
-    /// Refuses a start for which there are no descriptors, or no stdin, before anything of it is recorded. It takes them
-    /// to know.
+    /// Refuses a start for which there are no descriptors to spare, or no stdin, before anything of it is recorded. It
+    /// takes them to know.
     ///
     /// # Errors
     /// The node is full, or the host has no null device.
     pub fn has_descriptors(&self) -> Result<(), Refusal> {
+        let limit = limit::open_files().map_or(u64::MAX, |[soft, _]| soft);
+        let held = process::watched();
+        if limit.saturating_sub(held) <= KEPT_BACK.min(limit / 4) {
+            let why = format!(
+                "{held} processes are held, and what else the limit of {limit} open files allows is kept for ending them"
+            );
+            return Err(Refusal::new(Kind::NodeFull, why));
+        }
         let take = || -> Result<Vec<fs::File>, OpenNullError> {
             let first = open_null()?;
-            Ok((1..A_START_HOLDS).map(|_| first.try_clone()).collect::<std::io::Result<_>>()?)
+            Ok((1..A_START_HOLDS).map(|_| first.try_clone()).collect::<io::Result<_>>()?)
         };
         let refused = |error: OpenNullError| {
             let why = Unstarted::failed(&error);

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use sexton_core::handle::{Handle, Life};
@@ -17,6 +18,14 @@ use super::readiness;
 const PARENT_REAPS: Duration = Duration::from_millis(10);
 /// The first and the longest pause before a process is asked again that is over and tells no status.
 const ASK_AGAIN: [Duration; 2] = [Duration::from_millis(5), Duration::from_secs(1)];
+
+/// How many there are of [`Process`].
+static WATCHED: AtomicU64 = AtomicU64::new(0);
+
+/// How many processes are watched, each by a descriptor for as long as it lives.
+pub fn watched() -> u64 {
+    WATCHED.load(Ordering::Relaxed)
+}
 
 /// A main process that is proven ours.
 #[derive(Debug)]
@@ -48,7 +57,9 @@ impl Process {
     /// # Errors
     /// The descriptor cannot be watched.
     pub fn watch(handle: Arc<Handle>) -> io::Result<Process> {
-        Ok(Process { handle: readiness::watch(handle, Interest::READABLE)? })
+        let handle = readiness::watch(handle, Interest::READABLE)?;
+        WATCHED.fetch_add(1, Ordering::Relaxed);
+        Ok(Process { handle })
     }
 
     /// The hold on it.
@@ -117,5 +128,11 @@ impl Process {
                 None
             }
         }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        WATCHED.fetch_sub(1, Ordering::Relaxed);
     }
 }

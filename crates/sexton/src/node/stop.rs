@@ -142,7 +142,7 @@ impl Target<'_> {
         self.look();
         match self.process {
             Some(process) if self.main_lives() => tell(process.handle(), &[signal, SIGCONT]),
-            Some(_) | None => self.members().iter().for_each(|member| tell(member, &[signal, SIGCONT])),
+            Some(_) | None => self.members().for_each(|member| tell(&member, &[signal, SIGCONT])),
         }
     }
 
@@ -170,7 +170,7 @@ impl Target<'_> {
         if let Err(error) = domain.thaw() {
             tracing::warn!(%error, "domain not thawed");
         }
-        self.members().iter().for_each(|member| tell(member, &[SIGKILL]));
+        self.members().for_each(|member| tell(&member, &[SIGKILL]));
     }
 
     /// Whether anything lives. What could not be read may live.
@@ -202,8 +202,7 @@ impl Target<'_> {
         }
         self.notice(NOTICE).await;
         while self.remains() {
-            let members = self.members();
-            let mut ends = members.into_iter().take(WATCHED_MEMBERS).filter_map(|member| watch(member).ok()).peekable();
+            let mut ends = self.members().take(WATCHED_MEMBERS).filter_map(|member| watch(member).ok()).peekable();
             if ends.peek().is_none() {
                 self.notice(BACKSTOP).await;
             }
@@ -232,19 +231,17 @@ impl Target<'_> {
         }
     }
 
-    /// Holds on the processes in the domain, or on those of the tree.
-    fn members(&self) -> Vec<Arc<Handle>> {
-        if let Some(tree) = self.tree() {
-            return tree.living();
-        }
-        let Some(domain) = self.domain else { return Vec::new() };
-        match domain.members(self.here) {
-            Ok(found) => found.into_iter().map(Arc::new).collect(),
+    /// Holds on the processes in the domain, each taken when its turn comes, or on those of the tree.
+    fn members(&self) -> impl Iterator<Item = Arc<Handle>> + use<'_> {
+        let of_tree = self.tree().map(|tree| tree.living()).unwrap_or_default();
+        let of_domain = match self.domain.map(|domain| domain.members(self.here)).transpose() {
+            Ok(members) => members,
             Err(error) => {
                 tracing::warn!(%error, "domain not read");
-                Vec::new()
+                None
             }
-        }
+        };
+        of_tree.into_iter().chain(of_domain.into_iter().flatten().map(Arc::new))
     }
 
     /// What lives in spite of SIGKILL, for human eyes.
@@ -284,24 +281,24 @@ fn tell(handle: &Handle, signals: &[u8]) {
     }
 }
 
-/// Opens the domain that an entry records; `None` where it is proven gone.
+/// Finds the domain that an entry records; `None` where it is proven gone.
 ///
 /// # Errors
 /// It could not be read.
-pub fn reopen_domain(
+pub fn find_domain(
     subtree: Option<&sexton_core::domain::Subtree>,
     cgroup: Option<&sexton_ledger::entry::Cgroup>,
 ) -> Result<Option<Domain>, DomainError> {
     let (Some(subtree), Some(cgroup)) = (subtree, cgroup) else { return Ok(None) };
-    unless_gone(subtree.reopen(&cgroup.path, cgroup.ino))
+    unless_gone(subtree.find_again(&cgroup.path, cgroup.ino))
 }
 
-/// A domain that was opened; `None` where it is proven gone.
+/// A domain that was looked for; `None` where it is proven gone.
 ///
 /// # Errors
 /// It could not be read.
-pub fn unless_gone(opened: Result<Domain, DomainError>) -> Result<Option<Domain>, DomainError> {
-    match opened {
+pub fn unless_gone(found: Result<Domain, DomainError>) -> Result<Option<Domain>, DomainError> {
+    match found {
         Ok(domain) => Ok(Some(domain)),
         Err(DomainError::Gone(_)) => Ok(None),
         Err(error @ (DomainError::NoCgroup2 | DomainError::Io { .. })) => Err(error),

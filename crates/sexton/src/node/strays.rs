@@ -143,8 +143,8 @@ pub fn inhabited(host: &Host, entries: &[Arc<Entry>]) -> Vec<Unclaimed> {
     let below = names.filter_map(|name| {
         let path = format!("{}/{name}", subtree.path());
         let look = || {
-            let Some(domain) = stop::unless_gone(subtree.open_path(&path))? else { return Ok(None) };
-            let is_inhabited = !domain.is_subtree() && domain.is_populated()?;
+            let Some(domain) = stop::unless_gone(subtree.find_path(&path))? else { return Ok(None) };
+            let is_inhabited = !domain.is_subtree()? && domain.is_populated()?;
             if is_inhabited { domain.processes().map(Some) } else { Ok(None) }
         };
         look().map_or_else(|error| unread(&path, &error), |living| told(&path, living?))
@@ -222,7 +222,7 @@ pub async fn release(host: &Host, kind: MarkedKind, key: &str, ino: Option<u64>)
 
 fn release_cgroup(host: &Host, name: &str, ino: Option<u64>) -> Result<(), String> {
     let (Some(subtree), Some(ino)) = (host.subtree.as_ref(), ino) else { return Ok(()) };
-    let reopened = stop::unless_gone(subtree.reopen(&format!("{}/{name}", subtree.path()), ino));
+    let reopened = stop::unless_gone(subtree.find_again(&format!("{}/{name}", subtree.path()), ino));
     let Some(domain) = reopened.map_err(|error| chain(&error))? else { return Ok(()) };
     match content(&domain) {
         Content::Dead => domain.remove().map(drop).map_err(|error| chain(&error)),
@@ -233,7 +233,7 @@ fn release_cgroup(host: &Host, name: &str, ino: Option<u64>) -> Result<(), Strin
 /// The cgroup `name`, which no row claims; `None` where it is gone.
 fn stray_cgroup(host: &Host, name: &str) -> Option<Marked> {
     let subtree = host.subtree.as_ref()?;
-    let opened = stop::unless_gone(subtree.open_path(&format!("{}/{name}", subtree.path())));
+    let opened = stop::unless_gone(subtree.find_path(&format!("{}/{name}", subtree.path())));
     let (ino, content) = match opened {
         Ok(domain) => {
             let domain = domain?;
@@ -246,30 +246,30 @@ fn stray_cgroup(host: &Host, name: &str) -> Option<Marked> {
 
 /// What is in a cgroup; another daemon's below ours is never empty.
 fn content(domain: &Domain) -> Content {
-    match (domain.is_populated(), domain.processes()) {
-        (Ok(false), Ok(found)) if found.is_empty() && !domain.is_subtree() => Content::Dead,
-        (Ok(_), Ok(_)) => Content::Living,
-        (Err(_), _) | (_, Err(_)) => Content::Unread,
+    let is_dead = || -> Result<bool, DomainError> {
+        Ok(!domain.is_populated()? && domain.processes()?.is_empty() && !domain.is_subtree()?)
+    };
+    match is_dead() {
+        Ok(true) => Content::Dead,
+        Ok(false) => Content::Living,
+        Err(_) => Content::Unread,
     }
 }
 
 /// What lives in the cgroup `name`.
 fn living(host: &Host, name: &str) -> Vec<Orphan> {
-    let Some(domain) = open_cgroup(host, name) else { return Vec::new() };
-    if domain.is_subtree() {
+    let Some(subtree) = host.subtree.as_ref() else { return Vec::new() };
+    let path = format!("{}/{name}", subtree.path());
+    let living = || -> Result<Vec<Pid>, DomainError> {
+        let Some(domain) = stop::unless_gone(subtree.find_path(&path))? else { return Ok(Vec::new()) };
         // Another daemon's, below ours.
-        return Vec::new();
-    }
-    match domain.processes() {
-        Ok(found) => found.into_iter().map(|pid| orphan(pid, domain.path())).collect(),
+        if domain.is_subtree()? { Ok(Vec::new()) } else { domain.processes() }
+    };
+    match living() {
+        Ok(found) => found.into_iter().map(|pid| orphan(pid, &path)).collect(),
         Err(error) => {
             tracing::warn!(error = chain(&error), "stray cgroup not read");
             Vec::new()
         }
     }
-}
-
-fn open_cgroup(host: &Host, name: &str) -> Option<Domain> {
-    let subtree = host.subtree.as_ref()?;
-    subtree.open_path(&format!("{}/{name}", subtree.path())).ok()
 }

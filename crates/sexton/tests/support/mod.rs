@@ -201,6 +201,14 @@ impl Node {
         }
     }
 
+    /// Lets the worker hold `more` descriptors than it does.
+    pub fn limit_descriptors(&mut self, more: usize) {
+        let open = usize::try_from(self.get("/v1/self")["fds"].as_u64().expect("a number")).expect("small");
+        let pid = self.daemon().worker_pid().expect("a worker").to_string();
+        let set = Command::new("prlimit").args(["--pid", &pid, &format!("--nofile={}:", open + more)]).status();
+        assert!(set.expect("prlimit").success());
+    }
+
     /// Asks until there is an answer, whoever dies meanwhile. Tells the answer, and whether an earlier question may
     /// have been heard.
     pub fn ask(&mut self, method: &str, path: &str, key: Option<&str>, body: Option<&Value>) -> (Response, bool) {
