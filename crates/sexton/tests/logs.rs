@@ -76,10 +76,8 @@ fn what_is_followed_comes_once_over_dead_daemons_and_new_lives() {
         drop(writer);
     });
     for (dead, first, last) in [(Dead::Worker, "4\n", "5\n"), (Dead::Both, "6\n", "7\n")] {
-        eventually("the life is over", SOON, || {
-            let state = node.instance("talks")["state"].clone();
-            if state == "exited" { Ok(()) } else { Err(state.to_string()) }
-        });
+        // How it ended, nobody may know (before Linux 6.15).
+        node.settled("talks");
         node.ask("POST", "/v1/instances/talks/start", None, Some(&json!({}))).0.expect(200);
         let mut writer = pipe.open();
         writer.write_all(first.as_bytes()).expect("written");
