@@ -26,8 +26,6 @@ pub struct Stat {
     pub flags: u64,
     /// Its parent, 0 where that lies outside the reader's PID namespace.
     pub ppid: i32,
-    /// Its session: the number of the process that began it, which stays taken while anybody is in the session.
-    pub session: i32,
     /// Threads, the main one included.
     pub threads: u64,
     /// Start time in clock ticks since boot.
@@ -147,7 +145,6 @@ pub fn parse_stat(text: &[u8]) -> Option<Stat> {
         state: field(3)?.chars().next()?,
         flags: number(9)?,
         ppid: field(4)?.parse().ok()?,
-        session: field(6)?.parse().ok()?,
         threads: number(20)?,
         start_ticks: number(22)?,
         rss_pages: number(24)?,
@@ -577,9 +574,8 @@ mod tests {
         for comm in ["sh", "a b", "a) Z 1 (b", "new\nline", ")))", ""] {
             let stat = parse_stat(line(comm).as_bytes()).expect("parses");
             assert_eq!(stat.comm, comm.as_bytes());
-            let told =
-                (stat.state, stat.ppid, stat.session, stat.threads, stat.start_ticks, stat.rss_pages, stat.cpu_ticks);
-            assert_eq!(told, ('S', 1, 77, 3, 4242, 55, 30), "{comm}");
+            let told = (stat.state, stat.ppid, stat.threads, stat.start_ticks, stat.rss_pages, stat.cpu_ticks);
+            assert_eq!(told, ('S', 1, 3, 4242, 55, 30), "{comm}");
             assert_eq!(stat.wait_word, 256);
         }
     }

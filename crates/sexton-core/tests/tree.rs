@@ -7,6 +7,7 @@ use sexton_core::handle::{Handle, Life};
 use sexton_core::proc::{self, Here};
 use sexton_core::tree::Tree;
 use sexton_plan::id::Pid;
+use sexton_sys::process;
 
 const SIGKILL: u8 = 9;
 const SIGSTOP: u8 = 19;
@@ -75,7 +76,8 @@ fn who_is_held_stays_held_and_who_left_unseen_is_nobodys() {
     // The subshell has ended before the other is looked for.
     let orphan = || {
         sleeping(seconds).into_iter().find(|pid| {
-            proc::stat(*pid).is_ok_and(|stat| stat.ppid != main.identity().pid.as_raw() && stat.session == pid.as_raw())
+            let leads = process::session(pid.as_raw()) == Ok(pid.as_raw());
+            leads && proc::stat(*pid).is_ok_and(|stat| stat.ppid != main.identity().pid.as_raw())
         })
     };
     eventually("it is an orphan", || orphan().is_some());

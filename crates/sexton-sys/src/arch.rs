@@ -190,6 +190,7 @@ pub(crate) mod nr {
     pub const SETPGID: usize = 109;
     pub const GETPPID: usize = 110;
     pub const SETSID: usize = 112;
+    pub const GETSID: usize = 124;
     pub const SETGROUPS: usize = 116;
     pub const PRCTL: usize = 157;
     pub const PIVOT_ROOT: usize = 155;
@@ -291,6 +292,7 @@ pub(crate) mod nr {
     pub const SETGID: usize = 144;
     pub const SETUID: usize = 146;
     pub const SETPGID: usize = 154;
+    pub const GETSID: usize = 156;
     pub const SETSID: usize = 157;
     pub const SETGROUPS: usize = 159;
     pub const UMASK: usize = 166;

@@ -31,6 +31,16 @@ pub fn parent_pid() -> u32 {
     unsafe { syscall(nr::GETPPID, []) }.map_or(0, |pid| pid as u32)
 }
 
+/// The session of the process with that number, a zombie's too (`getsid(2)`); 0 where its leader is out of sight.
+///
+/// # Errors
+/// `ESRCH` where there is none.
+pub fn session(pid: i32) -> Result<i32, SysError> {
+    // SAFETY: touches no memory.
+    let session = unsafe { syscall(nr::GETSID, [word(pid)]) };
+    session.map(|session| session as i32).map_err(|errno| SysError::about(c"getsid", pid, errno))
+}
+
 /// Takes `mask` away from the mode of every file that this process makes from now on; its children's too.
 pub fn set_umask(mask: u32) {
     // SAFETY: touches no memory; cannot fail.
