@@ -35,6 +35,9 @@ const FORCE_TIME: Duration = STUCK_AFTER.saturating_add(Duration::from_millis(50
 /// The pause between two looks at a host that is slow to end what it has been told to.
 const FORCE_LOOK: Duration = Duration::from_millis(500);
 
+/// Orders that are given without giving others a turn.
+const ORDERS_AT_ONCE: usize = 16;
+
 /// What a drain does with instances, by kind.
 #[derive(Clone, Debug, Default)]
 pub struct DrainRules {
@@ -223,11 +226,12 @@ impl Drain {
 
     /// Ends everything that still lives, with SIGKILL. Asked again, it tries again.
     fn force(&self, lives: &BTreeMap<Name, LifeHandle>) {
-        for life in lives.values() {
+        let order = |life: &LifeHandle| {
             let is_cancelled =
                 life.entry.borrow().as_ref().is_some_and(|entry| self.rules.cancel.contains(&entry.spec.kind));
-            end(life, true, if is_cancelled { "cancelled" } else { "drained" });
-        }
+            Order { life: life.clone(), force: true, reason: if is_cancelled { "cancelled" } else { "drained" } }
+        };
+        give(lives.values().map(order).collect());
         let progress = Progress { ending: about_to_end(lives), since: Instant::now() };
         self.tell_later(FORCE_TIME, DrainNews::ForceSpent(self.orders, progress));
     }
@@ -343,14 +347,15 @@ impl Drain {
 
     /// Cancels what is to be cancelled; ends pending restarts of everything.
     fn apply_rules(&self, lives: &BTreeMap<Name, LifeHandle>) {
-        for life in lives.values() {
-            let Some(entry) = life.entry.borrow().clone() else { continue };
-            let pending = entry.state.is_terminal() && entry.restarts.next_at.is_some();
-            // What is being stopped already was told by the pass before, or by somebody else.
-            if pending || (entry.stop.is_none() && self.rules.cancel.contains(&entry.spec.kind)) {
-                end(life, false, "cancelled");
-            }
-        }
+        let is_due = |life: &&LifeHandle| {
+            life.entry.borrow().as_ref().is_some_and(|entry| {
+                let pending = entry.state.is_terminal() && entry.restarts.next_at.is_some();
+                // What is being stopped already was told by the pass before, or by somebody else.
+                pending || (entry.stop.is_none() && self.rules.cancel.contains(&entry.spec.kind))
+            })
+        };
+        let order = |life: &LifeHandle| Order { life: life.clone(), force: false, reason: "cancelled" };
+        give(lives.values().filter(is_due).map(order).collect());
     }
 
     /// Tells the driver when every life is terminal and has given everything back.
@@ -392,11 +397,32 @@ fn about_to_end(lives: &BTreeMap<Name, LifeHandle>) -> usize {
     lives.values().filter(|life| is_ending(&life.entry.borrow())).count()
 }
 
-fn end(life: &LifeHandle, force: bool, reason: &'static str) {
-    let Some(entry) = life.entry.borrow().clone() else { return };
-    let pending = entry.restarts.next_at.is_some();
-    if entry.state.is_terminal() && !pending {
-        return;
+/// That a life is to end.
+struct Order {
+    life: LifeHandle,
+    force: bool,
+    reason: &'static str,
+}
+
+impl Order {
+    fn pass_on(self) {
+        let Some(entry) = self.life.entry.borrow().clone() else { return };
+        let pending = entry.restarts.next_at.is_some();
+        if entry.state.is_terminal() && !pending {
+            return;
+        }
+        self.life.pass_on(Command::Drain { force: self.force, reason: self.reason });
     }
-    life.pass_on(Command::Drain { force, reason });
+}
+
+/// Gives these orders, and everybody else a turn among them: whoever asks would wait until thousands have been killed.
+fn give(orders: Vec<Order>) {
+    tokio::spawn(async move {
+        for (at, order) in orders.into_iter().enumerate() {
+            if at % ORDERS_AT_ONCE == ORDERS_AT_ONCE - 1 {
+                tokio::task::yield_now().await;
+            }
+            order.pass_on();
+        }
+    });
 }
