@@ -72,11 +72,6 @@ async fn work(settings: Settings, link: RawFd, prepare: bool) -> Result<u8, Refu
     let options = options(&settings, told.welcome.keeper_pid == 1);
     let begun = worker::begin(&options, keeper, new_keeper).await.map_err(|error| refused(&error))?;
     tell_restart(&begun, &told.welcome);
-    succession::begin(
-        &begun.host,
-        begun.facts_before.get(succession::KEEPER).map(String::as_str),
-        told.welcome.keeper_pid,
-    );
     serve(Arc::new(settings), begun, told).await
 }
 
@@ -190,7 +185,7 @@ fn tell_restart(begun: &Begun, welcome: &Welcome) {
 
 /// Serves until the daemon is to end.
 async fn serve(settings: Arc<Settings>, begun: Begun, told: Told) -> Result<u8, Refused> {
-    let Begun { mut driver, node, host, log_keeper, reader, last_seq, facts_before: _ } = begun;
+    let Begun { mut driver, node, host, log_keeper, reader, last_seq, facts_before } = begun;
     let listeners = listeners::open(&settings, told.listeners, &host.keeper, told.welcome.was_ready).await;
     if listeners.is_err() && !told.welcome.was_ready && driver.left().is_empty() {
         // A start that refuses leaves nothing on the host; where there are instances, what holds them stays.
@@ -199,6 +194,9 @@ async fn serve(settings: Arc<Settings>, begun: Begun, told: Told) -> Result<u8, 
         }
     }
     let listeners = listeners?;
+    // Only now: a start that is refused has had no keeper that could have died.
+    let before = facts_before.get(succession::KEEPER).map(String::as_str);
+    succession::begin(&host, before, told.welcome.keeper_pid);
     driver.welcomed(told.welcome.keeper_pid, told.welcome.restarts);
     let (log_reader, newest) = (reader.clone(), *last_seq.borrow());
     let context = api::Context::new(node.clone(), Arc::clone(&settings), reader, last_seq, Arc::clone(&host));
