@@ -590,6 +590,52 @@ fn those_who_ask_again_at_once_are_answered_by_one_start() {
 }
 
 #[test]
+fn who_asks_again_while_a_start_is_undone_is_answered_as_the_first() {
+    if !sexton_testkit::skip::has_program("strace") {
+        skip!(package "strace");
+    }
+    let mut node = Node::new(SEXTON, &[]);
+    let freeze = node.ground.cgroup_dir().join("cgroup.freeze");
+    let (state_dir, elsewhere) = (node.ground.state_dir(), node.ground.dir().join("elsewhere"));
+    let body = spec("undone", &["/bin/sleep", "1000"]);
+    let ask = || {
+        let (client, body) = (node.ground.client(), body.clone());
+        let headers = [("idempotency-key", "once")];
+        std::thread::spawn(move || client.ask("POST", "/v1/instances", &headers, Some(&body)).expect("an answer"))
+    };
+    fs::write(&freeze, "1").expect("frozen");
+    let first = ask();
+    let client = node.ground.client();
+    let entry = eventually("it waits to run", SOON, || {
+        let entry = client.get("/v1/instances/undone").map_err(|error| error.to_string())?.json();
+        let is_made = entry["state"] == "starting" && entry["identity"]["pid"].is_u64();
+        if is_made { Ok(entry) } else { Err(entry.to_string()) }
+    });
+    let worker =
+        i32::try_from(client.get("/v1/self").expect("an answer").json()["worker_pid"].as_i64().expect("a PID"));
+    // The ledger refuses what is to be said of it, and its cgroup cannot be opened: to undo it takes a while.
+    fs::rename(&state_dir, &elsewhere).expect("moved");
+    let cgroup = node.ground.cgroup_at(&text(&entry["cgroup"], "path"));
+    let failing = Failing::of(worker.expect("fits"), "openat", &cgroup, "EIO", "1+");
+    fs::write(&freeze, "0").expect("thawed");
+    eventually("it is being undone", SOON, || {
+        let log = fs::read_to_string(node.ground.dir().join("daemon.log")).unwrap_or_default();
+        if log.contains("domain not opened") { Ok(()) } else { Err(log) }
+    });
+    client.post("/v1/instances/undone/stop", &json!({})).expect("an answer").expect(202);
+    let second = ask();
+    // Behind it, and answered by the same life.
+    client.get("/v1/instances/undone").expect("an answer").expect(200);
+    client.post("/v1/instances/undone/stop", &json!({})).expect("an answer").expect(202);
+    drop(failing);
+    let refusal = first.join().expect("answered").expect(503);
+    fs::rename(&elsewhere, &state_dir).expect("moved back");
+    // REGRESSION: it got 201.
+    assert_eq!(second.join().expect("answered").expect(503), refusal);
+    creates_again(&mut node, "later");
+}
+
+#[test]
 fn an_exit_that_the_ledger_does_not_have_yet_is_kept_where_nothing_is_pinned() {
     let program = launcher("sexton-owing-without-pins", &format!("{} '{SEXTON}' \"$@\"", refusing(&["mount EPERM"])));
     let mut node = Node::new(program, &[]);

@@ -108,11 +108,20 @@ impl Answers {
     }
 }
 
-/// Answers once the start that is under way has succeeded or failed.
+/// Answers once the start that is under way has succeeded or failed, or a stop has overtaken it.
 pub async fn answer_when_begun(life: LifeHandle, key: IdempotencyKey, caller: Caller, reply: Answer) {
+    answer_when(life, key, caller, reply, |entry| entry.state != State::Starting).await;
+}
+
+/// Answers once what has not run, and was not answered for, is undone.
+pub async fn answer_when_over(life: LifeHandle, key: IdempotencyKey, caller: Caller, reply: Answer) {
+    answer_when(life, key, caller, reply, |entry| entry.state.is_terminal()).await;
+}
+
+async fn answer_when(life: LifeHandle, key: IdempotencyKey, caller: Caller, reply: Answer, is_so: fn(&Entry) -> bool) {
     let mut entry = life.entry.clone();
-    let begun = |entry: &Option<Arc<Entry>>| entry.as_ref().is_some_and(|entry| entry.state != State::Starting);
-    let answer = match entry.wait_for(begun).await.map(|entry| entry.clone()) {
+    let is_so = |entry: &Option<Arc<Entry>>| entry.as_deref().is_some_and(is_so);
+    let answer = match entry.wait_for(is_so).await.map(|entry| entry.clone()) {
         // Its record knows what was answered, or that nothing was: then it is begun again.
         Ok(Some(entry)) if entry.state == State::Failed || entry.started_at.is_none() => {
             return life.pass_on(Command::Start { caller, key: Some(key), reply });

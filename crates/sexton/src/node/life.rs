@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::asking::Asking;
 use super::clock::now;
 use super::host::SharedHost;
-use super::keys::answer_when_begun;
+use super::keys::{answer_when_begun, answer_when_over};
 use super::process::Process;
 use super::request::{Caller, IdempotencyKey, Stop};
 use super::stop;
@@ -322,6 +322,10 @@ impl Life {
                 // Another try of the same request runs it now.
                 Some(life) if self.entry.state == State::Starting && !self.has_answered(&key) => {
                     tokio::spawn(answer_when_begun(life, key, caller, reply));
+                }
+                // It is being undone, and somebody has stopped it meanwhile.
+                Some(life) if self.entry.started_at.is_none() && !self.has_answered(&key) => {
+                    tokio::spawn(answer_when_over(life, key, caller, reply));
                 }
                 _ => self.answer_as_before(&key, reply),
             },
