@@ -616,7 +616,7 @@ fn who_asks_again_while_a_start_is_undone_is_answered_as_the_first() {
     // The ledger refuses what is to be said of it, and its cgroup cannot be opened: to undo it takes a while.
     fs::rename(&state_dir, &elsewhere).expect("moved");
     let cgroup = node.ground.cgroup_at(&text(&entry["cgroup"], "path"));
-    let failing = Failing::of(worker.expect("fits"), "openat", &cgroup, "EIO", "1+");
+    let failing = Failing::of(worker.expect("fits"), "statx", &cgroup, "EIO", "1+");
     fs::write(&freeze, "0").expect("thawed");
     eventually("it is being undone", SOON, || {
         let log = fs::read_to_string(node.ground.dir().join("daemon.log")).unwrap_or_default();
