@@ -1,7 +1,6 @@
 //! Domains: cgroups that are killed as one.
 
 use std::collections::HashSet;
-use std::ffi::OsString;
 use std::fs;
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::AsRawFd;
@@ -9,16 +8,17 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use sexton_plan::id::Pid;
+use sexton_sys::cgroup;
 use sexton_sys::pidfd::FileHandle;
-use sexton_sys::{cgroup, xattr};
 
+use crate::cgroup_dir::{
+    WAY, is_gone, make_with_way, pass_controllers_on, read_tag, remove_dir, remove_tree, remove_with_way, tag,
+    unless_gone, walk,
+};
 use crate::cgroup2::find_mount;
 use crate::handle::{Handle, OpenHandleError};
 use crate::pin::Released;
 use crate::proc::{self, Here};
-
-/// The tag on a domain's directory, which only root can write.
-const TAG: &std::ffi::CStr = c"trusted.sexton";
 
 /// The tag of a daemon's whole subtree.
 const SUBTREE: &[u8] = b"subtree";
@@ -89,18 +89,10 @@ impl Subtree {
     /// A directory could not be made.
     pub fn make(&self) -> Result<(), DomainError> {
         let full = self.full();
-        fs::create_dir_all(&full).map_err(|source| self.error("make", source))?;
-        if let Ok(dir) = fs::File::open(&full) {
-            // So that a daemon whose subtree lies above this one knows that it is not a stray.
-            let _tagged = xattr::set(dir.as_raw_fd(), TAG, SUBTREE);
-        }
-        let controllers = fs::read_to_string(full.join("cgroup.controllers")).unwrap_or_default();
-        for controller in controllers.split_ascii_whitespace().filter(|name| matches!(*name, "pids" | "memory")) {
-            // Refused where processes live in it: limits are then reported as unavailable, never ignored.
-            if let Err(error) = fs::write(full.join("cgroup.subtree_control"), format!("+{controller}")) {
-                tracing::warn!(controller, %error, "cgroup controller not available to instances");
-            }
-        }
+        make_with_way(&full).map_err(|source| self.error("make", source))?;
+        // So that a daemon whose subtree lies above this one knows that it is not a stray.
+        tag(&full, SUBTREE);
+        pass_controllers_on(&full);
         Ok(())
     }
 
@@ -115,12 +107,12 @@ impl Subtree {
         procs.map(drop).map_err(|source| self.error("write", source))
     }
 
-    /// Removes the subtree's own directory, if it is empty.
+    /// Removes the subtree's own directory, if it is empty, and what was made on the way to it.
     ///
     /// # Errors
     /// It is not empty, or the kernel refused.
     pub fn remove(&self) -> Result<Released, DomainError> {
-        remove_dir(&self.full()).map_err(|source| self.error("remove", source))
+        remove_with_way(&self.full()).map_err(|source| self.error("remove", source))
     }
 
     /// Its path from the cgroup2 root, beginning with `/`, as in `/proc/PID/cgroup`.
@@ -166,15 +158,16 @@ impl Subtree {
         let make = || -> io::Result<Domain> {
             match fs::create_dir(&full) {
                 // Somebody removed the subtree's own empty directory; it is ours to make.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => fs::create_dir_all(&full)?,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    make_with_way(&self.full())?;
+                    fs::create_dir(&full)?;
+                }
                 other => other?,
             }
             find(full.clone(), path.clone())
         };
         let domain = make().map_err(|source| error_at("make", &path, source))?;
-        if let Err(error) = xattr::set(domain.open()?.as_raw_fd(), TAG, owner.as_bytes()) {
-            tracing::debug!(%error, path, "cgroup not tagged");
-        }
+        tag(&domain.full, owner.as_bytes());
         Ok(domain)
     }
 
@@ -294,7 +287,7 @@ impl Domain {
     /// # Errors
     /// Its tag could not be read.
     pub fn owner(&self) -> Result<Option<String>, DomainError> {
-        let tag = self.tag()?.filter(|tag| tag != SUBTREE);
+        let tag = self.tag()?.filter(|tag| tag != SUBTREE && tag != WAY);
         Ok(tag.map(|tag| String::from_utf8_lossy(&tag).into_owned()))
     }
 
@@ -307,13 +300,7 @@ impl Domain {
     }
 
     fn tag(&self) -> Result<Option<Vec<u8>>, DomainError> {
-        let mut buffer = [0; 128];
-        match xattr::read(self.open()?.as_raw_fd(), TAG, &mut buffer) {
-            Ok(tag) => Ok(tag.map(<[u8]>::to_vec)),
-            // It can bear none.
-            Err(error) if error.errno == sexton_sys::Errno::EOPNOTSUPP => Ok(None),
-            Err(error) => Err(self.error("read the tag of", io::Error::from_raw_os_error(error.errno.0))),
-        }
+        read_tag(&self.open()?).map_err(|source| self.error("read the tag of", source))
     }
 
     /// Whether a live process is in it or below, from `cgroup.events`; zombies do not count. A removed one is empty.
@@ -474,72 +461,6 @@ impl Domain {
     }
 }
 
-/// Removes the cgroup at `top`, of whatever hierarchy, and what its workload made below, deepest first.
-///
-/// # Errors
-/// A process lives in it, or the kernel refused.
-pub fn remove_tree(top: &Path) -> io::Result<Released> {
-    // Most have nothing below.
-    if let Ok(released) = remove_dir(top) {
-        return Ok(released);
-    }
-    walk(top, |_| Ok(()), |dir| remove_dir(dir).map(drop))?;
-    remove_dir(top)
-}
-
-/// Gives `top` and each cgroup below to `enter`, and each one below, once it is done with, to `leave`. What is gone by then
-/// is passed over.
-///
-/// By descriptors, of which one directory at a time is held: what a workload makes may be deeper than a path is long, and
-/// than there are descriptors. BOUND: the kernel bounds depth and number of cgroups.
-fn walk(
-    top: &Path,
-    mut enter: impl FnMut(&Path) -> io::Result<()>,
-    mut leave: impl FnMut(&Path) -> io::Result<()>,
-) -> io::Result<()> {
-    let Some(mut here) = unless_gone(fs::File::open(top))? else { return Ok(()) };
-    unless_gone(enter(&path_of(&here)))?;
-    // The way from `top`: the name of each cgroup, and of those in it that were not entered yet.
-    let mut way = vec![(OsString::new(), names_below(&here)?)];
-    while let Some((name, below)) = way.last_mut() {
-        if let Some(next) = below.pop() {
-            let Some(dir) = unless_gone(fs::File::open(path_of(&here).join(&next)))? else { continue };
-            here = dir;
-            unless_gone(enter(&path_of(&here)))?;
-            way.push((next, names_below(&here)?));
-        } else {
-            let name = std::mem::take(name);
-            way.pop();
-            if !way.is_empty() {
-                // A removed directory knows its parent, too.
-                here = fs::File::open(path_of(&here).join(".."))?;
-                unless_gone(leave(&path_of(&here).join(name)))?;
-            }
-        }
-    }
-    Ok(())
-}
-
-/// A path of an open directory that is short however deep that is.
-fn path_of(dir: &fs::File) -> PathBuf {
-    PathBuf::from(format!("/proc/self/fd/{}", dir.as_raw_fd()))
-}
-
-/// Names of the cgroups directly below an open one.
-fn names_below(dir: &fs::File) -> io::Result<Vec<OsString>> {
-    let Some(entries) = unless_gone(fs::read_dir(path_of(dir)))? else { return Ok(Vec::new()) };
-    let dirs = entries.filter_map(Result::ok).filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
-    Ok(dirs.map(|entry| entry.file_name()).collect())
-}
-
-fn unless_gone<T>(result: io::Result<T>) -> io::Result<Option<T>> {
-    match result {
-        Ok(found) => Ok(Some(found)),
-        Err(error) if is_gone(&error) => Ok(None),
-        Err(error) => Err(error),
-    }
-}
-
 /// A hold on the process `pid` if it is, at this moment, in one of `cgroups`.
 fn member(pid: Pid, cgroups: &HashSet<u64>, here: &Here) -> Option<Handle> {
     let handle = match Handle::open(pid, here) {
@@ -553,17 +474,4 @@ fn member(pid: Pid, cgroups: &HashSet<u64>, here: &Here) -> Option<Handle> {
     // In one below that which listed it, where it is threaded.
     let is_in = handle.cgroup_id().is_some_and(|id| cgroups.contains(&id)) || handle.has_thread_in(cgroups);
     is_in.then_some(handle)
-}
-
-/// A removed cgroup answers `ENOENT` by path, `ENODEV` through an open file.
-fn is_gone(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(sexton_sys::Errno::ENODEV.0)
-}
-
-fn remove_dir(dir: &Path) -> io::Result<Released> {
-    match fs::remove_dir(dir) {
-        Ok(()) => Ok(Released::Now),
-        Err(error) if is_gone(&error) => Ok(Released::WasGone),
-        Err(error) => Err(error),
-    }
 }

@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 mod cgroup2;
+pub mod cgroup_dir;
 pub mod delegation;
 pub mod domain;
 pub mod features;

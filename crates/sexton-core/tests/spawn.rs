@@ -206,6 +206,25 @@ fn takes_tags() -> bool {
 }
 
 #[test]
+fn what_was_made_on_the_way_to_a_subtree_goes_with_the_last_one_below() {
+    let run = format!("sexton-way-{}", std::process::id());
+    let root = sexton_testkit::cgroup2().expect("mounted").join(&run);
+    fs::create_dir(&root).expect("made");
+    let [one, other] = ["one", "other"].map(|name| Subtree::find(&format!("{run}/a/b/{name}")).expect("cgroup2"));
+    one.make().expect("made");
+    other.make().expect("made");
+    assert_eq!(one.remove().expect("removed"), Released::Now);
+    assert!(root.join("a/b/other").exists(), "the other daemon's stays");
+    assert_eq!(other.remove().expect("removed"), Released::Now);
+    // REGRESSION: it stayed on the host.
+    let is_left = root.join("a").exists();
+    // What was there before stays.
+    fs::remove_dir(root.join("a/b")).and_then(|()| fs::remove_dir(root.join("a"))).unwrap_or_default();
+    fs::remove_dir(&root).expect("still there, and empty");
+    assert!(!is_left);
+}
+
+#[test]
 fn a_domain_is_killed_whole_and_removed() {
     let ground = Ground::new("domain");
     let domain = ground.subtree.create("d", "owner-1").expect("domain");

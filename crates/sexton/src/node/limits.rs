@@ -5,7 +5,8 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use sexton_core::domain::{Domain, remove_tree};
+use sexton_core::cgroup_dir::{make_with_way, remove_tree, remove_with_way};
+use sexton_core::domain::Domain;
 use sexton_core::pin::Released;
 use sexton_core::proc::{self, ReadProcError};
 use sexton_ledger::entry::Limits;
@@ -52,7 +53,7 @@ impl V1 {
         let controllers = look_v1(Path::new(V1_ROOT))?;
         for controller in &controllers {
             let dir = v1_dir(subtree, controller, "");
-            if let Err(error) = fs::create_dir_all(&dir) {
+            if let Err(error) = make_with_way(&dir) {
                 tracing::warn!(%error, dir = %dir.display(), "no place for v1 limits");
             }
         }
@@ -166,7 +167,7 @@ pub fn release_v1(subtree: &str, key: &str) -> Result<Released, String> {
 /// Removes the places of v1 limits that are empty.
 pub fn remove_v1(subtree: &str) {
     for controller in V1_CONTROLLERS {
-        let _gone = fs::remove_dir(v1_dir(subtree, controller, ""));
+        let _gone = remove_with_way(&v1_dir(subtree, controller, ""));
     }
 }
 
