@@ -129,8 +129,13 @@ impl Files {
 
     /// The size of the database file, or `None` where there is nothing or an empty file.
     pub(crate) fn db_size(&self) -> Result<Option<u64>, OpenError> {
+        for part in [&self.db, &self.wal, &self.shm] {
+            // Whoever opened a pipe would wait for somebody at its other end.
+            if fs::metadata(part).is_ok_and(|found| !found.is_file()) {
+                return Err(OpenError::Damaged(format!("`{}` is not a regular file", part.display())));
+            }
+        }
         match fs::metadata(&self.db) {
-            Ok(found) if !found.is_file() => Err(OpenError::Damaged(format!("`{FILE_NAME}` is not a regular file"))),
             // SQLite takes a file of one byte for an empty one; a page has 512 at least.
             Ok(found) if (1..512).contains(&found.len()) => Err(OpenError::Damaged("it is cut off".to_owned())),
             Ok(found) => Ok(Some(found.len()).filter(|size| *size > 0)),

@@ -92,6 +92,20 @@ fn what_is_no_ledger_is_refused() {
 }
 
 #[test]
+fn what_is_no_file_in_the_place_of_a_part_is_refused_and_nobody_waits_for_it() {
+    for part in ["sexton.db-wal", "sexton.db-shm"] {
+        let dir = closed();
+        fs::create_dir(dir.file(part)).unwrap();
+        assert_refused(&dir, part, is_damaged);
+        fs::remove_dir(dir.file(part)).unwrap();
+        // REGRESSION: a pipe was waited for without end.
+        let made = std::process::Command::new("mkfifo").arg(dir.file(part)).status().unwrap();
+        assert!(made.success());
+        assert!(is_damaged(&check(dir.path(), &boot(1)).unwrap_err()), "{part}");
+    }
+}
+
+#[test]
 fn a_truncated_ledger_is_refused() {
     let size = fs::metadata(closed().file("sexton.db")).unwrap().len();
     for keep in [1, 99, 100, 4_096, 5_000, size - 4_096, size - 1] {
