@@ -2,7 +2,8 @@
 
 use serde_json::{Map, Value, json};
 
-use super::table::{BodyRule, ROUTES, Route, SNAPSHOT_DEPTH_MAX, SNAPSHOT_MAX, Shape};
+use super::routes::instances::SNAPSHOT_DEPTH_MAX;
+use super::table::{BodyRule, ROUTES, Route, SNAPSHOT_MAX, Shape};
 use crate::refusal::Kind;
 
 /// The document.

@@ -81,9 +81,6 @@ pub enum Shape {
 /// A snapshot's bytes at most.
 pub const SNAPSHOT_MAX: usize = 65_536;
 
-/// How deep a snapshot may be nested: many a program stops at 128, and it stands within a list's objects.
-pub const SNAPSHOT_DEPTH_MAX: usize = 120;
-
 const WAIT: Parameter = Parameter { name: "wait", schema: "Duration" };
 const LIMIT: Parameter = Parameter { name: "limit", schema: "Limit" };
 

@@ -23,7 +23,7 @@ use super::adopt;
 use super::drain::{Drain, DrainNews};
 use super::host::SharedHost;
 use super::keeper::is_of;
-use super::keys::{Keys, Known, answer_when_begun};
+use super::keys::{Keys, Known};
 use super::life::{Answer, Command, Life, LifeHandle, Next, not_admitted, refuse_or_answer};
 use super::reconcile::Reconciler;
 use super::recover;
@@ -321,7 +321,7 @@ impl Driver {
                 return refuse_or_answer(reply, status, &body);
             }
             Known::Kept(record) => record,
-            Known::Begun(life) => return drop(tokio::spawn(answer_when_begun(life, key, caller, reply))),
+            Known::Begun(life) => return drop(tokio::spawn(life.answer_when_begun(key, caller, reply))),
         };
         let RequestRecord { name, incarnation, .. } = record;
         let Some(life) = self.lives.get(&name) else { return refuse(reply, unknown(&name)) };
@@ -334,7 +334,7 @@ impl Driver {
             // It never ran, and nobody was answered for good: it is carried out now.
             return life.pass_on(Command::Start { caller, key: Some(key), reply });
         }
-        tokio::spawn(answer_when_begun(life.clone(), key, caller, reply));
+        tokio::spawn(life.clone().answer_when_begun(key, caller, reply));
     }
 
     fn list(&self, filter: &Filter) -> Page {

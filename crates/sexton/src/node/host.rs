@@ -16,9 +16,9 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::adapter::Runtimes;
+use super::answers::Answers;
 use super::event_log::EventLog;
 use super::keeper::Keeper;
-use super::keys::Answers;
 use super::limits::V1;
 use super::namespaces::Namespaces;
 use super::process;

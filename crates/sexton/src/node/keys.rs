@@ -1,17 +1,16 @@
 //! Requests under an idempotency key: which of them were made before, and how they were answered.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use sexton_ledger::RequestRecord;
 use sexton_ledger::entry::Entry;
 use sexton_plan::id::Name;
-use sexton_plan::state::State;
 use tokio::sync::watch;
 
 use super::host::Host;
-use super::life::{Answer, Command, LifeHandle};
-use super::request::{Caller, IdempotencyKey};
+use super::life::LifeHandle;
+use super::request::IdempotencyKey;
 use crate::refusal::{Kind, Refusal};
 
 /// Idempotency keys remembered beside the ledger, while their intents become durable.
@@ -81,53 +80,4 @@ impl Keys {
             (None, begun) => begun.map(|(_, life)| Known::Begun(life.clone())),
         })
     }
-}
-
-/// Answers that are on their way to the ledger: they were given, and are the answers from that moment on.
-#[derive(Clone, Debug, Default)]
-pub struct Answers(Arc<Mutex<BTreeMap<String, RequestRecord>>>);
-
-impl Answers {
-    /// An answer is owed to the ledger.
-    pub fn owed(&self, record: RequestRecord) {
-        self.lock().insert(record.key.clone(), record);
-    }
-
-    /// The answer is in the ledger.
-    pub fn durable(&self, key: &str) {
-        self.lock().remove(key);
-    }
-
-    /// The request with this key, if its answer is owed.
-    pub fn of(&self, key: &str) -> Option<RequestRecord> {
-        self.lock().get(key).cloned()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, RequestRecord>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Answers once the start that is under way has succeeded or failed, or a stop has overtaken it.
-pub async fn answer_when_begun(life: LifeHandle, key: IdempotencyKey, caller: Caller, reply: Answer) {
-    answer_when(life, key, caller, reply, |entry| entry.state != State::Starting).await;
-}
-
-/// Answers once what has not run, and was not answered for, is undone.
-pub async fn answer_when_over(life: LifeHandle, key: IdempotencyKey, caller: Caller, reply: Answer) {
-    answer_when(life, key, caller, reply, |entry| entry.state.is_terminal()).await;
-}
-
-async fn answer_when(life: LifeHandle, key: IdempotencyKey, caller: Caller, reply: Answer, is_so: fn(&Entry) -> bool) {
-    let mut entry = life.entry.clone();
-    let is_so = |entry: &Option<Arc<Entry>>| entry.as_deref().is_some_and(is_so);
-    let answer = match entry.wait_for(is_so).await.map(|entry| entry.clone()) {
-        // Its record knows what was answered, or that nothing was: then it is begun again.
-        Ok(Some(entry)) if entry.state == State::Failed || entry.started_at.is_none() => {
-            return life.pass_on(Command::Start { caller, key: Some(key), reply });
-        }
-        Ok(Some(entry)) => Ok(entry),
-        Ok(None) | Err(_) => Err(Refusal::new(Kind::NotReady, "the same request was refused just now; ask again")),
-    };
-    let _heard = reply.send(answer);
 }

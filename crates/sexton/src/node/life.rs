@@ -14,7 +14,6 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::asking::Asking;
 use super::clock::now;
 use super::host::SharedHost;
-use super::keys::{answer_when_begun, answer_when_over};
 use super::process::Process;
 use super::request::{Caller, IdempotencyKey, Stop};
 use super::stop;
@@ -108,6 +107,31 @@ impl LifeHandle {
             }
             Err(mpsc::error::TrySendError::Closed(command)) => self.refuse_late(*command),
         }
+    }
+
+    /// Answers another try of a keyed request once the start that is under way has succeeded or failed, or a stop has
+    /// overtaken it.
+    pub(super) async fn answer_when_begun(self, key: IdempotencyKey, caller: Caller, reply: Answer) {
+        self.answer_when(key, caller, reply, |entry| entry.state != State::Starting).await;
+    }
+
+    /// Answers another try of a keyed request once what has not run, and was not answered for, is undone.
+    async fn answer_when_over(self, key: IdempotencyKey, caller: Caller, reply: Answer) {
+        self.answer_when(key, caller, reply, |entry| entry.state.is_terminal()).await;
+    }
+
+    async fn answer_when(self, key: IdempotencyKey, caller: Caller, reply: Answer, is_so: fn(&Entry) -> bool) {
+        let mut entry = self.entry.clone();
+        let is_so = |entry: &Option<Arc<Entry>>| entry.as_deref().is_some_and(is_so);
+        let answer = match entry.wait_for(is_so).await.map(|entry| entry.clone()) {
+            // Its record knows what was answered, or that nothing was: then it is begun again.
+            Ok(Some(entry)) if entry.state == State::Failed || entry.started_at.is_none() => {
+                return self.pass_on(Command::Start { caller, key: Some(key), reply });
+            }
+            Ok(Some(entry)) => Ok(entry),
+            Ok(None) | Err(_) => Err(Refusal::new(Kind::NotReady, "the same request was refused just now; ask again")),
+        };
+        let _heard = reply.send(answer);
     }
 
     /// A life that takes no more commands was removed, where it shows so; without a word the daemon is ending.
@@ -321,11 +345,11 @@ impl Life {
             Command::Start { key: Some(key), caller, reply } => match self.handle() {
                 // Another try of the same request runs it now.
                 Some(life) if self.entry.state == State::Starting && !self.has_answered(&key) => {
-                    tokio::spawn(answer_when_begun(life, key, caller, reply));
+                    tokio::spawn(life.answer_when_begun(key, caller, reply));
                 }
                 // It is being undone, and somebody has stopped it meanwhile.
                 Some(life) if self.entry.started_at.is_none() && !self.has_answered(&key) => {
-                    tokio::spawn(answer_when_over(life, key, caller, reply));
+                    tokio::spawn(life.answer_when_over(key, caller, reply));
                 }
                 _ => self.answer_as_before(&key, reply),
             },

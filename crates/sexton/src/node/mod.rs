@@ -2,6 +2,7 @@
 
 pub mod adapter;
 pub mod adopt;
+mod answers;
 mod asking;
 mod clock;
 mod course;

@@ -19,11 +19,11 @@ use sexton_sys::limit;
 use tokio::sync::watch;
 
 use super::adapter::Runtimes;
+use super::answers::Answers;
 use super::drain::{Drain, DrainRules};
 use super::driver::Driver;
 use super::host::{Host, Paths};
 use super::keeper::Keeper;
-use super::keys::Answers;
 use super::limits::V1;
 use super::logs::LogKeeper;
 use super::namespaces::Namespaces;

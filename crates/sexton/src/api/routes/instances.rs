@@ -17,11 +17,13 @@ use crate::api::answer::{Answer, json, with_header};
 use crate::api::call::{Call, detached};
 use crate::api::json::{Fields, depth};
 use crate::api::spec;
-use crate::api::table::SNAPSHOT_DEPTH_MAX;
 use crate::api::types::{ControlView, InstanceView, List};
 use crate::node::adapter;
 use crate::node::request::{Filter, IdempotencyKey, NewInstance, Stop, Until};
 use crate::refusal::{Kind, Refusal};
+
+/// How deep a snapshot may be nested: many a program stops at 128, and it stands within a list's objects.
+pub const SNAPSHOT_DEPTH_MAX: usize = 120;
 
 static IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
