@@ -211,6 +211,7 @@ async fn serve(settings: Arc<Settings>, begun: Begun, told: Told) -> Result<u8, 
         ready_host.keeper.send(ToKeeper::Ready).await;
         ready_host.event_log.check(log_reader, newest);
         tracing::info!(socket = %socket.display(), node = %ready_host.node, "ready");
+        ready_host.keeper.tell_anew();
         tokio::spawn(super::notify::tell(node));
         // Nobody waits for it: it looks at two files of each instance that was found again.
         log_keeper.run().await;

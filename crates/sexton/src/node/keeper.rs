@@ -30,6 +30,8 @@ pub struct Keeper {
     link: Option<Arc<AsyncFd<Link>>>,
     outbox: Arc<Outbox>,
     exits: Mutex<Exits>,
+    /// What it is to hold anew, until this worker is ready: nobody waits for that.
+    anew: Mutex<Option<BTreeSet<(u32, u64)>>>,
 }
 
 /// What the keeper has not taken yet, in its order. BOUND: what it is to hold, what it is to let go of, and the exits of
@@ -150,7 +152,7 @@ pub fn is_of(record: &ExitRecord, identity: &Identity) -> bool {
 impl Keeper {
     /// A worker without a keeper, as tests run it.
     pub fn none() -> Keeper {
-        Keeper { link: None, outbox: Arc::default(), exits: Mutex::default() }
+        Keeper { link: None, outbox: Arc::default(), exits: Mutex::default(), anew: Mutex::new(Some(BTreeSet::new())) }
     }
 
     /// The keeper behind `link`.
@@ -162,7 +164,7 @@ impl Keeper {
         let outbox = Arc::<Outbox>::default();
         let (sends, to) = (Arc::clone(&outbox), Arc::clone(&link));
         tokio::spawn(async move { sends.empty(&to).await });
-        Ok(Keeper { link: Some(link), outbox, exits: Mutex::default() })
+        Ok(Keeper { link: Some(link), outbox, exits: Mutex::default(), anew: Mutex::new(Some(BTreeSet::new())) })
     }
 
     /// Puts `message` on its way, behind all that was put before.
@@ -173,6 +175,9 @@ impl Keeper {
     /// As [`Keeper::tell`]; what is given waits until the keeper has taken it, or need not any more.
     pub fn send(&self, message: ToKeeper) -> impl Future<Output = ()> + use<> {
         let (_taken, news) = oneshot::channel();
+        if let (ToKeeper::Release(held), Some(anew)) = (&message, self.anew().as_mut()) {
+            anew.remove(&(held.pid, held.ino));
+        }
         if let Some(link) = &self.link {
             self.outbox.put(Unsent { message, _taken }, &link.get_ref().0);
         }
@@ -180,6 +185,24 @@ impl Keeper {
             // It is dropped with the message.
             let _taken = news.await;
         }
+    }
+
+    /// Has it hold what the worker before this one held, but may have died before it listened.
+    pub fn hold_anew(&self, held: HeldProcess) {
+        match self.anew().as_mut() {
+            Some(anew) => drop(anew.insert((held.pid, held.ino))),
+            None => self.tell(ToKeeper::Hold(held)),
+        }
+    }
+
+    /// Tells it what has waited until this worker was ready.
+    pub fn tell_anew(&self) {
+        let anew = self.anew().take();
+        anew.into_iter().flatten().for_each(|(pid, ino)| self.tell(ToKeeper::Hold(HeldProcess { pid, ino })));
+    }
+
+    fn anew(&self) -> MutexGuard<'_, Option<BTreeSet<(u32, u64)>>> {
+        self.anew.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits until the keeper has taken all.

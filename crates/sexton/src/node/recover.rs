@@ -10,7 +10,6 @@ use serde_json::json;
 use sexton_core::handle::{Handle, Life as ProcessLife, OpenHandleError};
 use sexton_core::proc;
 use sexton_core::spawn::NeverRan;
-use sexton_keeper::wire::ToKeeper;
 use sexton_ledger::entry::Entry;
 use sexton_ledger::{Batch, EventKind};
 use sexton_plan::identity::Identity;
@@ -148,8 +147,7 @@ impl Life {
             return Next::GiveUpAdoption;
         }
         if let (Some(_), Some(identity)) = (&handle, &self.entry.identity) {
-            // The worker before this one may have died before its keeper listened.
-            self.host.keeper.tell(ToKeeper::Hold(keeper::held(identity)));
+            self.host.keeper.hold_anew(keeper::held(identity));
         }
         let process_of = |handle: Option<Arc<Handle>>| handle.and_then(|handle| Process::watch(handle).ok());
         match judge(claimed(&self.entry), process, mark) {
