@@ -189,9 +189,10 @@ impl Keeper {
 
     /// Has it hold what the worker before this one held, but may have died before it listened.
     pub fn hold_anew(&self, held: HeldProcess) {
-        match self.anew().as_mut() {
-            Some(anew) => drop(anew.insert((held.pid, held.ino))),
-            None => self.tell(ToKeeper::Hold(held)),
+        let is_early = self.anew().as_mut().map(|anew| anew.insert((held.pid, held.ino))).is_some();
+        // The lock is not held any more: telling takes it too.
+        if !is_early {
+            self.tell(ToKeeper::Hold(held));
         }
     }
 
