@@ -1,9 +1,10 @@
 //! Cgroups as directories, of whatever hierarchy: making them with what is missing above, tagging, walking, removing.
 
-use std::ffi::OsString;
+use std::ffi::{CString, OsString};
 use std::fs;
 use std::io;
 use std::os::fd::AsRawFd as _;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use sexton_sys::xattr;
@@ -61,10 +62,12 @@ pub fn remove_with_way(dir: &Path) -> io::Result<Released> {
     Ok(released)
 }
 
-/// Tags a cgroup, as far as that can be done.
+/// Tags a cgroup, as far as that can be done; it needs no descriptor, of which there may be none.
 pub(crate) fn tag(dir: &Path, with: &[u8]) {
-    if let Ok(dir) = fs::File::open(dir) {
-        let _tagged = xattr::set(dir.as_raw_fd(), TAG, with);
+    // No path of a cgroup holds a NUL.
+    let path = CString::new(dir.as_os_str().as_bytes()).unwrap_or_default();
+    if let Err(error) = xattr::set_at(&path, TAG, with) {
+        tracing::debug!(%error, dir = %dir.display(), "cgroup not tagged");
     }
 }
 

@@ -246,6 +246,10 @@ fn error_at(act: &'static str, path: &str, source: io::Error) -> DomainError {
     DomainError::Io { act, path: path.to_owned(), source }
 }
 
+fn is_of_subtree(tag: &[u8]) -> bool {
+    [SUBTREE, WAY].contains(&tag)
+}
+
 fn find(full: PathBuf, path: String) -> io::Result<Domain> {
     let ino = fs::metadata(&full)?.ino();
     Ok(Domain { full, path, ino })
@@ -287,16 +291,16 @@ impl Domain {
     /// # Errors
     /// Its tag could not be read.
     pub fn owner(&self) -> Result<Option<String>, DomainError> {
-        let tag = self.tag()?.filter(|tag| tag != SUBTREE && tag != WAY);
+        let tag = self.tag()?.filter(|tag| !is_of_subtree(tag));
         Ok(tag.map(|tag| String::from_utf8_lossy(&tag).into_owned()))
     }
 
-    /// Whether it is the subtree of a daemon, and no domain.
+    /// Whether it is the subtree of a daemon, or lies on the way to one, and is no domain.
     ///
     /// # Errors
     /// Its tag could not be read.
     pub fn is_subtree(&self) -> Result<bool, DomainError> {
-        Ok(self.tag()?.is_some_and(|tag| tag == SUBTREE))
+        Ok(self.tag()?.is_some_and(|tag| is_of_subtree(&tag)))
     }
 
     fn tag(&self) -> Result<Option<Vec<u8>>, DomainError> {

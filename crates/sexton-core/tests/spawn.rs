@@ -213,6 +213,11 @@ fn what_was_made_on_the_way_to_a_subtree_goes_with_the_last_one_below() {
     let [one, other] = ["one", "other"].map(|name| Subtree::find(&format!("{run}/a/b/{name}")).expect("cgroup2"));
     one.make().expect("made");
     other.make().expect("made");
+    let way = other.find_path(&format!("/{run}/a/b")).expect("found");
+    assert!(
+        way.is_subtree().expect("read") && way.owner().expect("read").is_none(),
+        "no daemon above takes it for a stray"
+    );
     assert_eq!(one.remove().expect("removed"), Released::Now);
     assert!(root.join("a/b/other").exists(), "the other daemon's stays");
     assert_eq!(other.remove().expect("removed"), Released::Now);
