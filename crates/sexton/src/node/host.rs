@@ -161,6 +161,12 @@ impl Host {
         }
     }
 
+    /// Waits, as [`Host::owe`] does, until what was owed before is durable.
+    pub async fn recorded(&self) {
+        // Empty, it writes nothing, and comes after what is written.
+        let _late = self.owe(Batch::default()).await;
+    }
+
     /// As [`Host::owe`], without waiting for the disk at all.
     pub fn owe_unwaited(&self, batch: Batch) {
         self.commit_owed(batch, || {});

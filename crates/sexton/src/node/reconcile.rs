@@ -153,7 +153,7 @@ impl Reconciler {
             self.release(action).await;
         }
         self.tell_orphans(&orphans).await;
-        let (watcher, slots) = (self.watcher.clone(), self.host.slots.clone());
+        let (watcher, host) = (self.watcher.clone(), Arc::clone(&self.host));
         let (done, both) = oneshot::channel();
         tokio::spawn(async move {
             let watched = async {
@@ -163,7 +163,9 @@ impl Reconciler {
                 let _sent = watcher.send(Ask::Pass(kind, told)).await;
                 let _passed = news.await;
             };
-            tokio::join!(watched, slots.pass(entries));
+            tokio::join!(watched, host.slots.pass(entries));
+            // Who hears that a pass is over, or that the daemon is ready, finds in the ledger what was told by then.
+            host.recorded().await;
             let _heard = done.send(());
         });
         self.under_way = Some(both);
