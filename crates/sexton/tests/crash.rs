@@ -76,10 +76,7 @@ fn wherever_the_worker_dies_an_exit_that_nothing_pins_is_known_afterwards() {
 #[test]
 fn what_never_ran_has_no_exit_though_its_mark_could_not_be_read() {
     let Some(programs) = crash_bin_dir() else { skip!("`cargo xtask ci` builds the programs with crash points") };
-    let orders = Orders::new();
-    let env = [("SEXTON_CRASH_FILE", orders.file.to_str().expect("text"))];
-    let mut node = Node::prepared(programs.join("sexton"), &env, |_| {});
-    let (mark, aside) = doubted_start(&mut node, &orders, "start.identified", "mkdir");
+    let (mut node, mark, aside) = doubted_start(&programs, "start.identified", "mkdir");
     let doubted = node.instance("waits");
     assert_eq!((&doubted["state"], &doubted["exit"]), (&json!("unverified"), &Value::Null), "{doubted}");
     assert!(text(&doubted, "reason").contains("its mark could not be read"), "{doubted}");
@@ -93,10 +90,7 @@ fn what_never_ran_has_no_exit_though_its_mark_could_not_be_read() {
 #[test]
 fn what_may_never_have_run_has_no_exit_where_its_mark_was_taken_away() {
     let Some(programs) = crash_bin_dir() else { skip!("`cargo xtask ci` builds the programs with crash points") };
-    let orders = Orders::new();
-    let env = [("SEXTON_CRASH_FILE", orders.file.to_str().expect("text"))];
-    let mut node = Node::prepared(programs.join("sexton"), &env, |_| {});
-    doubted_start(&mut node, &orders, "start.identified", "true");
+    let (mut node, ..) = doubted_start(&programs, "start.identified", "true");
     // REGRESSION: it had exited with 127, which was the code of a child that was never released.
     let over = node.settled("waits");
     assert_eq!((&over["state"], &over["reason"]), (&json!("lost"), &json!("vanished")), "{over}");
@@ -104,8 +98,11 @@ fn what_may_never_have_run_has_no_exit_where_its_mark_was_taken_away() {
 }
 
 /// Both die while a start of `waits` is held at `point`, and the next daemon cannot read its mark, for something else is in
-/// its place, made by `program`, or nothing: that, and where the mark is.
-fn doubted_start(node: &mut Node, orders: &Orders, point: &str, program: &str) -> (PathBuf, PathBuf) {
+/// its place, made by `program`, or nothing: the node, that place, and where the mark is.
+fn doubted_start(programs: &Path, point: &str, program: &str) -> (Node, PathBuf, PathBuf) {
+    let orders = Orders::new();
+    let env = [("SEXTON_CRASH_FILE", orders.file.to_str().expect("text"))];
+    let mut node = Node::prepared(programs.join("sexton"), &env, |_| {});
     let (keeper, worker) = (node.daemon().keeper().expect("keeper"), node.daemon().worker().expect("worker"));
     orders.give(point, 1, 0, "hold");
     let mut line = Connection::open(&node.ground.run_dir().join("sexton.sock")).expect("connected");
@@ -124,16 +121,13 @@ fn doubted_start(node: &mut Node, orders: &Orders, point: &str, program: &str) -
     fs::rename(&mark, &aside).expect("put aside");
     assert!(Command::new(program).arg(&mark).status().expect("it runs").success());
     node.serve();
-    (mark, aside)
+    (node, mark, aside)
 }
 
 #[test]
 fn what_a_forced_drain_found_in_doubt_is_ended_once_it_is_proven() {
     let Some(programs) = crash_bin_dir() else { skip!("`cargo xtask ci` builds the programs with crash points") };
-    let orders = Orders::new();
-    let env = [("SEXTON_CRASH_FILE", orders.file.to_str().expect("text"))];
-    let mut node = Node::prepared(programs.join("sexton"), &env, |_| {});
-    let (mark, aside) = doubted_start(&mut node, &orders, "start.running", "mkfifo");
+    let (mut node, mark, aside) = doubted_start(&programs, "start.running", "mkfifo");
     assert_eq!(node.instance("waits")["state"], "unverified");
     let drain = json!({ "status": "draining", "forceStop": true });
     node.ask("POST", "/v1/nodes/self", None, Some(&drain)).0.expect(202);

@@ -800,14 +800,23 @@ fn a_keeper_that_is_stopped_keeps_nobody_waiting() {
     assert_eq!(node.settled("late")["exit"]["code"], 7);
 }
 
+/// A node on which nobody reaps but who holds the process.
+fn without_sweep() -> Node {
+    Node::on(SEXTON, |ground| fs::write(ground.config(), "[sweep]\nenabled = false\n").expect("configured"))
+}
+
+fn is_reaped(pid: &Value) {
+    eventually("it is reaped", SOON, || {
+        if PathBuf::from(format!("/proc/{pid}")).exists() { Err(format!("{pid} is there")) } else { Ok(()) }
+    });
+}
+
 #[test]
 fn what_a_stopped_keeper_has_not_heard_of_is_reaped_by_it_all_the_same() {
     if !pidfds_can_be_mounted() {
         skip!("no pidfd can be mounted: without a pin a start waits for the keeper");
     }
-    let mut node = Node::on(SEXTON, |ground| {
-        fs::write(ground.config(), "[sweep]\nenabled = false\n").expect("configured");
-    });
+    let mut node = without_sweep();
     node.daemon().keeper().expect("a keeper").signal(SIGSTOP).expect("stopped");
     crowd(&mut node);
     let (body, gate) = gated(&node, "unheard", 7);
@@ -816,16 +825,12 @@ fn what_a_stopped_keeper_has_not_heard_of_is_reaped_by_it_all_the_same() {
     fs::write(gate, "").expect("gate opened");
     assert_eq!(node.settled("unheard")["exit"]["code"], 7);
     // REGRESSION: who was started in the meantime was nobody's, and a zombie for as long as the keeper lived.
-    eventually("it is reaped", SOON, || {
-        if PathBuf::from(format!("/proc/{pid}")).exists() { Err(format!("{pid} is there")) } else { Ok(()) }
-    });
+    is_reaped(&pid);
 }
 
 #[test]
 fn what_the_keeper_cannot_record_is_reaped_once_the_ledger_has_it() {
-    let mut node = Node::on(SEXTON, |ground| {
-        fs::write(ground.config(), "[sweep]\nenabled = false\n").expect("configured");
-    });
+    let mut node = without_sweep();
     let (body, gate) = gated(&node, "ends", 7);
     let pid = create(&mut node, &body)["identity"]["pid"].clone();
     // From now on it is the keeper's child.
@@ -834,9 +839,7 @@ fn what_the_keeper_cannot_record_is_reaped_once_the_ledger_has_it() {
     fs::write(gate, "").expect("gate opened");
     assert_eq!(node.settled("ends")["exit"]["code"], 7);
     // REGRESSION: it was let go, and a zombie for as long as the keeper lived.
-    eventually("it is reaped", SOON, || {
-        if PathBuf::from(format!("/proc/{pid}")).exists() { Err(format!("{pid} is there")) } else { Ok(()) }
-    });
+    is_reaped(&pid);
 }
 
 #[test]
