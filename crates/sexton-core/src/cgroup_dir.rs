@@ -44,12 +44,13 @@ pub fn make_with_way(dir: &Path) -> io::Result<()> {
     }
 }
 
-/// Removes the cgroup at `dir`, and above it what [`make_with_way`] made and nobody uses any more.
+/// Removes the cgroup at `dir`, and above it what [`make_with_way`] made and nobody uses any more. Where that of another
+/// daemon lies below, it is on the way to that one from now on, and goes with it.
 ///
 /// # Errors
 /// It is not empty, or the kernel refused.
 pub fn remove_with_way(dir: &Path) -> io::Result<Released> {
-    let released = remove_dir(dir)?;
+    let released = remove_dir(dir).inspect_err(|_| tag(dir, WAY))?;
     let is_made = |above: &Path| {
         let tag = fs::File::open(above).and_then(|dir| read_tag(&dir));
         matches!(tag, Ok(Some(tag)) if tag == WAY)

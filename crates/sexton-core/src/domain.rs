@@ -155,18 +155,16 @@ impl Subtree {
     /// It exists, or the kernel refused.
     pub fn create(&self, name: &str, owner: &str) -> Result<Domain, DomainError> {
         let (full, path) = (self.full().join(name), format!("{}/{name}", self.path));
-        let make = || -> io::Result<Domain> {
-            match fs::create_dir(&full) {
-                // Somebody removed the subtree's own empty directory; it is ours to make.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    make_with_way(&self.full())?;
-                    fs::create_dir(&full)?;
-                }
-                other => other?,
+        let make = || fs::create_dir(&full).and_then(|()| find(full.clone(), path.clone()));
+        let made = match make() {
+            // Somebody removed the subtree's own empty directory; it is ours to make.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.make()?;
+                make()
             }
-            find(full.clone(), path.clone())
+            made => made,
         };
-        let domain = make().map_err(|source| error_at("make", &path, source))?;
+        let domain = made.map_err(|source| error_at("make", &path, source))?;
         tag(&domain.full, owner.as_bytes());
         Ok(domain)
     }

@@ -230,6 +230,16 @@ fn what_was_made_on_the_way_to_a_subtree_goes_with_the_last_one_below() {
 }
 
 #[test]
+fn a_subtree_that_was_removed_is_made_anew_with_its_tag() {
+    let ground = Ground::new("anew");
+    ground.subtree.remove().expect("removed");
+    ground.subtree.create("d", "owner-1").expect("domain").remove().expect("removed");
+    let subtree = ground.subtree.find_path(ground.subtree.path()).expect("there again");
+    // REGRESSION: a daemon whose subtree lies above took it for a stray, and what was made in it had no limits.
+    assert!(subtree.is_subtree().expect("read"));
+}
+
+#[test]
 fn a_domain_is_killed_whole_and_removed() {
     let ground = Ground::new("domain");
     let domain = ground.subtree.create("d", "owner-1").expect("domain");

@@ -285,9 +285,15 @@ fn a_caller_that_ignores_its_children_takes_no_exit_away() {
 #[test]
 fn a_daemon_below_another_ones_cgroup_is_left_alone() {
     let mut outer = Node::new(SEXTON, &[]);
-    let ground = outer.ground.below().expect("a ground below");
-    let inner = ground.serve().expect("a daemon below");
-    let made = inner.client().post("/v1/instances", &spec("in", &["/bin/sleep", "1000"])).expect("asked").expect(201);
+    let mut deep = outer.ground.below().expect("a ground below");
+    // REGRESSION: what lived there was told to be nobody's, and a drain waited for it without end.
+    deep.change_cgroup();
+    let grounds = [outer.ground.below().expect("a ground below"), deep];
+    let inner = grounds.map(|ground| {
+        let daemon = ground.serve().expect("a daemon below");
+        let made = daemon.client().post("/v1/instances", &spec("in", &["/bin/sleep", "1000"]));
+        (made.expect("asked").expect(201), daemon, ground)
+    });
     outer.kill(Dead::Worker, || {});
     outer.ask("POST", "/v1/reconcile", None, None).0.expect(200);
     let plan = outer.get("/v1/plan");
@@ -298,10 +304,15 @@ fn a_daemon_below_another_ones_cgroup_is_left_alone() {
     let order = json!({ "status": "draining", "forceStop": true });
     let (status, node) = stop(&mut outer, "/v1/nodes/self?wait=20s", &order);
     assert_eq!((status, &node["drained"]), (200, &json!(true)), "{node}");
-    let now = inner.client().get("/v1/instances/in").expect("asked").expect(200);
-    assert_eq!((&now["state"], &now["identity"]), (&json!("running"), &made["identity"]), "{now}");
-    inner.client().ask("DELETE", "/v1/instances/in?force=true&wait=20s", &[], None).expect("asked").expect(200);
-    inner.terminate(Duration::from_secs(20)).expect("ended");
+    outer.daemon.take().expect("a daemon").terminate(Duration::from_secs(20)).expect("ended");
+    for (made, daemon, _ground) in inner {
+        let now = daemon.client().get("/v1/instances/in").expect("asked").expect(200);
+        assert_eq!((&now["state"], &now["identity"]), (&json!("running"), &made["identity"]), "{now}");
+        daemon.client().ask("DELETE", "/v1/instances/in?force=true&wait=20s", &[], None).expect("asked").expect(200);
+        daemon.terminate(Duration::from_secs(20)).expect("ended");
+    }
+    // REGRESSION: the outer one's stayed on the host, for it had ended before those below.
+    assert!(!outer.ground.cgroup_dir().exists());
 }
 
 #[test]
