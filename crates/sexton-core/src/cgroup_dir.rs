@@ -35,7 +35,8 @@ pub fn make_with_way(dir: &Path) -> io::Result<()> {
                 pass_controllers_on(missing);
             }
         }
-        Ok(())
+        // A file of the kernel may have that name.
+        if fs::metadata(dir)?.is_dir() { Ok(()) } else { Err(io::ErrorKind::NotADirectory.into()) }
     };
     match make() {
         // RACE: another daemon may just have removed what it had made.

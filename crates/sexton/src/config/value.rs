@@ -129,13 +129,14 @@ impl FromStr for CgroupPath {
     type Err = ParseValueError;
 
     fn from_str(text: &str) -> Result<CgroupPath, ParseValueError> {
-        let is_component = |part: &str| {
-            !part.is_empty() && part != "." && part != ".." && part.len() <= 255 && !part.chars().any(char::is_control)
-        };
+        // Files of the kernel begin so.
+        let is_name = |part: &str| part != "." && part != ".." && !part.starts_with("cgroup.");
+        let is_component =
+            |part: &str| !part.is_empty() && is_name(part) && part.len() <= 255 && !part.chars().any(char::is_control);
         if text.len() > CGROUP_PATH_MAX || !text.split('/').all(is_component) {
             return refuse(
                 "a cgroup is a path below the cgroup2 root such as `sexton` or `system.slice/sexton`: no `/` at either \
-                 end, no empty part, no `.` or `..`, no control characters",
+                 end, no empty part, no `.` or `..`, none that begins with `cgroup.`, no control characters",
             );
         }
         Ok(CgroupPath(text.to_owned()))
@@ -290,7 +291,7 @@ mod tests {
         for good in ["sexton", "a/b/c", "system.slice/sexton.service", "user.slice/user@1000.service"] {
             assert!(good.parse::<CgroupPath>().is_ok(), "{good}");
         }
-        for bad in ["", "/", "/sexton", "sexton/", "a//b", ".", "..", "a/../b", "./a", "a\nb", "a\0"] {
+        for bad in ["", "/", "/sexton", "sexton/", "a//b", ".", "..", "a/../b", "./a", "a\nb", "a\0", "cgroup.procs"] {
             assert!(bad.parse::<CgroupPath>().is_err(), "{bad:?}");
         }
         assert!("a/".repeat(600).trim_end_matches('/').parse::<CgroupPath>().is_err(), "too long");
