@@ -2,8 +2,9 @@
 #![allow(clippy::disallowed_types, reason = "a test starts programs")]
 
 use std::ffi::OsStr;
-use std::io::{BufRead as _, BufReader, Read as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::net::UnixListener;
 use std::process::{Child, Command, Output, Stdio};
 
 use serde_json::{Value, json};
@@ -359,6 +360,30 @@ fn a_daemon_that_hangs_keeps_nobody_longer_than_was_asked() {
     }
     worker.kill9().expect("killed");
     daemon.wait_ready().expect("another one");
+}
+
+#[test]
+fn who_asks_anew_waits_no_longer_than_was_asked() {
+    let Ok(ground) = Ground::new(PROGRAM) else { skip!("no cgroup2") };
+    std::fs::create_dir_all(ground.run_dir()).expect("made");
+    let listener = UnixListener::bind(ground.run_dir().join("sexton.sock")).expect("bound");
+    let mut command = ground.command(&["wait", "a", "--timeout", "30s"]);
+    let child = command.stdout(Stdio::piped()).spawn().expect("starts");
+    let mut asked = [String::new(), String::new()];
+    for (number, line) in asked.iter_mut().enumerate() {
+        let (stream, _) = listener.accept().expect("a caller");
+        BufReader::new(&stream).read_line(line).expect("read");
+        if number == 1 {
+            let body = r#"{"name":"a","state":"exited","exit":{"code":3,"signal":null}}"#;
+            let head = format!("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}", body.len());
+            (&stream).write_all(format!("{head}\r\n\r\n{body}").as_bytes()).expect("written");
+        }
+        // A daemon that goes away hangs up.
+    }
+    let output = child.wait_with_output().expect("ends");
+    assert_eq!((output.status.code(), output.stdout.as_slice()), (Some(0), &b"exited with code 3\n"[..]));
+    // REGRESSION: all of it was to be waited again.
+    assert_ne!(asked[0], asked[1]);
 }
 
 /// Waits until a child has a socket open.

@@ -10,6 +10,7 @@ use hyper::client::conn::http1;
 use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
+use sexton_ledger::duration;
 use tokio::net::UnixStream;
 use tokio::time::{Instant, sleep, timeout_at};
 
@@ -41,6 +42,8 @@ pub struct Ask {
     headers: Vec<(&'static str, String)>,
     /// When a daemon that has not answered by then is taken for one that never will.
     due: Option<Instant>,
+    /// Until when the daemon is to hold its answer, and for how long at most at a time.
+    hold: Option<(Option<Instant>, Duration)>,
 }
 
 /// One answer, whole.
@@ -107,7 +110,7 @@ impl Ask {
     }
 
     fn new(method: Method, path: String) -> Ask {
-        Ask { method, path, body: None, headers: Vec::new(), due: None }
+        Ask { method, path, body: None, headers: Vec::new(), due: None, hold: None }
     }
 
     /// Gives a daemon that is there and does not answer until `due` and a while: whoever said how long to wait is not
@@ -118,6 +121,21 @@ impl Ask {
         self
     }
 
+    /// Has the daemon hold its answer until `deadline`, and for no more than `most` at a time; and as [`Ask::due`]. Where it
+    /// is asked anew, it is to hold that for what is left then.
+    #[must_use]
+    pub fn held(self, deadline: Option<Instant>, most: Duration) -> Ask {
+        Ask { hold: Some((deadline, most)), ..self.due(deadline) }
+    }
+
+    /// The path, with how long the answer is to be held from now on.
+    fn target(&self) -> String {
+        let Some((deadline, most)) = self.hold else { return self.path.clone() };
+        let left = deadline.map_or(most, |deadline| deadline.saturating_duration_since(Instant::now()).min(most));
+        let mark = if self.path.contains('?') { '&' } else { '?' };
+        format!("{}{mark}wait={}", self.path, duration::format(left))
+    }
+
     /// Adds a header, whose value the caller made.
     #[must_use]
     pub fn header(mut self, name: &'static str, value: impl Into<String>) -> Ask {
@@ -126,7 +144,7 @@ impl Ask {
     }
 
     fn request(&self) -> Result<Request<Full<Bytes>>, String> {
-        let mut request = Request::builder().method(&self.method).uri(&self.path).header("host", "sexton");
+        let mut request = Request::builder().method(&self.method).uri(self.target()).header("host", "sexton");
         for (name, value) in &self.headers {
             request = request.header(*name, value);
         }

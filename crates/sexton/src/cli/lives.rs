@@ -120,8 +120,7 @@ pub async fn stop(context: &Context, args: &StopArgs) -> Result<u8, Failure> {
 }
 
 async fn stop_one(client: Client, name: Name, body: Value, deadline: Option<Instant>) -> Result<Value, Failure> {
-    let wait = duration::format(watch::hold(deadline).min(Duration::from_secs(1)));
-    let ask = Ask::post(format!("{}/stop?wait={wait}", watch::path(&name)), body).due(deadline);
+    let ask = Ask::post(format!("{}/stop", watch::path(&name)), body).held(deadline, Duration::from_secs(1));
     let answer = client.send_again(&ask, Known::No).await?;
     let finished = answer.status == 200;
     let instance = answer.into_body()?;

@@ -85,7 +85,7 @@ async fn drained(client: &Client, name: Option<&Name>, ends: Option<Instant>) ->
         if node.at("drained") == true || watch::is_over(ends) {
             return Ok(node);
         }
-        tokio::time::sleep(pause.min(watch::hold(ends))).await;
+        tokio::time::sleep(pause.min(watch::left(ends))).await;
         pause = (pause * 2).min(Duration::from_millis(500));
     }
 }

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use serde_json::Value;
-use sexton_ledger::duration;
 use sexton_plan::id::Name;
 use tokio::time::Instant;
 
@@ -45,9 +44,9 @@ pub fn deadline(limit: Option<Duration>) -> Option<Instant> {
     limit.map(|limit| Instant::now() + limit)
 }
 
-/// What one request may wait, so that it ends by `deadline`.
-pub fn hold(deadline: Option<Instant>) -> Duration {
-    deadline.map_or(HOLD, |deadline| deadline.saturating_duration_since(Instant::now()).min(HOLD))
+/// What is left until `deadline`.
+pub fn left(deadline: Option<Instant>) -> Duration {
+    deadline.map_or(Duration::MAX, |deadline| deadline.saturating_duration_since(Instant::now()))
 }
 
 /// Whether `deadline` has passed.
@@ -87,9 +86,8 @@ pub async fn until(
 ) -> Result<(Value, bool), Failure> {
     let mut known = Known::No;
     loop {
-        let wait = duration::format(hold(deadline).min(give_up.hold()));
-        let path = format!("{}?until={}&wait={wait}", path(name), until.as_str());
-        let answer = client.send_again(&Ask::get(path).due(deadline), known).await?;
+        let path = format!("{}?until={}", path(name), until.as_str());
+        let answer = client.send_again(&Ask::get(path).held(deadline, give_up.hold()), known).await?;
         known = Known::Yes;
         let holds = answer.status == 200;
         let body = answer.into_body()?;
