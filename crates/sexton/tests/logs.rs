@@ -13,7 +13,7 @@ use std::process::{Child, Stdio};
 
 use serde_json::json;
 use sexton_testkit::{Ground, SOON, eventually};
-use support::{Dead, Node, SEXTON, file_appears, spec};
+use support::{Dead, Node, SEXTON, file_appears, spec, text};
 
 /// A pipe with a name, whose bytes an instance copies to its stdout; a life ends with them.
 struct Pipe(PathBuf);
@@ -95,6 +95,26 @@ fn what_is_followed_comes_once_over_dead_daemons_and_new_lives() {
         });
         assert!(ended.success(), "{ended}");
     }
+    node.clear();
+}
+
+#[test]
+fn as_many_ended_lives_keep_their_logs_as_the_configuration_says() {
+    let mut node = Node::on(SEXTON, |ground| {
+        fs::write(ground.config(), "[logs]\nincarnations = 2\n").expect("configured");
+    });
+    node.ask("POST", "/v1/instances", None, Some(&spec("talks", &["/bin/true"]))).0.expect(201);
+    let mut lives = vec![text(&node.settled("talks"), "incarnation")];
+    for _ in 0..3 {
+        node.ask("POST", "/v1/instances/talks/start", None, None).0.expect(200);
+        lives.push(text(&node.settled("talks"), "incarnation"));
+    }
+    let files = fs::read_dir(node.ground.state_dir().join("logs/talks")).expect("read");
+    let names = files.map(|file| file.expect("read").file_name().into_string().expect("text"));
+    let mut kept: Vec<String> = names.filter_map(|name| Some(name.strip_suffix(".stdout")?.to_owned())).collect();
+    kept.sort_unstable();
+    // REGRESSION: those of one more were kept.
+    assert_eq!(kept, lives[2..]);
     node.clear();
 }
 

@@ -427,9 +427,12 @@ impl Life {
         let next = Arc::new(next);
         let late = self.host.owe(Batch { puts: vec![Arc::clone(&next)], events, request, ..Batch::default() }).await;
         let zombie = process.map(|process| Arc::clone(process.handle()));
+        // Before anybody reads that it is over.
         if late.is_none() {
-            // Before anybody reads that it is over.
             reap(zombie.as_deref());
+        }
+        if !std::mem::replace(&mut self.is_new, false) {
+            self.prune_logs();
         }
         self.show(next);
         crash_point!("settle.recorded");
@@ -437,9 +440,6 @@ impl Life {
             None => let_go(&self.host, &self.entry).await,
             // The ledger cannot be written.
             Some(durable) => let_go_later(Arc::clone(&self.host), Arc::clone(&self.entry), zombie, durable),
-        }
-        if !std::mem::replace(&mut self.is_new, false) {
-            self.prune_logs();
         }
         Next::Rest
     }
@@ -526,18 +526,18 @@ impl Life {
         }
     }
 
-    /// Removes the logs of lives that ended longest ago.
+    /// Removes the logs of lives that ended longest ago; those of the one that has just ended stay.
     fn prune_logs(&self) {
         let dir = self.host.paths.logs(&self.entry.name);
         let Ok(files) = fs::read_dir(&dir) else { return };
         let mut lives: Vec<String> = files
             .filter_map(|file| file.ok()?.file_name().into_string().ok())
             .filter_map(|name| Some(name.split_once('.')?.0.to_owned()))
-            .filter(|life| life.as_str() < self.entry.incarnation.as_str())
+            .filter(|life| life.as_str() <= self.entry.incarnation.as_str())
             .collect();
         lives.sort_unstable();
         lives.dedup();
-        let surplus = lives.len().saturating_sub(self.host.log_incarnations);
+        let surplus = lives.len().saturating_sub(self.host.log_incarnations.max(1));
         for life in lives.iter().take(surplus) {
             for stream in ["stdout", "stderr"] {
                 let _gone = fs::remove_file(dir.join(format!("{life}.{stream}")));
