@@ -88,9 +88,9 @@ impl Ledger {
         self.shared.last_seq.load(Ordering::Acquire)
     }
 
-    /// Whether the last attempt to write succeeded; becomes true by itself.
+    /// Whether the last attempt to write succeeded, and no other one hangs; becomes true by itself.
     pub fn writable(&self) -> bool {
-        self.shared.writable.load(Ordering::Acquire)
+        self.shared.is_writable()
     }
 
     /// A reader beside the writer; cheap.

@@ -36,6 +36,9 @@ const GROUP: usize = 64;
 const RETRY_FIRST: Duration = Duration::from_millis(50);
 const RETRY_LONGEST: Duration = Duration::from_secs(1);
 
+/// How long a disk may take over one step of the writer before the ledger counts as one that cannot be written.
+const HANGS: Duration = Duration::from_secs(5);
+
 /// Pages after which the WAL is copied back when there is nothing else to do (a page is 4 KiB).
 const CHECKPOINT_PAGES: usize = 1_000;
 const CHECKPOINT_PAGES_SMALL: usize = 16;
@@ -64,7 +67,10 @@ pub(crate) struct Shared {
     inbox: Mutex<Inbox>,
     wake: Condvar,
     subscribers: Mutex<Vec<Subscriber>>,
-    pub(crate) writable: AtomicBool,
+    /// Whether the last attempt to write succeeded.
+    writable: AtomicBool,
+    /// Since when the writer is at the step it is at; `None` while it has nothing to do.
+    at_work: Mutex<Option<Instant>>,
     pub(crate) last_seq: AtomicU64,
     pub(crate) recent: Recent,
 }
@@ -82,9 +88,19 @@ impl Shared {
             wake: Condvar::new(),
             subscribers: Mutex::default(),
             writable: AtomicBool::new(true),
+            at_work: Mutex::default(),
             last_seq: AtomicU64::new(last_seq),
             recent: Recent::default(),
         }
+    }
+
+    pub(crate) fn is_writable(&self) -> bool {
+        let since = *self.at_work();
+        self.writable.load(Ordering::Acquire) && since.is_none_or(|since| since.elapsed() < HANGS)
+    }
+
+    fn at_work(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.at_work.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn inbox(&self) -> MutexGuard<'_, Inbox> {
@@ -210,17 +226,24 @@ impl Writer {
     pub(crate) fn run(mut self) {
         loop {
             let (jobs, closed) = self.shared.receive(self.deadline());
+            self.begin_step();
             self.turn(jobs);
             if closed {
                 break;
             }
             self.lay_out_some();
             self.checkpoint_when_due();
+            *self.shared.at_work() = None;
         }
         self.write_owed();
         for job in self.owed.drain(..) {
             (job.done)(Err(CommitError::Closed));
         }
+    }
+
+    /// The disk has answered, and is asked again.
+    fn begin_step(&self) {
+        *self.shared.at_work() = Some(Instant::now());
     }
 
     /// When to do something though no batch comes.
@@ -371,6 +394,7 @@ impl Writer {
 
     /// Writes `jobs` in one transaction, making room in the WAL where the disk is full.
     fn commit(&mut self, jobs: &[Job]) -> Result<Vec<Committed>, Failure> {
+        self.begin_step();
         self.place.check().map_err(Failure::Nothing)?;
         if self.is_log_doubtful {
             // What stands behind the end of the WAL must not look like a commit that was lost: see `crate::wal`.
@@ -433,6 +457,7 @@ impl Writer {
     }
 
     fn checkpoint(&mut self, mode: &str) -> rusqlite::Result<()> {
+        self.begin_step();
         self.pages = 0;
         let is_hindered: bool = self.conn.query_row(&format!("PRAGMA wal_checkpoint({mode})"), (), |row| row.get(0))?;
         if is_hindered && mode != "PASSIVE" {
@@ -462,7 +487,9 @@ impl Writer {
             // Only what was written and copied back once has its blocks; a text too large for its page is freed whole.
             let filler = "x".repeat(usize::try_from(wanted).unwrap_or(0).saturating_mul(PAGE.len()));
             let key = format!("{ROOM}filler");
+            self.begin_step();
             let written = rows::put_meta(&self.conn, &key, Some(&filler)).and_then(|()| self.checkpoint("PASSIVE"));
+            self.begin_step();
             rows::put_meta(&self.conn, &key, None).and(written).ok();
         }
     }

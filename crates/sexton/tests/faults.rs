@@ -692,6 +692,31 @@ fn an_exit_of_which_the_pin_failed_is_kept_until_the_ledger_has_it() {
 }
 
 #[test]
+fn what_was_answered_is_recorded_however_slow_the_disk_is() {
+    if !sexton_testkit::skip::has_program("strace") {
+        skip!(package "strace");
+    }
+    let mut node = Node::new(SEXTON, &[]);
+    create(&mut node, &spec("slow", &["/bin/sleep", "1000"]));
+    create(&mut node, &spec("hanging", &["/bin/sleep", "1000"]));
+    let (worker, log) = (node.daemon().worker_pid().expect("a worker"), node.ground.state_dir().join("sexton.db-wal"));
+    let disk = Failing::slowly(worker, "fdatasync", &log, Duration::from_secs(1));
+    assert_eq!(stop(&mut node, "slow", &json!({}))["exit"]["signal"], 15);
+    // REGRESSION: after half a second it was answered as where the ledger cannot be written, and a crash took it back.
+    assert_eq!(told_of(&node, "slow").last().map(String::as_str), Some("instance.exited"));
+    drop(disk);
+    // One that does not answer at all keeps no stop from its end.
+    let disk = Failing::slowly(worker, "fdatasync", &log, Duration::from_secs(1_000));
+    assert_eq!(stop(&mut node, "hanging", &json!({}))["exit"]["signal"], 15);
+    assert_eq!(told_of(&node, "hanging").last().map(String::as_str), Some("instance.running"));
+    drop(disk);
+    eventually("the record follows", SOON, || match told_of(&node, "hanging").pop() {
+        Some(last) if last == "instance.exited" => Ok(()),
+        last => Err(format!("{last:?}")),
+    });
+}
+
+#[test]
 fn a_pipe_in_the_place_of_a_file_keeps_no_daemon_waiting() {
     // REGRESSION: worker or keeper waited for ever for somebody who writes to it.
     for name in ["exits", "pins"] {

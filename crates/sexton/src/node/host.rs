@@ -28,8 +28,9 @@ use crate::lacking::{OpenNullError, open_null};
 use crate::metrics::{Metric, Metrics};
 use crate::refusal::{Kind, Refusal};
 
-/// How long an owed record is waited for before life goes on without it: it follows when the ledger can be written.
-const OWED_WAIT: Duration = Duration::from_millis(500);
+/// How long an owed record is waited for before it is asked whether the ledger can be written at all. If not, life goes
+/// on without it; a disk that is slow is waited for, until it hangs.
+const OWED_LOOK: Duration = Duration::from_millis(500);
 
 /// Descriptors that one start holds at once, and some for whoever asks meanwhile.
 const A_START_HOLDS: usize = 16;
@@ -150,15 +151,15 @@ impl Host {
         self.commit_owed(batch, move || {
             let _heard = told.send(());
         });
-        if !self.ledger.writable() {
-            return Some(durable);
+        while self.ledger.writable() {
+            match tokio::time::timeout(OWED_LOOK, &mut durable).await {
+                Ok(Ok(())) => return None,
+                // Never: a channel that nobody sends on.
+                Ok(Err(_)) => return Some(oneshot::channel().1),
+                Err(_) => {}
+            }
         }
-        match tokio::time::timeout(OWED_WAIT, &mut durable).await {
-            Ok(Ok(())) => None,
-            // Never: a channel that nobody sends on.
-            Ok(Err(_)) => Some(oneshot::channel().1),
-            Err(_) => Some(durable),
-        }
+        Some(durable)
     }
 
     /// Waits, as [`Host::owe`] does, until what was owed before is durable.

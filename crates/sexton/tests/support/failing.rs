@@ -1,4 +1,4 @@
-//! One system call on one file that fails for a daemon, as a disk or a kernel without memory makes it fail.
+//! One system call on one file that fails for a daemon, as a disk or a kernel without memory makes it fail, or takes long.
 
 #![allow(dead_code, reason = "each test uses a part")]
 #![allow(missing_docs, reason = "for the tests beside it")]
@@ -8,6 +8,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use sexton_testkit::{SOON, eventually};
 
@@ -18,18 +19,24 @@ impl Failing {
     /// From now on `call` fails with `error` for process `pid` wherever it is about `path`; `when` is what `strace -e
     /// inject` says of which of them do.
     pub fn of(pid: i32, call: &str, path: &Path, error: &str, when: &str) -> Failing {
-        Failing::by(&["-P".as_ref(), path.as_os_str()], pid, call, error, when)
+        Failing::by(&["-P".as_ref(), path.as_os_str()], pid, call, &format!("error={error}:when={when}"))
+    }
+
+    /// From now on `call` takes so much longer for process `pid` wherever it is about `path`.
+    pub fn slowly(pid: i32, call: &str, path: &Path, longer: Duration) -> Failing {
+        let delay = format!("delay_enter={}", longer.as_micros());
+        Failing::by(&["-P".as_ref(), path.as_os_str()], pid, call, &delay)
     }
 
     /// As [`Failing::of`], wherever it is about.
     pub fn everywhere(pid: i32, call: &str, error: &str, when: &str) -> Failing {
-        Failing::by(&[], pid, call, error, when)
+        Failing::by(&[], pid, call, &format!("error={error}:when={when}"))
     }
 
-    fn by(filter: &[&OsStr], pid: i32, call: &str, error: &str, when: &str) -> Failing {
+    fn by(filter: &[&OsStr], pid: i32, call: &str, how: &str) -> Failing {
         let mut strace = Command::new("strace");
         strace.args(["-f", "-o", "/dev/null", "-p", &pid.to_string()]).args(filter);
-        strace.args(["-e", &format!("trace={call}"), "-e", &format!("inject={call}:error={error}:when={when}")]);
+        strace.args(["-e", &format!("trace={call}"), "-e", &format!("inject={call}:{how}")]);
         let failing = Failing(strace.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("strace runs"));
         eventually("every thread is traced", SOON, || {
             let tasks = fs::read_dir(format!("/proc/{pid}/task")).expect("it lives");
