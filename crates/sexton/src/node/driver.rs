@@ -36,8 +36,9 @@ use crate::refusal::{Kind, Refusal};
 
 /// Instances on one node: what the keeper's roster holds.
 const MOST_INSTANCES: usize = 65_000;
-/// How long a worker waits, before it serves, for what had ended before it began to be shown as ended.
-const ENDS_SHOWN: Duration = Duration::from_secs(1);
+/// How long a worker waits, before it serves, for what had ended before it began to be shown as ended. BOUND: longer than
+/// the keeper is waited for, and a record on a slow disk.
+const ENDS_SHOWN: Duration = Duration::from_secs(5);
 
 /// Why the driver stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
