@@ -443,9 +443,14 @@ fn an_orphan_that_takes_its_time_to_end_was_ended_and_that_is_told() {
 
 #[test]
 fn the_daemons_own_processes_are_no_orphans_whatever_the_configuration_says() {
-    let node = Node::configured(|owner| {
-        let program = fs::canonicalize(SEXTON).expect("there");
-        let init = program.with_file_name("sexton-init");
+    // By other names than those of every daemon on this host: orphans of other tests are none of this one's.
+    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("own-{}", std::process::id()));
+    fs::create_dir(&dir).expect("made");
+    let [program, init] = ["sexton", "sexton-init"].map(|name| dir.join(name));
+    for name in [&program, &init] {
+        fs::hard_link(Path::new(SEXTON).with_file_name(name.file_name().expect("a name")), name).expect("linked");
+    }
+    let node = Node::of_program(&program, &[], |owner| {
         format!(
             "[[runtime]]\nname = \"own\"\nexecutables = [\"{}\", \"{}\"]\nid_from = {{ flag = \"--cgroup\" }}\n{}",
             program.display(),
@@ -459,6 +464,7 @@ fn the_daemons_own_processes_are_no_orphans_whatever_the_configuration_says() {
     }
     assert_eq!(node.told("orphan.seen"), [0; 0]);
     assert_eq!((node.daemon.worker_pid().expect("a worker"), node.daemon.keeper_pid()), (worker, keeper));
+    fs::remove_dir_all(&dir).expect("removed");
 }
 
 #[test]
