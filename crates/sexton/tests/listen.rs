@@ -8,7 +8,6 @@ mod support;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use sexton_testkit::{Ground, SOON, eventually};
 
@@ -34,7 +33,7 @@ fn ask(address: SocketAddr, token: &str) -> std::io::Result<TcpStream> {
 }
 
 fn ask_by(address: SocketAddr, credentials: &str) -> std::io::Result<TcpStream> {
-    let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(5))?;
+    let mut stream = TcpStream::connect_timeout(&address, SOON)?;
     stream.set_read_timeout(Some(SOON))?;
     let head = format!("GET /v1/version HTTP/1.1\r\nhost: sexton\r\nconnection: close\r\nauthorization: {credentials}");
     stream.write_all(format!("{head}\r\n\r\n").as_bytes())?;
@@ -71,7 +70,8 @@ fn a_port_stays_open_whoever_dies() {
         let asking = scope.spawn(|| {
             let mut connected = 0;
             while !is_over.load(Ordering::Acquire) {
-                drop(TcpStream::connect_timeout(&address, Duration::from_secs(5)).expect("nobody is refused"));
+                // Of so many who come while nobody accepts, some are asked to come again, which takes them seconds.
+                drop(TcpStream::connect_timeout(&address, SOON).expect("nobody is refused"));
                 connected += 1;
             }
             connected
