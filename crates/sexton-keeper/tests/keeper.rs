@@ -471,10 +471,12 @@ fn an_idle_keeper_sleeps_and_stays_small() {
         };
         (value("voluntary_ctxt_switches"), value("VmRSS"))
     };
+    let sleeps = || stat(rig.keeper.id(), 3).as_deref() == Some("S");
     let (before, rss) = eventually("it has come to rest", || {
         let (before, rss) = switches();
         std::thread::sleep(Duration::from_millis(20));
-        (switches().0 == before).then_some((before, rss))
+        // On a busy machine one that is awake may not have had its turn.
+        (sleeps() && switches().0 == before).then_some((before, rss))
     });
     // A second of nothing: this is the measurement itself, nothing waits for it.
     std::thread::sleep(Duration::from_secs(1));

@@ -227,12 +227,13 @@ fn a_slot_that_somebody_still_holds_is_quarantined_until_it_is_free() {
         let vm = create(&mut node, &sleeper("vm"));
         let squatter = Squatter::in_slot(&entry_of(&vm));
         let path = "/v1/instances/vm/stop?wait=1s";
-        let over = node.ask("POST", path, None, Some(&json!({ "force": true }))).0.expect(202);
-        assert_eq!((&over["state"], &over["exit"]["signal"]), (&json!("exited"), &json!(9)), "{over}");
-        assert_eq!(
-            (&over["resources"][0]["kind"], &over["resources"][0]["state"]),
-            (&json!("slot"), &json!("releasing"))
-        );
+        node.ask("POST", path, None, Some(&json!({ "force": true }))).0.expect(202);
+        let over = eventually("its slot alone is left", SOON, || {
+            let now = node.instance("vm");
+            let left = [&now["resources"][0]["kind"], &now["resources"][0]["state"]];
+            if now["state"] == "exited" && left == ["slot", "releasing"] { Ok(now) } else { Err(now.to_string()) }
+        });
+        assert_eq!(over["exit"]["signal"], 9, "{over}");
         slots_become(&mut node, &["0 quarantined vm"]);
         let drain = node.ask("POST", "/v1/nodes/self?wait=1s", None, Some(&json!({ "status": "draining" }))).0;
         assert_eq!(drain.expect(202)["left"][0]["name"], "vm", "it is waited for");
