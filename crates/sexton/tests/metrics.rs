@@ -43,7 +43,12 @@ fn what_has_happened_is_counted() {
         daemon.client().post(path, &body).expect("an answer").expect(status);
     };
     // What its main process leaves behind becomes the keeper's, and is nobody's zombie.
-    post(&daemon, "/v1/instances", json!({ "name": "a", "argv": ["sh", "-c", "sleep 1000 & exec sleep 1000"] }), 201);
+    let leaves = "sleep 1000 & echo left; exec sleep 1000";
+    post(&daemon, "/v1/instances", json!({ "name": "a", "argv": ["sh", "-c", leaves] }), 201);
+    eventually("it has something to leave", SOON, || match daemon.client().get("/v1/instances/a/logs") {
+        Ok(log) if log.text() == "left\n" => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
     post(&daemon, "/v1/instances/a/stop?wait=20s", json!({}), 200);
     post(&daemon, "/v1/instances", json!({ "name": "b", "argv": ["sleep", "1000"] }), 201);
     post(&daemon, "/v1/instances/b/stop?wait=20s", json!({ "force": true }), 200);
