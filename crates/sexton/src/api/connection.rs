@@ -1,10 +1,10 @@
 //! One connection: hyper over a socket whose every byte is metered, so that slow and idle ones can be told.
 //!
 //! ```text
-//!   Idle ── first byte ──► Head ── head complete ──► Busy ── answer written ──► Idle
-//!                                                    │  ▲
-//!                                                    ▼  │ while a body is on its way
-//!                                                    Body
+//!   New ──► Idle ── first byte ──► Head ── head complete ──► Busy ── answer written ──► Idle
+//!                                                            │  ▲
+//!                                                            ▼  │ while a body is on its way
+//!                                                            Body
 //! ```
 //! What hyper itself answers to a broken head has no body; it is replaced here by a problem document.
 
@@ -174,6 +174,7 @@ impl Write for Io {
 
 /// Serves one connection until it ends or is told to.
 pub(super) async fn serve(meter: Arc<Meter>, peer: Peer, context: Arc<super::Context>) {
+    meter.enter(Phase::Idle);
     let first = tokio::select! {
         biased;
         () = meter.gone.notified() => return,

@@ -13,7 +13,9 @@ use super::socket::Socket;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub(super) enum Phase {
-    /// Between two requests.
+    /// Accepted, and not looked at yet.
+    New,
+    /// Before the first request, or between two.
     Idle,
     /// Some of a request's head has come.
     Head,
@@ -48,7 +50,7 @@ impl Meter {
         Meter {
             socket,
             begin: Instant::now(),
-            phase: AtomicU8::new(Phase::Idle as u8),
+            phase: AtomicU8::new(Phase::New as u8),
             since: AtomicU64::new(0),
             stalled: AtomicU64::new(u64::MAX),
             has_line: AtomicBool::new(false),
@@ -64,9 +66,10 @@ impl Meter {
 
     pub(super) fn phase(&self) -> Phase {
         match self.phase.load(Ordering::Relaxed) {
-            0 => Phase::Idle,
-            1 => Phase::Head,
-            2 => Phase::Body,
+            0 => Phase::New,
+            1 => Phase::Idle,
+            2 => Phase::Head,
+            3 => Phase::Body,
             _ => Phase::Busy,
         }
     }

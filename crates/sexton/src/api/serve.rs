@@ -29,6 +29,9 @@ const HEAD_TIME: Duration = Duration::from_secs(10);
 /// How long a connection may say nothing.
 const IDLE_TIME: Duration = Duration::from_secs(60);
 
+/// How long a connection says nothing before it counts as idle: who has just come, or was just answered, is about to speak.
+const ABOUT_TO_SPEAK: Duration = Duration::from_millis(100);
+
 /// How often the connections are looked at; nothing is looked at while there are none.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -96,13 +99,15 @@ impl Registry {
         self.lock().1.len() >= CONNECTIONS_MAX
     }
 
-    /// Drops whoever does the least: the longest idle, then the slowest sender, then the slowest reader.
+    /// Drops whoever does the least: the longest idle, then the slowest sender, then who has hardly come, then the
+    /// slowest reader.
     fn drop_one(&self) -> bool {
         let mut meters = self.lock();
-        let rank = |meter: &Meter| match meter.phase() {
-            Phase::Idle => Some((0, std::cmp::Reverse(meter.age()))),
-            Phase::Head | Phase::Body => Some((1, std::cmp::Reverse(meter.age()))),
-            Phase::Busy => meter.stall().map(|stall| (2, std::cmp::Reverse(stall))),
+        let rank = |meter: &Meter| match (meter.phase(), meter.age()) {
+            (Phase::Idle, age) if age >= ABOUT_TO_SPEAK => Some((0, std::cmp::Reverse(age))),
+            (Phase::Head | Phase::Body, age) => Some((1, std::cmp::Reverse(age))),
+            (Phase::New | Phase::Idle, age) => Some((2, std::cmp::Reverse(age))),
+            (Phase::Busy, _) => meter.stall().map(|stall| (3, std::cmp::Reverse(stall))),
         };
         let victim = meters.1.iter().filter_map(|(id, meter)| Some((rank(meter)?, *id))).min();
         let Some(meter) = victim.and_then(|(_, id)| meters.1.remove(&id)) else { return false };
@@ -114,6 +119,7 @@ impl Registry {
     fn drop_overdue(&self) {
         for meter in self.lock().1.values() {
             let is_overdue = match meter.phase() {
+                Phase::New => false,
                 Phase::Idle => meter.age() > IDLE_TIME,
                 Phase::Head => meter.age() > HEAD_TIME,
                 // What a body may take is told where it is read.
@@ -166,8 +172,12 @@ async fn accept_all(listener: Listener, context: Arc<Context>, registry: Arc<Reg
             }
             Err(error) => {
                 tracing::warn!(%error, "could not accept a connection");
-                registry.drop_one();
-                tokio::time::sleep(NO_DESCRIPTOR_PAUSE).await;
+                if registry.drop_one() {
+                    // Its descriptor is free once its task has had its turn.
+                    tokio::task::yield_now().await;
+                } else {
+                    tokio::time::sleep(NO_DESCRIPTOR_PAUSE).await;
+                }
             }
         }
     }

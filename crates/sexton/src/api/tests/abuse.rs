@@ -125,6 +125,28 @@ async fn bodies_that_do_not_come_hold_nobody_up() {
 }
 
 #[tokio::test]
+async fn who_comes_in_a_crowd_is_served_though_slow_ones_hold_every_place() {
+    let api = Api::start("slow-crowd");
+    let mut slow = Vec::new();
+    for n in 0..1_536 {
+        let mut client = api.connect().await;
+        let begun: [&[u8]; 2] = [b"GET /live", b"POST /v1/reconcile HTTP/1.1\r\ncontent-length: 2\r\n\r\n{"];
+        client.send(begun[n % 2]).await;
+        slow.push(client);
+    }
+    let mut crowd = Vec::new();
+    for _ in 0..300 {
+        let mut client = api.connect().await;
+        client.send(&request("GET", "/livez", &[], None)).await;
+        crowd.push(client);
+    }
+    // REGRESSION: each was taken for idle, and made room for the next.
+    for mut client in crowd {
+        assert_eq!(client.reply().await.status, 200);
+    }
+}
+
+#[tokio::test]
 async fn a_thousand_callers_that_wait_are_all_served() {
     let api = Api::start("waiters");
     api.create("slow-1").await;
