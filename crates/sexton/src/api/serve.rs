@@ -32,6 +32,9 @@ const IDLE_TIME: Duration = Duration::from_secs(60);
 /// How long a connection says nothing before it counts as idle: who has just come, or was just answered, is about to speak.
 const ABOUT_TO_SPEAK: Duration = Duration::from_millis(100);
 
+/// How long an answer waits for its reader before that counts as slow.
+const ABOUT_TO_READ: Duration = Duration::from_secs(1);
+
 /// How often the connections are looked at; nothing is looked at while there are none.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -99,15 +102,20 @@ impl Registry {
         self.lock().1.len() >= CONNECTIONS_MAX
     }
 
-    /// Drops whoever does the least: the longest idle, then the slowest sender, then who has hardly come, then the
-    /// slowest reader.
+    /// Drops whoever does the least: the longest idle, then the slowest sender, then the slowest reader; and then who has
+    /// hardly come, or whose answer has hardly begun to wait.
     fn drop_one(&self) -> bool {
         let mut meters = self.lock();
-        let rank = |meter: &Meter| match (meter.phase(), meter.age()) {
-            (Phase::Idle, age) if age >= ABOUT_TO_SPEAK => Some((0, std::cmp::Reverse(age))),
-            (Phase::Head | Phase::Body, age) => Some((1, std::cmp::Reverse(age))),
-            (Phase::New | Phase::Idle, age) => Some((2, std::cmp::Reverse(age))),
-            (Phase::Busy, _) => meter.stall().map(|stall| (3, std::cmp::Reverse(stall))),
+        let rank = |meter: &Meter| {
+            let (place, age) = match (meter.phase(), meter.age(), meter.stall()) {
+                (Phase::Idle, age, _) if age >= ABOUT_TO_SPEAK => (0, age),
+                (Phase::Head | Phase::Body, age, _) => (1, age),
+                (Phase::Busy, _, Some(stall)) if stall >= ABOUT_TO_READ => (2, stall),
+                (Phase::New | Phase::Idle, age, _) => (3, age),
+                (Phase::Busy, _, Some(stall)) => (4, stall),
+                (Phase::Busy, _, None) => return None,
+            };
+            Some((place, std::cmp::Reverse(age)))
         };
         let victim = meters.1.iter().filter_map(|(id, meter)| Some((rank(meter)?, *id))).min();
         let Some(meter) = victim.and_then(|(_, id)| meters.1.remove(&id)) else { return false };
@@ -333,4 +341,44 @@ pub fn listen(path: &Path) -> Result<std::os::unix::net::UnixListener, ListenErr
 /// `/proc` cannot be read.
 pub fn own_uid() -> io::Result<u32> {
     fs::metadata("/proc/self").map(|about| about.uid())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn connection(phase: Phase) -> Arc<Meter> {
+        let (ours, _theirs) = tokio::net::UnixStream::pair().expect("a pair");
+        let meter = Arc::new(Meter::new(Arc::new(Socket::Unix(ours))));
+        meter.enter(phase);
+        meter
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_is_slow_is_dropped_before_who_has_just_come() {
+        let registry = Registry::default();
+        let enter = |phase, waits| {
+            let meter = connection(phase);
+            meter.note_write(waits);
+            registry.enter(meter)
+        };
+        let busy = enter(Phase::Busy, false);
+        let [reader, sender, idle] =
+            [(Phase::Busy, true), (Phase::Head, false), (Phase::Idle, false)].map(|(phase, waits)| enter(phase, waits));
+        tokio::time::advance(2 * ABOUT_TO_READ).await;
+        let new_reader = enter(Phase::Busy, true);
+        let new = enter(Phase::New, false);
+        let there = || registry.lock().1.keys().copied().collect::<Vec<u64>>();
+        let mut dropped = Vec::new();
+        loop {
+            let before = there();
+            if !registry.drop_one() {
+                break;
+            }
+            dropped.extend(before.into_iter().filter(|id| !there().contains(id)));
+        }
+        // REGRESSION: who had just come went before slow senders and slow readers.
+        assert_eq!(dropped, [idle, sender, reader, new, new_reader]);
+        assert_eq!(there(), [busy], "what is carried out is let alone");
+    }
 }
