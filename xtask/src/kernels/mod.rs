@@ -29,6 +29,9 @@ pub fn kernels(args: &[String]) -> Result<bool> {
     }
     let (programs, mut versions): (Vec<&str>, Vec<&str>) =
         named.into_iter().partition(|name| name.starts_with("sexton"));
+    if let Some(unknown) = versions.iter().find(|version| !version.starts_with(|first: char| first.is_ascii_digit())) {
+        bail!("`{unknown}` is neither a version such as 6.12 nor a test program such as `sexton.slots`");
+    }
     let wanted = match (programs.is_empty(), flags.is_empty()) {
         (false, true) => Wanted::These(programs),
         (false, false) => bail!("`--all` runs every test program, so none is named"),
