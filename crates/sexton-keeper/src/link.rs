@@ -1,6 +1,6 @@
 //! The worker's end of the connection to its keeper.
 
-use sexton_sys::socket::{receive, send};
+use sexton_sys::socket::{receive, send, unreceived};
 use sexton_sys::{Errno, Fd, RawFd, SysError, file};
 
 use crate::wire::{MAX_MESSAGE, Malformed, StoreName, ToKeeper, ToWorker};
@@ -87,6 +87,14 @@ impl KeeperLink {
         let mut packet = [0; MAX_MESSAGE];
         let len = message.encode(&mut packet);
         send(self.0.raw(), packet.get(..len).unwrap_or_default(), fd)
+    }
+
+    /// Whether the keeper, of whatever version, has taken in all that was sent.
+    ///
+    /// # Errors
+    /// As [`unreceived`].
+    pub fn is_heard(&self) -> Result<bool, SysError> {
+        unreceived(self.0.raw()).map(|bytes| bytes == 0)
     }
 
     /// Takes one message.

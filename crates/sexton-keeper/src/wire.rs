@@ -219,7 +219,7 @@ impl HeldProcess {
 /// A message of a worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ToKeeper {
-    /// Who speaks.
+    /// Who speaks. Said again, it changes nothing: whether it is heard tells whether the keeper works.
     Hello {
         /// The worker's version of the protocol.
         version: u16,

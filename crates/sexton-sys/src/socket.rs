@@ -148,6 +148,21 @@ pub fn peer(socket: RawFd) -> Result<Peer, SysError> {
     Ok(peer)
 }
 
+/// Bytes, with the kernel's own about them, that were sent and that the other end has not received yet.
+///
+/// # Source
+/// `unix(7)`, `SIOCOUTQ`.
+///
+/// # Errors
+/// `EBADF`, `ENOTTY` for what is no socket.
+pub fn unreceived(socket: RawFd) -> Result<u32, SysError> {
+    const SIOCOUTQ: usize = 0x5411;
+    let mut bytes = 0_i32;
+    // SAFETY: the kernel writes one `int`.
+    let told = unsafe { syscall(nr::IOCTL, [word(socket), SIOCOUTQ, &raw mut bytes as usize]) };
+    told.map(|_| bytes.cast_unsigned()).map_err(|errno| SysError::about(c"ioctl", socket, errno))
+}
+
 /// A pidfd of who connected to `socket`, also when that process has ended.
 ///
 /// # Errors
@@ -180,6 +195,7 @@ mod tests {
         let bell = EventFd::new().unwrap();
         send(a.raw(), b"one", Some(bell.raw())).unwrap();
         send(a.raw(), b"none", None).unwrap();
+        assert!(unreceived(a.raw()).unwrap() > 0);
         let mut buffer = [0_u8; 64];
         let got = receive(b.raw(), &mut buffer).unwrap();
         assert_eq!((&buffer[..got.len], got.cut), (&b"one"[..], false));
@@ -188,6 +204,7 @@ mod tests {
         let got = receive(b.raw(), &mut buffer).unwrap();
         assert_eq!((&buffer[..got.len], got.fd), (&b"none"[..], None));
         assert_eq!(receive(b.raw(), &mut buffer).unwrap_err().errno, Errno::EAGAIN);
+        assert_eq!(unreceived(a.raw()).unwrap(), 0);
     }
 
     #[test]

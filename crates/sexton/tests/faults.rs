@@ -833,6 +833,20 @@ fn a_keeper_that_is_stopped_keeps_nobody_waiting() {
     assert_eq!(node.settled("late")["exit"]["code"], 7);
 }
 
+#[test]
+fn a_keeper_that_is_stopped_is_told_by_healthz() {
+    let mut node = Node::new(SEXTON, &[]);
+    let keeper = node.daemon().keeper().expect("a keeper");
+    let status = |node: &Node| node.ground.client().get("/healthz").expect("an answer");
+    assert_eq!(status(&node).status, 200);
+    keeper.signal(SIGSTOP).expect("stopped");
+    // REGRESSION: nothing told that nobody reaped.
+    let told = status(&node);
+    assert!(told.status == 503 && told.text().contains("keeper"), "{} {}", told.status, told.text());
+    keeper.signal(SIGCONT).expect("continued");
+    assert_eq!(status(&node).status, 200);
+}
+
 /// A node on which nobody reaps but who holds the process.
 fn without_sweep() -> Node {
     Node::on(SEXTON, |ground| fs::write(ground.config(), "[sweep]\nenabled = false\n").expect("configured"))

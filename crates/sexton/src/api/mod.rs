@@ -61,7 +61,7 @@ pub struct Context {
     writes: Writes,
     /// Turns at reading from the disk.
     disk: Semaphore,
-    /// Whether the ledger can be written, where there is a host to ask.
+    /// Who knows of the ledger and the keeper, where there is a host to ask.
     host: Option<Arc<Host>>,
     /// The OpenAPI document of all that is served, written when it is first asked for.
     document: LazyLock<Bytes>,

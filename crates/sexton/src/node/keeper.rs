@@ -8,7 +8,7 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use sexton_keeper::link::{FromKeeper, KeeperLink, LinkError};
-use sexton_keeper::wire::{ExitRecord, HeldProcess, StoreName, ToKeeper};
+use sexton_keeper::wire::{self, ExitRecord, HeldProcess, StoreName, ToKeeper};
 use sexton_plan::identity::Identity;
 use sexton_plan::state::ExitStatus;
 use sexton_sys::Errno;
@@ -23,6 +23,8 @@ use super::readiness;
 const TELLS: Duration = Duration::from_secs(1);
 /// The pause before the records are looked at again.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
+/// The pause before it is asked again whether the keeper has heard; one that works does within microseconds.
+const HEARS_AGAIN: Duration = Duration::from_millis(1);
 
 /// The connection, and the exits that the keeper recorded and nobody has claimed yet.
 #[derive(Debug)]
@@ -210,6 +212,25 @@ impl Keeper {
     pub async fn flush(&self) {
         while !self.outbox.queue().is_empty() {
             self.outbox.emptied.notified().await;
+        }
+    }
+
+    /// Waits until the keeper has heard all, and something at least: one that is stopped, or hangs on its disk, never does.
+    pub async fn hears(&self) {
+        let Some(link) = &self.link else { return };
+        let has_heard = || {
+            let is_heard = link.get_ref().0.is_heard().unwrap_or_else(|error| {
+                tracing::error!(%error, "keeper not reachable");
+                false
+            });
+            is_heard && self.outbox.queue().is_empty()
+        };
+        // Where something is under way already, that is enough, however often this is asked.
+        if has_heard() {
+            self.tell(ToKeeper::Hello { version: wire::VERSION });
+        }
+        while !has_heard() {
+            sleep(HEARS_AGAIN).await;
         }
     }
 

@@ -14,7 +14,7 @@ use crate::metrics::Metric;
 use crate::node::request::Facts;
 use crate::refusal::{Kind, Refusal};
 
-/// A driver that takes longer to say who it is does not do its work.
+/// A driver that takes longer to say who it is does not do its work, nor does a keeper that takes longer to hear.
 const STALL: Duration = Duration::from_secs(5);
 
 pub(in crate::api) async fn live(_call: Call) -> Result<Answer, Refusal> {
@@ -28,13 +28,17 @@ async fn facts(call: &Call) -> Result<Facts, Refusal> {
 }
 
 pub(in crate::api) async fn healthy(call: Call) -> Result<Answer, Refusal> {
-    match facts(&call).await?.pass_stalled {
-        Some(since) => {
-            let told = format!("a pass of the reconciler has been under way for {} s", since.as_secs());
-            Err(Refusal::new(Kind::NotReady, told))
-        }
-        None => Ok(answer::json(200, &json!({ "status": "healthy" }))),
+    if let Some(since) = facts(&call).await?.pass_stalled {
+        let told = format!("a pass of the reconciler has been under way for {} s", since.as_secs());
+        return Err(Refusal::new(Kind::NotReady, told));
     }
+    if let Some(host) = &call.context.host
+        && tokio::time::timeout(STALL, host.keeper.hears()).await.is_err()
+    {
+        let told = format!("the keeper, which reaps, has heard nothing for {} s", STALL.as_secs());
+        return Err(Refusal::new(Kind::NotReady, told));
+    }
+    Ok(answer::json(200, &json!({ "status": "healthy" })))
 }
 
 pub(in crate::api) async fn ready(call: Call) -> Result<Answer, Refusal> {
