@@ -28,15 +28,8 @@ pub fn required() -> Result<(), SysError> {
 pub fn pidfs() -> bool {
     static PIDFS: OnceLock<bool> = OnceLock::new();
     *PIDFS.get_or_init(|| {
-        let mine = i32::try_from(std::process::id()).unwrap_or_default();
-        let inode = |pid: i32| pidfd::open(pid).and_then(|fd| pidfd::inode(fd.raw())).ok();
-        let other = if mine == 1 { 2 } else { 1 };
-        match (inode(mine), inode(other)) {
-            (Some(mine), Some(other)) => mine != other,
-            // Alone in a namespace: a file handle on a pidfd exists only with pidfs.
-            (Some(_), None) => pidfd::open(mine).is_ok_and(|fd| pidfd::FileHandle::of(fd.raw()).is_ok()),
-            (None, _) => false,
-        }
+        let me = pidfd::open(std::process::id().cast_signed());
+        me.and_then(|me| pidfd::is_pidfs(me.raw())).unwrap_or(false)
     })
 }
 
@@ -48,5 +41,14 @@ mod tests {
         if sexton_sys::pidfd::FileHandle::of(me.raw()).is_ok() {
             assert!(super::pidfs());
         }
+    }
+
+    #[test]
+    fn this_kernel_has_pidfs_where_inodes_differ() {
+        let inode = |pid: u32| {
+            let pidfd = sexton_sys::pidfd::open(pid.cast_signed()).expect("pidfd");
+            sexton_sys::pidfd::inode(pidfd.raw()).expect("inode")
+        };
+        assert_eq!(super::pidfs(), inode(std::process::id()) != inode(std::os::unix::process::parent_id()));
     }
 }

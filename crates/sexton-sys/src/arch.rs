@@ -229,6 +229,7 @@ pub(crate) mod nr {
     pub const RENAMEAT2: usize = 316;
     pub const EXECVEAT: usize = 322;
     pub const FSTAT: usize = 5;
+    pub const FSTATFS: usize = 138;
     pub const PIDFD_SEND_SIGNAL: usize = 424;
     pub const OPEN_TREE: usize = 428;
     pub const MOVE_MOUNT: usize = 429;
@@ -315,6 +316,7 @@ pub(crate) mod nr {
     pub const RENAMEAT2: usize = 276;
     pub const EXECVEAT: usize = 281;
     pub const FSTAT: usize = 80;
+    pub const FSTATFS: usize = 44;
     pub const PIDFD_SEND_SIGNAL: usize = 424;
     pub const OPEN_TREE: usize = 428;
     pub const MOVE_MOUNT: usize = 429;

@@ -41,6 +41,22 @@ pub fn inode(fd: RawFd) -> Result<u64, SysError> {
     Ok(ino)
 }
 
+/// Whether a pidfd is one of pidfs (`statfs(2)`, `PID_FS_MAGIC`; Linux 6.9), whose inodes each name one process for the
+/// whole boot. Before, all pidfds share one anonymous inode.
+///
+/// # Errors
+/// As `fstatfs(2)`.
+pub fn is_pidfs(pidfd: RawFd) -> Result<bool, SysError> {
+    const PID_FS_MAGIC: u64 = 0x5049_4446;
+    // `struct statfs` has 120 bytes on both machines, of which the type is the first 8.
+    let mut statfs = [0_u64; 15];
+    // SAFETY: the kernel writes one `struct statfs`.
+    let told = unsafe { syscall(nr::FSTATFS, [word(pidfd), statfs.as_mut_ptr() as usize]) };
+    told.map_err(|errno| SysError::about(c"fstatfs", pidfd, errno))?;
+    let [kind, ..] = statfs;
+    Ok(kind == PID_FS_MAGIC)
+}
+
 /// What `PIDFD_GET_INFO` tells (Linux 6.13; exit status from 6.15), each where the kernel's mask says so.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PidfdFacts {

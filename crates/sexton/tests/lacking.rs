@@ -87,8 +87,9 @@ fn a_daemon_that_dies_before_it_has_moved_a_child_leaves_nobody() {
 }
 
 /// As Linux 6.1: no pidfs, and a pidfd tells nothing.
-const BEFORE_PIDFS: [&str; 5] = [
+const BEFORE_PIDFS: [&str; 6] = [
     "fstat ENOSYS",
+    "fstatfs ENOSYS",
     "ioctl 1=0xc040ff0b ENOTTY",
     "name_to_handle_at EOPNOTSUPP",
     "open_by_handle_at EPERM",
