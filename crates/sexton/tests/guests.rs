@@ -20,7 +20,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use monitor::Monitor;
-use owner::{SHAPES, age, executes};
+use owner::{Owner, SHAPES, age, executes};
 use serde_json::json;
 use sexton_plan::id::Pid;
 use sexton_testkit::{SOON, eventually};
@@ -143,6 +143,19 @@ fn listens(dir: &Path) {
     fs::remove_file(dir.join("q.sock")).expect("removed");
 }
 
+/// A guest that is nobody's child.
+fn boot(owner: &mut Owner, id: &str) -> Pid {
+    let line = format!("exec {}", machine(id, &owner.guest_dir(id)).join(" "));
+    owner.orphan(&line)
+}
+
+fn looks_alike(guest: Pid, impostor: Pid) {
+    for file in ["cmdline", "comm", "environ"] {
+        let told = |pid: Pid| shown(pid.as_raw(), file);
+        assert_eq!(told(guest), told(impostor), "{file} of {guest} and {impostor}");
+    }
+}
+
 #[test]
 fn ten_guests_are_found_again_and_the_eleventh_is_ended_after_its_grace_among_twenty_look_alikes() {
     if !sexton_testkit::skip::has_program(QEMU) {
@@ -160,30 +173,27 @@ fn ten_guests_are_found_again_and_the_eleventh_is_ended_after_its_grace_among_tw
     let Node { daemon, mut owner, ground } = node;
     daemon.kill9_both().expect("both killed");
     let sockets: Vec<PathBuf> = ids.iter().map(|id| owner.guest_dir(id).join("q.sock")).collect();
-    let guests: Vec<Pid> =
-        ids.iter().map(|id| owner.orphan(&format!("exec {}", machine(id, &owner.guest_dir(id)).join(" ")))).collect();
-    let mut monitors: Vec<Monitor> = sockets.iter().map(|socket| Monitor::open(socket)).collect();
-    // A monitor talks to one at a time: that of the eleventh is left to the daemon.
-    monitors.truncate(10);
+    let mut guests: Vec<Pid> = ids.iter().take(10).map(|id| boot(&mut owner, id)).collect();
+    let mut monitors: Vec<Monitor> = sockets.iter().take(10).map(|socket| Monitor::open(socket)).collect();
     // What it knows of two of them became another's number: a stranger's, and that of an impostor.
     let stranger = owner.orphan("exec sleep 1000");
     for (at, stale) in [(3, stranger), (8, look_alikes.impostors[8])] {
         owner.write(&ids[at], shape(at).1.replace('@', &stale.to_string()));
     }
-    for (guest, impostor) in guests.iter().zip(&look_alikes.impostors) {
-        for file in ["cmdline", "comm", "environ"] {
-            let told = |pid: &Pid| shown(pid.as_raw(), file);
-            assert_eq!(told(guest), told(impostor), "{file} of {guest} and {impostor}");
-        }
-    }
     let daemon = ground.serve().expect("another daemon");
-    let node = Node { daemon, owner, ground };
-    for (at, pid) in guests.iter().enumerate().take(10) {
+    let mut node = Node { daemon, owner, ground };
+    for (at, pid) in guests.iter().enumerate() {
         let file = node.owner.file(&ids[at]);
         assert_eq!(node.owner.read(&ids[at]), shape(at).1.replace('@', &pid.to_string()), "{}", ids[at]);
         assert_eq!(fs::metadata(&file).expect("there").permissions().mode() & 0o7777, 0o640, "{}", ids[at]);
     }
-    let eleventh = guests[10];
+    // Its grace begins when all is ready to look. A monitor talks to one at a time: its own is left to the daemon.
+    let eleventh = boot(&mut node.owner, &ids[10]);
+    drop(Monitor::open(&sockets[10]));
+    guests.push(eleventh);
+    for (guest, impostor) in guests.iter().zip(&look_alikes.impostors) {
+        looks_alike(*guest, *impostor);
+    }
     let mut looks = 0;
     loop {
         let before = age(eleventh).expect("alive");
