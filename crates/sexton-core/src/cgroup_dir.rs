@@ -5,6 +5,7 @@ use std::fs;
 use std::io;
 use std::os::fd::AsRawFd as _;
 use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
 use sexton_sys::xattr;
@@ -17,6 +18,10 @@ const TAG: &std::ffi::CStr = c"trusted.sexton";
 /// The tag of a cgroup that was made on the way to another.
 pub(crate) const WAY: &[u8] = b"way";
 
+/// The sticky bit on a cgroup's directory: Sexton made it. The kernel takes it with the directory in one step, so no crash
+/// falls between the two, as one would before a tag, and it needs no privilege. It has no other meaning there.
+const MADE: u32 = 0o1000;
+
 /// Makes the cgroup at `dir`, of whatever hierarchy, and what is missing on the way to it, which is marked so that
 /// [`remove_with_way`] knows it again.
 ///
@@ -26,13 +31,9 @@ pub fn make_with_way(dir: &Path) -> io::Result<()> {
     let make = || -> io::Result<()> {
         let missing: Vec<&Path> = dir.ancestors().take_while(|above| !above.exists()).collect();
         for missing in missing.into_iter().rev() {
-            match fs::create_dir(missing) {
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
+            match fs::DirBuilder::new().mode(0o755 | MADE).create(missing) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
                 made => made?,
-            }
-            if missing != dir {
-                tag(missing, WAY);
-                pass_controllers_on(missing);
             }
         }
         // A file of the kernel may have that name.
@@ -42,26 +43,42 @@ pub fn make_with_way(dir: &Path) -> io::Result<()> {
         // RACE: another daemon may just have removed what it had made.
         Err(error) if error.kind() == io::ErrorKind::NotFound => make(),
         made => made,
+    }?;
+    // What a crash has left without its tag is on the way as well.
+    let is_untagged = |above: &&Path| is_made(above) && tag_of(above).is_ok_and(|tag| tag.is_none());
+    let way: Vec<&Path> = dir.ancestors().skip(1).take_while(is_untagged).collect();
+    for above in way.into_iter().rev() {
+        tag(above, WAY);
+        pass_controllers_on(above);
     }
+    Ok(())
 }
 
-/// Removes the cgroup at `dir`, and above it what [`make_with_way`] made and nobody uses any more. Where that of another
-/// daemon lies below, it is on the way to that one from now on, and goes with it.
+/// Removes the cgroup at `dir`, unless somebody else had made it, and above it what [`make_with_way`] made and nobody uses
+/// any more. Where that of another daemon lies below, it is on the way to that one from now on, and goes with it.
 ///
 /// # Errors
 /// It is not empty, or the kernel refused.
-pub fn remove_with_way(dir: &Path) -> io::Result<Released> {
-    let released = remove_dir(dir).inspect_err(|_| tag(dir, WAY))?;
-    let is_made = |above: &Path| {
-        let tag = fs::File::open(above).and_then(|dir| read_tag(&dir));
-        matches!(tag, Ok(Some(tag)) if tag == WAY)
-    };
+pub fn remove_with_way(dir: &Path) -> io::Result<()> {
+    if dir.exists() && !is_made(dir) {
+        return Ok(());
+    }
+    remove_dir(dir).inspect_err(|_| tag(dir, WAY))?;
+    let is_way = |above: &Path| matches!(tag_of(above), Ok(Some(tag)) if tag == WAY);
     for above in dir.ancestors().skip(1) {
-        if !is_made(above) || fs::remove_dir(above).is_err() {
+        if !is_way(above) || fs::remove_dir(above).is_err() {
             break;
         }
     }
-    Ok(released)
+    Ok(())
+}
+
+fn is_made(dir: &Path) -> bool {
+    fs::metadata(dir).is_ok_and(|found| found.mode() & MADE != 0)
+}
+
+fn tag_of(dir: &Path) -> io::Result<Option<Vec<u8>>> {
+    read_tag(&fs::File::open(dir)?)
 }
 
 /// Tags a cgroup, as far as that can be done; it needs no descriptor, of which there may be none.

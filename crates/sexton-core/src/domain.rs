@@ -107,11 +107,11 @@ impl Subtree {
         procs.map(drop).map_err(|source| self.error("write", source))
     }
 
-    /// Removes the subtree's own directory, if it is empty, and what was made on the way to it.
+    /// Removes the subtree's own directory, unless somebody else had made it, and what was made on the way to it.
     ///
     /// # Errors
     /// It is not empty, or the kernel refused.
-    pub fn remove(&self) -> Result<Released, DomainError> {
+    pub fn remove(&self) -> Result<(), DomainError> {
         remove_with_way(&self.full()).map_err(|source| self.error("remove", source))
     }
 

@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -218,15 +219,42 @@ fn what_was_made_on_the_way_to_a_subtree_goes_with_the_last_one_below() {
         way.is_subtree().expect("read") && way.owner().expect("read").is_none(),
         "no daemon above takes it for a stray"
     );
-    assert_eq!(one.remove().expect("removed"), Released::Now);
+    one.remove().expect("removed");
     assert!(root.join("a/b/other").exists(), "the other daemon's stays");
-    assert_eq!(other.remove().expect("removed"), Released::Now);
+    other.remove().expect("removed");
     // REGRESSION: it stayed on the host.
     let is_left = root.join("a").exists();
     // What was there before stays.
     fs::remove_dir(root.join("a/b")).and_then(|()| fs::remove_dir(root.join("a"))).unwrap_or_default();
     fs::remove_dir(&root).expect("still there, and empty");
     assert!(!is_left);
+}
+
+#[test]
+fn a_subtree_that_somebody_else_had_made_stays() {
+    let run = format!("sexton-given-{}", std::process::id());
+    let root = sexton_testkit::cgroup2().expect("mounted").join(&run);
+    fs::create_dir(&root).expect("made");
+    let [given, below] = [run.clone(), format!("{run}/below")].map(|path| Subtree::find(&path).expect("cgroup2"));
+    given.make().expect("there");
+    below.make().expect("made");
+    given.remove().expect("let go of, though it is not empty");
+    below.remove().expect("removed");
+    given.remove().expect("let go of");
+    // REGRESSION: it was removed, with the limits that its maker had set; by the last daemon below, too.
+    fs::remove_dir(&root).expect("still there, and empty");
+}
+
+#[test]
+fn what_a_crash_left_on_the_way_before_its_tag_goes_too() {
+    let run = format!("sexton-untagged-{}", std::process::id());
+    let root = sexton_testkit::cgroup2().expect("mounted").join(&run);
+    let subtree = Subtree::find(&format!("{run}/a")).expect("cgroup2");
+    // As the kernel makes it; the tag would be next.
+    fs::DirBuilder::new().mode(0o1755).create(&root).expect("made");
+    subtree.make().expect("made");
+    subtree.remove().expect("removed");
+    assert!(fs::remove_dir(&root).is_err(), "REGRESSION: it was nobody's, and stayed on the host");
 }
 
 #[test]
