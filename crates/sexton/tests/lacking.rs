@@ -195,6 +195,14 @@ fn without_netlink_slots_are_refused_without_a_trace_and_a_drain_ends() {
 }
 
 #[test]
+fn a_kernel_that_does_not_tell_what_the_keeper_has_heard_fails_no_health() {
+    // SIOCOUTQ.
+    let node = Node::new(lacking("heard", &["ioctl 1=0x5411 EPERM"]), &[]);
+    // REGRESSION: 503, after 5 s.
+    assert_eq!(node.ground.client().get("/healthz").expect("an answer").status, 200);
+}
+
+#[test]
 fn a_keeper_that_can_never_start_a_worker_says_why_and_ends() {
     let ground = Ground::new(lacking("setpgid", &["setpgid ENOSYS"])).expect("a ground");
     // REGRESSION: it tried again for ever.
