@@ -55,7 +55,7 @@ pub async fn drain(context: &Context, args: &DrainArgs) -> Result<u8, Failure> {
     let body = json!({"status": "draining", "forceStop": args.force, "timeout": timeout});
     let path = format!("/v1/nodes/{}", args.node.as_ref().map_or("self", Name::as_str));
     let ends = ends(args).map(|limit| Instant::now() + limit);
-    let answer = client.ask(&Ask::post(path, body).due(ends)).await?;
+    let answer = client.ask(&Ask::post(path, body).due(ends)).await.map_err(hint_at_nodes)?;
     if !args.wait {
         context.out.document(&answer, out::members)?;
         return Ok(exit::DONE);
@@ -97,9 +97,12 @@ async fn look(client: &Client, name: Option<&Name>, known: Known, ends: Option<I
     };
     let nodes = client.list("/v1/nodes", &[]).await?;
     let found = nodes.into_iter().find(|node| node.at("id") == name.as_str());
-    found.ok_or_else(|| {
-        Failure::new(exit::NOT_FOUND, format!("there is no node `{name}`")).hint("`sexton nodes` lists them")
-    })
+    found.ok_or_else(|| hint_at_nodes(Failure::new(exit::NOT_FOUND, format!("there is no node `{name}`"))))
+}
+
+/// What is not found here is a node, not an instance.
+fn hint_at_nodes(failure: Failure) -> Failure {
+    if failure.exit == exit::NOT_FOUND { failure.hint("`sexton nodes` lists what there is") } else { failure }
 }
 
 fn left(node: &Value) -> Failure {
@@ -125,6 +128,13 @@ mod tests {
         assert_eq!(ends(&args(true, None)), seconds(30));
         assert_eq!(ends(&args(true, seconds(5))), seconds(5));
         assert_eq!(ends(&args(false, seconds(60))), seconds(120));
+    }
+
+    #[test]
+    fn who_drains_another_node_is_told_where_nodes_are_listed() {
+        let of = |status, code| hint_at_nodes(Failure::of_answer(status, &json!({"code": code}))).hint;
+        assert!(of(404, "not_found").is_some_and(|hint| hint.contains("sexton nodes")));
+        assert!(of(409, "wrong_state").is_some_and(|hint| !hint.contains("sexton nodes")));
     }
 
     #[test]
