@@ -114,12 +114,8 @@ async fn idle_connections_beyond_every_bound_hold_nobody_up() {
 #[tokio::test]
 async fn bodies_that_do_not_come_hold_nobody_up() {
     let api = Api::start("uploads");
-    let mut crowd = Vec::new();
-    for _ in 0..1_536 {
-        let mut client = api.connect().await;
-        client.send(b"POST /v1/instances HTTP/1.1\r\ncontent-length: 100\r\n\r\n{").await;
-        crowd.push(client);
-    }
+    let body = b"POST /v1/instances HTTP/1.1\r\ncontent-length: 100\r\n\r\n{";
+    let mut crowd = api.crowd(1_536, &[body]).await;
     assert_eq!(api.ask("GET", "/livez", None).await.status, 200, "a request that is whole goes before them");
     crowd.remove(0).reply().await.refused(408, "request_timeout");
 }
@@ -127,21 +123,10 @@ async fn bodies_that_do_not_come_hold_nobody_up() {
 #[tokio::test]
 async fn who_comes_in_a_crowd_is_served_though_slow_ones_hold_every_place() {
     let api = Api::start("slow-crowd");
-    let mut slow = Vec::new();
-    for n in 0..1_536 {
-        let mut client = api.connect().await;
-        let begun: [&[u8]; 2] = [b"GET /live", b"POST /v1/reconcile HTTP/1.1\r\ncontent-length: 2\r\n\r\n{"];
-        client.send(begun[n % 2]).await;
-        slow.push(client);
-    }
-    let mut crowd = Vec::new();
-    for _ in 0..300 {
-        let mut client = api.connect().await;
-        client.send(&request("GET", "/livez", &[], None)).await;
-        crowd.push(client);
-    }
+    let begun: [&[u8]; 2] = [b"GET /live", b"POST /v1/reconcile HTTP/1.1\r\ncontent-length: 2\r\n\r\n{"];
+    let _slow = api.crowd(1_536, &begun).await;
     // REGRESSION: each was taken for idle, and made room for the next.
-    for mut client in crowd {
+    for mut client in api.crowd(300, &[&request("GET", "/livez", &[], None)]).await {
         assert_eq!(client.reply().await.status, 200);
     }
 }

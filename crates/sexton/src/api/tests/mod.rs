@@ -82,6 +82,17 @@ impl Api {
         Client { stream: UnixStream::connect(&self.socket).await.expect("connected"), read: Vec::new() }
     }
 
+    /// As many connections, which send one of `begun` each, in turns.
+    pub async fn crowd(&self, count: usize, begun: &[&[u8]]) -> Vec<Client> {
+        let mut crowd = Vec::new();
+        for begun in begun.iter().cycle().take(count) {
+            let mut client = self.connect().await;
+            client.send(begun).await;
+            crowd.push(client);
+        }
+        crowd
+    }
+
     /// One request on a connection of its own.
     pub async fn ask(&self, method: &str, path: &str, body: Option<&str>) -> Reply {
         self.ask_with(method, path, &[("content-type", "application/json")], body).await
