@@ -433,6 +433,11 @@ fn check_shapes(written: &toml::Table) -> Result<(), (String, String)> {
         if !list.iter().all(toml::Value::is_table) {
             return Err((key.clone(), format!("`{key}` holds tables, each written `[[{key}]]`")));
         }
+        let steps = list.iter().filter_map(|table| table.get("stop")?.as_array()).flatten();
+        if steps.into_iter().any(|step| !step.is_table()) {
+            let why = format!("`{key}.stop` holds tables, each written `{{ signal = \"TERM\", wait = \"10s\" }}`");
+            return Err(("stop".to_owned(), why));
+        }
     }
     Ok(())
 }

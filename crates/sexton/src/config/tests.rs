@@ -115,6 +115,11 @@ fn a_value_outside_its_rules_is_named_with_its_key_and_line() {
             "runtime.stop",
             2,
         ),
+        (
+            "[[runtime]]\nname = \"r\"\nexecutables = [\"/x\"]\nstop = [[\"TERM\", \"1s\"]]\n",
+            "`runtime.stop` holds tables",
+            4,
+        ),
         ("[drain]\nkinds = { build = \"stop\" }\n", "kinds", 2),
         ("state_dir = \"relative\"\n", "state_dir", 1),
         ("on_shutdown = \n", "on_shutdown", 1),
