@@ -31,6 +31,8 @@ pub(crate) struct Options<'a> {
     pub(crate) rewrites: Rewrites,
     /// The command and its arguments; not empty.
     pub(crate) command: Strings<'a>,
+    /// The place of a `--` directly behind the command, where none ended the options before it (`PROGRAM -- ARGS`).
+    pub(crate) left_out: Option<usize>,
 }
 
 /// A set of exit codes.
@@ -55,9 +57,11 @@ impl Codes {
 pub(crate) struct Rewrites([Option<Signal>; 65]);
 
 impl Rewrites {
-    /// Each signal as itself.
+    /// Each signal as itself, but for what the terminal sends to a background group: init's group is in the background
+    /// once the command has the terminal, and a line of init's neighbour there is not to stop the command.
     fn none() -> Rewrites {
-        Rewrites(core::array::from_fn(|number| Signal::new(number.try_into().ok()?)))
+        let for_command = |signal: &Signal| !matches!(*signal, Signal::TTIN | Signal::TTOU);
+        Rewrites(core::array::from_fn(|number| Signal::new(number.try_into().ok()?).filter(for_command)))
     }
 
     /// What `signal` is forwarded as; `None` where it is dropped.
@@ -123,6 +127,7 @@ impl<'a> Options<'a> {
             expected: Codes::default(),
             rewrites: Rewrites::none(),
             command: start.args.skip(1),
+            left_out: None,
         }
     }
 
@@ -156,9 +161,13 @@ impl<'a> Options<'a> {
     }
 
     /// Takes a word of options off the front of the command, without its dash; `None` from `--` or the first word that is
-    /// none.
+    /// none, where a `--` behind that one is the end that the options have not had.
     fn take_letters(&mut self) -> Option<&'a CStr> {
-        let word = self.command.at(0).filter(|word| word.to_bytes().starts_with(b"-") && *word != c"-")?;
+        let word = self.command.at(0).filter(|word| word.to_bytes().starts_with(b"-") && *word != c"-");
+        let Some(word) = word else {
+            self.left_out = (self.command.at(1) == Some(c"--")).then_some(1);
+            return None;
+        };
         self.command = self.command.skip(1);
         (word != c"--").then(|| behind(word, 1))
     }
@@ -250,6 +259,20 @@ mod tests {
         assert!(options.warn_on_reap && !options.subreaper);
         assert_eq!(options.command.len(), 2);
         assert_eq!(run(&["-"], &[]).command.at(0), Some(c"-"));
+    }
+
+    #[test]
+    fn two_dashes_behind_the_command_are_left_out_unless_some_came_before_it() {
+        for (args, left_out) in [
+            (&["sh", "--", "-c", "x"][..], Some(1)),
+            (&["-s", "-e", "3", "sh", "--"], Some(1)),
+            (&["--", "sh", "--", "x"], None),
+            (&["-s", "--", "sh", "--", "x"], None),
+            (&["git", "checkout", "--", "f"], None),
+            (&["sh"], None),
+        ] {
+            assert_eq!(run(args, &[]).left_out, left_out, "{args:?}");
+        }
     }
 
     #[test]

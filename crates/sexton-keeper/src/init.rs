@@ -168,6 +168,7 @@ To fix the problem, use the -s option or set the environment variable TINI_SUBRE
         let child = process::spawn(&Spawn {
             program: Program::Search(program),
             args: command,
+            left_out: self.options.left_out,
             env: self.env,
             env_added: &[],
             signals,

@@ -86,6 +86,7 @@ impl Worker {
         let child = spawn(&Spawn {
             program: Program::Open(image.0.raw()),
             args: config.args,
+            left_out: None,
             env: config.env,
             env_added: variables.get(..if config.lock_fd.is_some() { 3 } else { 2 }).unwrap_or_default(),
             signals,

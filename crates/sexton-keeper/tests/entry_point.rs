@@ -12,81 +12,21 @@
 )]
 
 mod common;
+#[path = "common/peers.rs"]
+mod peers;
 
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Output, Stdio};
 
-use common::{INIT, eventually, is_alive, send, stat};
+use common::{eventually, is_alive, send, stat};
+use peers::Init::{Catatonit, DumbInit, Sexton, Tini};
+use peers::{ALL, Init, TINI_LIKE, installed};
 use sexton_sys::pidfd;
 use sexton_sys::signal::{self, SignalSet};
 
 const TERM: u8 = 15;
-/// Signals that nobody can forward, for they tell of a fault in init itself, or cannot be caught.
-const NEVER_FORWARDED: [u8; 10] = [4, 5, 6, 7, 8, 9, 11, 17, 19, 31];
-
-/// Which program is under test.
-#[allow(clippy::enum_variant_names, reason = "that is what it is called")]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Init {
-    Sexton,
-    Tini,
-    DumbInit,
-    Catatonit,
-}
-
-use Init::{Catatonit, DumbInit, Sexton, Tini};
-
-impl Init {
-    fn path(self) -> PathBuf {
-        match self {
-            Sexton => PathBuf::from(INIT),
-            Tini => PathBuf::from("/usr/bin/tini"),
-            DumbInit => PathBuf::from("/usr/bin/dumb-init"),
-            Catatonit => PathBuf::from("/usr/bin/catatonit"),
-        }
-    }
-
-    /// The command line of a run with `flags`, the program that runs to be added.
-    fn command(self, flags: &[&str]) -> Command {
-        let mut command = Command::new(self.path());
-        command.args(flags).arg("--").stdin(Stdio::null()).env_remove("TINI_SUBREAPER");
-        command
-    }
-
-    fn shell(self, flags: &[&str], script: &str) -> Command {
-        let mut command = self.command(flags);
-        command.args(["sh", "-c", script]);
-        command
-    }
-
-    /// Whether the program documents that it passes this signal on as it is.
-    fn forwards(self, signal: u8) -> bool {
-        !NEVER_FORWARDED.contains(&signal)
-            && match self {
-                // 32 and 33 belong to the C library, here of the witness, which cannot block them.
-                Sexton => !matches!(signal, 32 | 33),
-                // It ignores what the terminal sends to a background group.
-                Tini => !matches!(signal, 21 | 22 | 32 | 33),
-                // It knows the classic ones, and turns the terminal's stops into STOP.
-                DumbInit => signal < 32 && !(20..=22).contains(&signal),
-                Catatonit => matches!(signal, 1 | 2 | 3 | 10 | 12 | 15 | 28),
-            }
-    }
-}
-
-/// Those of `wanted` that are there.
-fn installed(wanted: &[Init]) -> Vec<Init> {
-    let (there, missing): (Vec<Init>, Vec<Init>) = wanted.iter().partition(|init| init.path().exists());
-    for init in missing {
-        eprintln!("SKIPPED: {init:?} is not installed");
-    }
-    there
-}
-
-const ALL: [Init; 4] = [Sexton, Tini, DumbInit, Catatonit];
-const TINI_LIKE: [Init; 2] = [Sexton, Tini];
 
 fn output(mut command: Command) -> Output {
     command.output().unwrap()
@@ -220,6 +160,48 @@ fn every_signal_that_can_be_forwarded_is() {
             run.signal(number);
             assert_eq!(run.number("got "), u32::from(number), "{init:?}");
         }
+    }
+}
+
+#[test]
+fn what_the_terminal_sends_to_a_background_group_is_not_for_the_command() {
+    for init in installed(&TINI_LIKE) {
+        let (mut run, _) = run_witness(init, &["-s"]);
+        run.signal(21);
+        run.signal(22);
+        // Were they passed on, they would come first: of those that wait the lowest is taken, and TERM comes after.
+        run.signal(28);
+        assert_eq!(run.number("got "), 28, "{init:?}");
+    }
+    let (mut run, _) = run_witness(Sexton, &["-r", "TTIN:TTIN", "-r", "TTOU:HUP"]);
+    run.signal(21);
+    assert_eq!(run.number("got "), 21, "asked for by name");
+    run.signal(22);
+    assert_eq!(run.number("got "), 1);
+}
+
+#[test]
+fn two_dashes_behind_the_command_are_not_for_it() {
+    // dumb-init hands them on.
+    for init in installed(&[Sexton, Tini, Catatonit]) {
+        for (args, shown) in [
+            (&["echo", "--", "a", "--", "b"][..], "a -- b\n"),
+            (&["--", "echo", "--", "a"], "-- a\n"),
+            (&["echo", "--"], "\n"),
+        ] {
+            let mut command = Command::new(init.path());
+            command.args(args).stdin(Stdio::null());
+            assert_eq!(text(&output(command).stdout), shown, "{init:?} {args:?}");
+        }
+        let mut command = Command::new(init.path());
+        command.args(["sh", "--", "-c", "exit 5"]).stdin(Stdio::null());
+        assert_eq!(output(command).status.code(), Some(5), "{init:?}");
+    }
+    // tini and catatonit take what is not directly behind the command for theirs too, and options there.
+    for init in installed(&[Sexton, DumbInit]) {
+        let mut command = Command::new(init.path());
+        command.args(["echo", "checkout", "--", "f"]).stdin(Stdio::null());
+        assert_eq!(text(&output(command).stdout), "checkout -- f\n", "{init:?}");
     }
 }
 
@@ -451,13 +433,13 @@ fn usage_is_shown_on_request_and_on_a_mistake() {
 #[cfg(not(feature = "keeper"))]
 #[test]
 fn one_without_the_keeper_says_so_by_its_path_and_holds_nothing_of_it() {
-    let mut keeper = Command::new(INIT);
+    let mut keeper = Command::new(common::INIT);
     keeper.args(["--keeper", "--run-dir", "/nonexistent", "--lock-fd", "3", "--", "/nonexistent/sexton"]);
     let output = output(keeper);
     let err = text(&output.stderr);
     assert_eq!(output.status.code(), Some(64), "{err}");
-    assert!(err.starts_with(INIT) && err.contains("without the keeper"), "{err}");
-    let program = std::fs::read(INIT).unwrap();
+    assert!(err.starts_with(common::INIT) && err.contains("without the keeper"), "{err}");
+    let program = std::fs::read(common::INIT).unwrap();
     for (word, is_there) in [(&b"sexton-keeper: "[..], false), (b"SEXTON_KEEPER_FD", false), (b"TINI_SUBREAPER", true)]
     {
         let found = program.windows(word.len()).any(|bytes| bytes == word);

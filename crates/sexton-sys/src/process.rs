@@ -124,6 +124,8 @@ pub struct Spawn<'a> {
     pub program: Program<'a>,
     /// Its command line.
     pub args: Strings<'a>,
+    /// The place in `args` of a word that it does not get.
+    pub left_out: Option<usize>,
     /// Its environment …
     pub env: Strings<'a>,
     /// … and entries `NAME=value` that are added to it, each in the place of one of the same name.
@@ -249,6 +251,7 @@ mod tests {
         Spawn {
             program: Program::Search(program),
             args,
+            left_out: None,
             env: Strings::new(&[Slot::END]).unwrap(),
             env_added: &[],
             signals: SignalState { mask: SignalSet::EMPTY, child: Disposition::Default },
@@ -284,6 +287,17 @@ mod tests {
         plan.env_added = &[c"B=2"];
         plan.stdin = Some(stdin.raw());
         assert_eq!(end_of(spawn(&plan).unwrap()), Ended::Exited(9));
+    }
+
+    #[test]
+    fn a_word_is_left_out_of_the_command_line() {
+        let slots =
+            [Slot::of(c"sh"), Slot::of(c"--"), Slot::of(c"-c"), Slot::of(c"exit $#"), Slot::of(c"0"), Slot::END];
+        for (left_out, code) in [(None, 2), (Some(1), 0), (Some(9), 2)] {
+            let mut plan = plan(c"sh", Strings::new(&slots).unwrap());
+            plan.left_out = left_out;
+            assert_eq!(end_of(spawn(&plan).unwrap()), Ended::Exited(code), "{left_out:?}");
+        }
     }
 
     #[test]

@@ -16,10 +16,10 @@ use crate::strings::Strings;
 pub(super) fn run_child(plan: &Spawn<'_>, parent: u32) -> SysError {
     match prepare(plan, parent) {
         Err(error) => error,
-        Ok(env) => {
+        Ok([args, env]) => {
             // Last: from here on a signal ends the child as it would end the program.
             replace_mask(plan.signals.mask);
-            SysError::of(EXECVE, run(plan.program, plan.args, env.strings()))
+            SysError::of(EXECVE, run(plan.program, args.strings(), env.strings()))
         }
     }
 }
@@ -56,8 +56,8 @@ impl<'a> List<'a> {
     }
 }
 
-/// Every step before the program; tells the environment.
-fn prepare<'a>(plan: &Spawn<'a>, parent: u32) -> Result<List<'a>, SysError> {
+/// Every step before the program; tells the command line and the environment.
+fn prepare<'a>(plan: &Spawn<'a>, parent: u32) -> Result<[List<'a>; 2], SysError> {
     if let Some(signal) = plan.parent_death {
         bind_to_parent(signal, parent)?;
     }
@@ -72,7 +72,7 @@ fn prepare<'a>(plan: &Spawn<'a>, parent: u32) -> Result<List<'a>, SysError> {
         // Cannot fail for CHLD.
         let _before = set_disposition(Signal::CHLD, Disposition::Ignore);
     }
-    add_env(plan.env, plan.env_added)
+    Ok([without(plan.args, plan.left_out)?, add_env(plan.env, plan.env_added)?])
 }
 
 /// Has the child end with its parent, also where that one ended just now.
@@ -111,6 +111,15 @@ fn make_stdin(fd: RawFd) -> Result<(), SysError> {
     // SAFETY: touches no memory.
     let ret = unsafe { syscall(nr::DUP3, [word(fd), 0, 0]) };
     ret.map(|_| ()).map_err(|errno| SysError::of(c"dup3", errno))
+}
+
+/// `args` without the one at `left_out`.
+fn without<'a>(args: Strings<'a>, left_out: Option<usize>) -> Result<List<'a>, SysError> {
+    let mut list = List::new(args.len())?;
+    for (_, arg) in args.iter().enumerate().filter(|&(place, _)| Some(place) != left_out) {
+        list.push(arg);
+    }
+    Ok(list)
 }
 
 /// The environment with `added`, each in the place of an entry of the same name.
