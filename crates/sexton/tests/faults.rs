@@ -544,6 +544,52 @@ fn a_create_that_the_ledger_refuses_on_the_way_can_be_asked_for_again_unless_its
 }
 
 #[test]
+fn what_was_ordered_while_the_ledger_takes_nothing_is_carried_out_after_a_crash() {
+    for dead in [Dead::Worker, Dead::Both] {
+        let mut node = Node::new(SEXTON, &[]);
+        let (state_dir, elsewhere) = (node.ground.state_dir(), node.ground.dir().join("elsewhere"));
+        for name in ["slow", "always", "gone"] {
+            let mut body = script(name, "trap '' TERM; while :; do sleep 0.1; done");
+            (body["restart"], body["grace"]) = (json!("always"), json!("1h"));
+            create(&mut node, &body);
+        }
+        create(&mut node, &spec("over", &["/bin/true"]));
+        assert_eq!(node.settled("over")["exit"]["code"], 0);
+        fs::rename(&state_dir, &elsewhere).expect("moved");
+        let order = |node: &mut Node, path: &str, body: Value| {
+            node.ask("POST", &format!("/v1/instances/{path}"), None, Some(&body)).0
+        };
+        order(&mut node, "slow/stop", json!({})).expect(202);
+        order(&mut node, "always/stop?wait=20s", json!({ "force": true })).expect(200);
+        node.ask("DELETE", "/v1/instances/gone?force=true", None, None).0.expect(202);
+        assert!(node.ask("DELETE", "/v1/instances/over", None, None).0.status < 300);
+        node.kill(dead, || fs::rename(&elsewhere, &state_dir).expect("moved back"));
+        // REGRESSION: all of them ran, or were listed, again.
+        assert_eq!(node.instance("slow")["state"], "stopping");
+        let over = node.settled("always");
+        assert_eq!((&over["state"], &over["restarts"]["next_at"]), (&json!("exited"), &Value::Null), "{over}");
+        for name in ["slow", "gone"] {
+            assert_eq!(told_of(&node, name).iter().filter(|kind| *kind == "instance.stopping").count(), 1);
+            order(&mut node, &format!("{name}/stop?wait=20s"), json!({ "force": true }));
+        }
+        assert_eq!(node.settled("slow")["exit"]["signal"], 9);
+        for name in ["gone", "over"] {
+            eventually("it is off the list", SOON, || {
+                match node.ask("GET", &format!("/v1/instances/{name}"), None, None).0.status {
+                    404 => Ok(()),
+                    other => Err(other.to_string()),
+                }
+            });
+        }
+        eventually("no note is left", SOON, || {
+            let notes = fs::read_dir(node.ground.run_dir().join("orders")).map_or(0, Iterator::count);
+            if notes == 0 { Ok(()) } else { Err(notes.to_string()) }
+        });
+        node.clear();
+    }
+}
+
+#[test]
 fn a_key_is_not_answered_with_what_another_request_made() {
     let mut node = Node::new(SEXTON, &[]);
     let (state_dir, elsewhere) = (node.ground.state_dir(), node.ground.dir().join("elsewhere"));
@@ -670,11 +716,17 @@ fn an_exit_that_the_ledger_does_not_have_yet_is_kept_where_nothing_is_pinned() {
     // What the keeper has told is heard before the pass, which reaps whom nobody knows.
     node.ask("POST", "/v1/reconcile", None, None).0.expect(200);
     node.kill(Dead::Worker, || fs::rename(&elsewhere, &state_dir).expect("moved back"));
+    eventually("it is off the list", SOON, || match node.ask("GET", "/v1/instances/removed", None, None).0.status {
+        404 => Ok(()),
+        other => Err(other.to_string()),
+    });
     // REGRESSION: the keeper's record was taken for nobody's, and so was the zombie; both were lost.
-    for (name, code) in [("adopted", 5), ("removed", 6)] {
-        let over = node.settled(name);
-        assert_eq!((&over["state"], &over["exit"]["code"]), (&json!("exited"), &json!(code)), "{over}");
-    }
+    let over = node.settled("adopted");
+    assert_eq!((&over["state"], &over["exit"]["code"]), (&json!("exited"), &json!(5)), "{over}");
+    let events = node.ground.client().list("/v1/events").expect("events");
+    let ended: Vec<&Value> = events.iter().filter(|event| event["kind"] == "instance.exited").collect();
+    let of_removed = ended.iter().find(|event| event["instance"] == "removed");
+    assert_eq!(of_removed.map(|event| &event["data"]["exit"]["code"]), Some(&json!(6)), "{ended:?}");
 }
 
 #[test]

@@ -25,6 +25,7 @@ use super::host::SharedHost;
 use super::keeper::is_of;
 use super::keys::{Keys, Known};
 use super::life::{Answer, Command, Life, LifeHandle, Next, not_admitted, refuse_or_answer};
+use super::noted::Noted;
 use super::reconcile::Reconciler;
 use super::recover;
 use super::request::{
@@ -116,11 +117,13 @@ impl Driver {
         let unanswered = self.host.ledger.reader().unanswered().unwrap_or_default();
         let mut unanswered: BTreeMap<_, _> =
             unanswered.into_iter().map(|record| (record.incarnation.clone(), record)).collect();
+        let mut noted = Noted::read(&self.host.paths);
         for entry in entries {
             let seen = recover::look(&entry, &self.host);
             let name = entry.name.clone();
             let (mut life, handle) = Life::known(Arc::clone(&self.host), entry, self.removed.0.clone());
             life.request = unanswered.remove(&life.entry.incarnation);
+            noted.order_again(&life.entry, &handle);
             let next = life.judged(seen, &mut owed);
             if next.is_over() {
                 self.ended.push(handle.clone());
@@ -128,6 +131,7 @@ impl Driver {
             self.lives.insert(name, handle);
             tokio::spawn(life.run(next));
         }
+        noted.forget_rest();
         // One record for all: it is on its way before anything that a life records.
         self.host.owe_unwaited(owed);
         for record in self.host.keeper.exits() {

@@ -115,6 +115,11 @@ impl Paths {
         self.run_dir.join("starts")
     }
 
+    /// The directory of the orders that the ledger does not have yet.
+    pub fn orders(&self) -> PathBuf {
+        self.run_dir.join("orders")
+    }
+
     /// The mark of one life.
     pub fn mark(&self, incarnation: &Incarnation) -> PathBuf {
         self.marks().join(incarnation.as_str())
@@ -240,7 +245,9 @@ impl Host {
         let subtree = self.subtree.as_ref().and_then(|subtree| subtree.remove().err());
         let subtree = subtree.map(|error| crate::chain::chain(&error));
         super::limits::remove_v1(&self.cgroup);
-        let _gone = fs::remove_dir(self.paths.marks());
+        for dir in [self.paths.marks(), self.paths.orders()] {
+            let _gone = fs::remove_dir(dir);
+        }
         let left: Vec<String> = pins.into_iter().chain(subtree).collect();
         if left.is_empty() { Ok(()) } else { Err(left.join("; ")) }
     }

@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::asking::Asking;
 use super::clock::now;
 use super::host::SharedHost;
+use super::noted;
 use super::process::Process;
 use super::request::{Caller, IdempotencyKey, Stop};
 use super::stop;
@@ -328,14 +329,14 @@ impl Life {
         match *command {
             Command::Stop { stop, caller, reply } => {
                 self.order_stop(self.with_order(&stop, None, false), &caller, "stop");
-                self.record_owed().await;
+                self.record_order(&caller).await;
                 self.answer(reply);
                 return true;
             }
             Command::Remove { force: true, caller, reply } => {
                 let order = self.with_order(&Stop { force: false, grace: None }, None, true);
                 self.order_stop(order, &caller, "remove");
-                self.record_owed().await;
+                self.record_order(&caller).await;
                 self.answer(reply);
                 return true;
             }
@@ -397,6 +398,19 @@ impl Life {
             self.owed.push(fact(EventKind::InstanceStopping, &next, json!({ "asked": true })));
         }
         self.entry = Arc::new(next);
+    }
+
+    /// Records an order before it is answered.
+    async fn record_order(&mut self, caller: &Caller) {
+        let late = self.record_owed().await;
+        self.note(self.entry.stop.clone(), caller, late);
+    }
+
+    /// Keeps an order, which is answered next, beside the ledger where its record comes `late`.
+    pub(super) fn note(&self, order: Option<StopOrder>, caller: &Caller, late: Option<oneshot::Receiver<()>>) {
+        if let (Some(order), Some(durable)) = (order, late) {
+            noted::keep(&self.host, &self.entry, order, caller, durable);
+        }
     }
 
     async fn signal(&mut self, process: Option<&Process>, number: u8, caller: &Caller, reply: Answer) {
@@ -499,24 +513,23 @@ impl Life {
         Ok(())
     }
 
-    /// Records what has happened already, and shows it.
-    pub(super) async fn owe(&mut self, next: Entry, events: Vec<NewEvent>) {
+    /// Records what has happened already, and shows it. As [`Host::owe`](super::host::Host::owe).
+    pub(super) async fn owe(&mut self, next: Entry, events: Vec<NewEvent>) -> Option<oneshot::Receiver<()>> {
         self.entry = Arc::new(next);
         self.owed.extend(events);
-        self.record_row().await;
+        self.record_row().await
     }
 
-    /// Records and shows what has happened and is not recorded yet.
-    pub(super) async fn record_owed(&mut self) {
-        if !self.owed.is_empty() {
-            self.record_row().await;
-        }
+    /// Records and shows what has happened and is not recorded yet, as [`Life::owe`].
+    pub(super) async fn record_owed(&mut self) -> Option<oneshot::Receiver<()>> {
+        if self.owed.is_empty() { None } else { self.record_row().await }
     }
 
-    async fn record_row(&mut self) {
+    async fn record_row(&mut self) -> Option<oneshot::Receiver<()>> {
         let events = std::mem::take(&mut self.owed);
-        self.host.owe(Batch { puts: vec![Arc::clone(&self.entry)], events, ..Batch::default() }).await;
+        let late = self.host.owe(Batch { puts: vec![Arc::clone(&self.entry)], events, ..Batch::default() }).await;
         self.show(Arc::clone(&self.entry));
+        late
     }
 
     /// Shows a row that is recorded.

@@ -21,6 +21,7 @@ mod life;
 mod limits;
 mod logs;
 mod namespaces;
+mod noted;
 pub(crate) mod planning;
 mod process;
 pub(crate) mod readiness;

@@ -10,6 +10,7 @@ use sexton_ledger::entry::{Entry, Restarts, StopOrder};
 use sexton_ledger::{Batch, EventKind, NewEvent};
 use sexton_plan::restart;
 use sexton_plan::state::State;
+use tokio::sync::oneshot;
 use tokio::time::sleep;
 
 use super::clock::now;
@@ -54,11 +55,12 @@ impl Life {
         let Some(command) = command else { return std::future::pending().await };
         match *command {
             Command::Start { caller, key, reply } => return self.begin_again(&caller, key, reply).await,
-            Command::Stop { caller, reply, .. } => {
-                self.end_restarts(&caller).await;
+            Command::Stop { stop, caller, reply } => {
+                let late = self.end_restarts(&caller).await;
+                self.note(Some(self.with_order(&stop, None, false)), &caller, late);
                 self.answer(reply);
             }
-            Command::Drain { .. } => self.end_restarts(&Caller::drain()).await,
+            Command::Drain { .. } => drop(self.end_restarts(&Caller::drain()).await),
             Command::Remove { caller, reply, .. } => return self.remove_at_rest(&caller, reply).await,
             Command::Signal { reply, .. } => self.refuse(reply, "has no process to signal"),
             Command::Snapshot { value, caller, reply } => self.keep_snapshot(value, &caller, reply).await,
@@ -68,41 +70,43 @@ impl Life {
     }
 
     /// A stop ends a pending restart, if there is one, for good.
-    async fn end_restarts(&mut self, caller: &Caller) {
-        if self.entry.restarts.next_at.is_none() {
-            return;
-        }
+    async fn end_restarts(&mut self, caller: &Caller) -> Option<oneshot::Receiver<()>> {
+        self.entry.restarts.next_at?;
         let mut next = (*self.entry).clone();
         next.restarts.next_at = None;
         let events = vec![called(&next, "stop", caller)];
-        self.owe(next, events).await;
+        self.owe(next, events).await
     }
 
     /// Removes it now, or as soon as everything is given back.
     async fn remove_at_rest(&mut self, caller: &Caller, reply: Answer) -> Option<Next> {
         let event = called(&self.entry, "remove", caller);
+        let order = Some(StopOrder { force: true, grace: Duration::ZERO, remove: true, reason: None });
         if self.entry.resources.is_empty() {
-            self.remove(vec![event]).await;
+            let late = self.remove(vec![event]).await;
+            self.note(order, caller, late);
             self.answer(reply);
             return Some(Next::Removed);
         }
         let mut next = (*self.entry).clone();
         next.restarts.next_at = None;
-        next.stop = Some(StopOrder { force: true, grace: Duration::ZERO, remove: true, reason: None });
-        self.owe(next, vec![event]).await;
+        next.stop.clone_from(&order);
+        let late = self.owe(next, vec![event]).await;
+        self.note(order, caller, late);
         self.answer(reply);
         None
     }
 
     /// Takes the row off the list, and its logs with it.
-    pub(super) async fn remove(&self, mut events: Vec<NewEvent>) {
+    pub(super) async fn remove(&self, mut events: Vec<NewEvent>) -> Option<oneshot::Receiver<()>> {
         let entry = &self.entry;
         events.push(fact(EventKind::InstanceRemoved, entry, json!({})));
         crash_point!("remove.begun");
-        self.host.owe(Batch { removes: vec![entry.name.clone()], events, ..Batch::default() }).await;
+        let late = self.host.owe(Batch { removes: vec![entry.name.clone()], events, ..Batch::default() }).await;
         crash_point!("remove.recorded");
         // What is left of them is removed by the next start's recovery.
         let _gone = fs::remove_dir_all(self.host.paths.logs(&entry.name));
+        late
     }
 
     async fn restart(&mut self) -> bool {

@@ -1,0 +1,144 @@
+//! Orders that are answered while the ledger takes no record: a note beside the ledger keeps each of them, until it is
+//! recorded, for a worker that follows a crash.
+//!
+//! Notes lie in the run directory, which is most often not on the disk that is full. Where one cannot be written either,
+//! the order is carried out all the same, and a crash takes it back.
+
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use sexton_ledger::entry::{Entry, StopOrder};
+use sexton_plan::id::Incarnation;
+use tokio::sync::oneshot;
+
+use super::host::{Host, Paths};
+use super::life::{Command, LifeHandle};
+use super::request::{Caller, Stop};
+
+/// What was ordered, of which life, and by whom.
+#[derive(Debug, Serialize, Deserialize)]
+struct Note {
+    life: Incarnation,
+    order: StopOrder,
+    by: String,
+    uid: Option<u32>,
+}
+
+/// The notes that an earlier worker has left, oldest first.
+#[derive(Debug, Default)]
+pub struct Noted {
+    notes: Vec<(PathBuf, Note)>,
+}
+
+/// Keeps `order` to the life of `entry` until its record is `durable`.
+pub fn keep(host: &Host, entry: &Entry, order: StopOrder, caller: &Caller, durable: oneshot::Receiver<()>) {
+    let note = Note { life: entry.incarnation.clone(), order, by: caller.by.clone(), uid: caller.uid };
+    // Names in the order of time.
+    let path = host.paths.orders().join(sexton_ledger::new_incarnation().as_str());
+    match write(&host.paths, &path, &note) {
+        Ok(()) => remove_when(path, durable),
+        Err(error) => {
+            // It may have been begun.
+            let _gone = fs::remove_file(path);
+            tracing::error!(name = %entry.name, %error, "order not noted: a crash takes it back");
+        }
+    }
+}
+
+fn write(paths: &Paths, path: &PathBuf, note: &Note) -> io::Result<()> {
+    let text = serde_json::to_vec(note)?;
+    match fs::write(path, &text) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            fs::create_dir_all(paths.orders())?;
+            fs::write(path, &text)
+        }
+        written => written,
+    }
+}
+
+/// Removes the note at `path` once what it keeps is settled; nobody says so where this worker ends before.
+fn remove_when<T: Send + 'static>(path: PathBuf, settled: oneshot::Receiver<T>) {
+    tokio::spawn(async move {
+        if settled.await.is_ok() {
+            let _gone = fs::remove_file(path);
+        }
+    });
+}
+
+impl Noted {
+    /// Reads them, and removes what was not written whole: that was never answered.
+    pub fn read(paths: &Paths) -> Noted {
+        let mut noted = Noted::default();
+        for file in fs::read_dir(paths.orders()).into_iter().flatten().flatten() {
+            let path = file.path();
+            match fs::read(&path).map(|text| serde_json::from_slice(&text)) {
+                Ok(Ok(note)) => noted.notes.push((path, note)),
+                Ok(Err(_)) => drop(fs::remove_file(path)),
+                Err(error) => tracing::error!(path = %path.display(), %error, "noted order not read"),
+            }
+        }
+        noted.notes.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
+        noted
+    }
+
+    /// Gives the orders to the life of `entry` again, before anything else is asked of it.
+    pub fn order_again(&mut self, entry: &Entry, life: &LifeHandle) {
+        for (path, note) in self.notes.extract_if(.., |(_, note)| note.life == entry.incarnation) {
+            if entry.stop.as_ref() == Some(&note.order) {
+                // It was recorded in the last moment.
+                let _gone = fs::remove_file(path);
+                continue;
+            }
+            let caller = Caller { uid: note.uid, by: note.by };
+            let (reply, answered) = oneshot::channel();
+            life.pass_on(if note.order.remove {
+                Command::Remove { force: true, caller, reply }
+            } else {
+                let stop = Stop { force: note.order.force, grace: Some(note.order.grace) };
+                Command::Stop { stop, caller, reply }
+            });
+            // By then it is recorded, or noted again.
+            remove_when(path, answered);
+        }
+    }
+
+    /// Forgets those of lives that are none of this ledger's any more.
+    pub fn forget_rest(self) {
+        for (path, _) in self.notes {
+            let _gone = fs::remove_file(path);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn what_was_written_whole_is_read_in_its_order_and_nothing_else_stays() {
+        let run_dir = std::env::temp_dir().join(format!("sexton-noted-{}", std::process::id()));
+        let paths = Paths { state_dir: run_dir.clone(), run_dir: run_dir.clone() };
+        let life = sexton_ledger::new_incarnation();
+        let note = |seconds| Note {
+            life: life.clone(),
+            order: StopOrder { force: false, grace: Duration::from_secs(seconds), remove: false, reason: None },
+            by: "unix".to_owned(),
+            uid: Some(0),
+        };
+        for seconds in [1, 2, 3] {
+            write(&paths, &paths.orders().join(sexton_ledger::new_incarnation().as_str()), &note(seconds))
+                .expect("written");
+        }
+        fs::write(paths.orders().join("cut"), "{\"life\":").expect("written");
+        let noted = Noted::read(&paths);
+        let graces: Vec<u64> = noted.notes.iter().map(|(_, note)| note.order.grace.as_secs()).collect();
+        assert_eq!((graces, fs::read_dir(paths.orders()).expect("there").count()), (vec![1, 2, 3], 3));
+        noted.forget_rest();
+        fs::remove_dir(paths.orders()).expect("empty");
+        fs::remove_dir(run_dir).expect("empty");
+    }
+}
