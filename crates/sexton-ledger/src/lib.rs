@@ -40,7 +40,7 @@ pub use export::{ExportError, PROBLEMS_TOLD, Report, backup, dump, verify};
 pub use hold::hold;
 pub use ledger::{Ledger, new_incarnation};
 pub use look::{FILE_NAME, OpenError, check};
-pub use open::{Contents, OpenOptions};
+pub use open::{Contents, OpenOptions, check_lock};
 pub use read::Reader;
 pub use rows::{EVENTS_KEPT, REQUESTS_KEPT_FOR, ReadError};
 pub use snapshot::Snapshot;

@@ -93,6 +93,18 @@ pub(crate) fn open(state_dir: &Path, options: &OpenOptions) -> Result<Opened, Op
     Ok(Opened { conn, contents, stamp })
 }
 
+/// Tells whether the ledger in `state_dir`, which another process has open, could be opened for writing beside it now.
+///
+/// # Errors
+/// [`OpenError::Locked`] where somebody keeps the lock for longer than a daemon waits for it.
+///
+/// # Blocking
+/// 2 s at most.
+pub fn check_lock(state_dir: &Path) -> Result<(), OpenError> {
+    let mut conn = connect(&Files::in_dir(state_dir))?;
+    Ok(conn.transaction_with_behavior(TransactionBehavior::Immediate)?.rollback()?)
+}
+
 /// Copies the log back, so that this boot's begins where nothing of an earlier one is left: from here on the database
 /// file names this boot, and [`crate::wal`] can tell a log that ends from one that breaks off.
 fn begin_log_anew(conn: &Connection) -> Result<(), OpenError> {

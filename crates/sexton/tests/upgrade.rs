@@ -149,6 +149,24 @@ fn a_program_that_is_no_good_leaves_the_old_one_serving() {
     daemon.client().post("/v1/instances/calm/stop?wait=10s", &json!({})).expect("an answer").expect(200);
 }
 
+#[test]
+fn while_the_ledger_is_locked_the_old_worker_stays() {
+    let ground = Ground::new(PROGRAM).expect("a ground");
+    let daemon = ground.serve().expect("serves");
+    let worker = daemon.worker_pid().expect("a worker");
+    let locks = rusqlite::Connection::open(ground.state_dir().join("sexton.db")).expect("opened");
+    locks.execute_batch("BEGIN IMMEDIATE").expect("locked");
+    daemon.keeper().expect("the keeper").signal(SIGHUP).expect("sent");
+    eventually("the keeper gives the new one up", SOON, || {
+        if swaps_over(&daemon) > 0 { Ok(()) } else { Err(daemon.log()) }
+    });
+    // REGRESSION: it had gone, and its successors could not begin.
+    assert_eq!(daemon.worker_pid().expect("a worker"), worker);
+    locks.execute_batch("ROLLBACK").expect("unlocked");
+    daemon.keeper().expect("the keeper").signal(SIGHUP).expect("sent");
+    other_worker(&daemon, worker);
+}
+
 /// How many replacements the keeper's log tells the end of.
 fn swaps_over(daemon: &Daemon) -> usize {
     daemon.log().lines().filter(|line| line.contains("reload: ")).count()

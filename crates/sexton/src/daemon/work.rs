@@ -61,6 +61,8 @@ async fn work(settings: Settings, link: RawFd, prepare: bool) -> Result<u8, Refu
     introduce(&keeper, &settings).await;
     if prepare {
         check_ledger(&settings.state_dir)?;
+        // While it is locked, the old worker is of more use.
+        sexton_ledger::check_lock(&settings.state_dir).map_err(|error| ledger_refused(&error))?;
         keeper.send(ToKeeper::Prepared).await;
     }
     let told = hear(&keeper).await?;
