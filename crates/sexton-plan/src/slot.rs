@@ -69,6 +69,8 @@ pub enum Part {
     Address,
     /// Its element, or the rules of the table.
     Rule,
+    /// Forwarding at the uplink, which all slots share.
+    Forwarding,
 }
 
 impl fmt::Display for Part {
@@ -78,6 +80,7 @@ impl fmt::Display for Part {
             Part::Link => "link",
             Part::Address => "address",
             Part::Rule => "rule",
+            Part::Forwarding => "uplink's forwarding",
         })
     }
 }

@@ -221,6 +221,7 @@ fn slot_seen(words: &[&str]) -> Seen {
         "link" => Part::Link,
         "address" => Part::Address,
         "rule" => Part::Rule,
+        "forwarding" => Part::Forwarding,
         other => panic!("`{other}` is no part of a slot"),
     };
     match (value(words, "foreign"), value(words, "unread"), value(words, "missing")) {

@@ -489,6 +489,44 @@ fn a_slot_appears_to_the_world_as_its_host() {
     });
 }
 
+#[test]
+fn who_needs_no_uplink_does_not_keep_it_and_who_found_it_on_leaves_it_on() {
+    alone(|| {
+        make_uplink();
+        let before = snapshot();
+        let with = |cgroup: &str, uplink: &str, subnet: &str| {
+            let (uplink, subnet) = (uplink.parse().expect("a name"), subnet.parse().expect("a network"));
+            let scheme = Scheme::new(cgroup, &Slots { uplink, subnet, ..Slots::default() });
+            let slot = scheme.slot(0).expect("fits");
+            (Net::open(scheme), slot)
+        };
+        let go = |(net, slot): &mut (Net, Slot)| {
+            all_ok(net.release(std::slice::from_ref(slot)));
+            net.dismantle(slot.table()).expect("dismantled");
+        };
+        let mut first = with("first", "up0", "10.93.0.0/24");
+        let mut without = with("without", "", "10.94.0.0/24");
+        let mut second = with("second", "up0", "10.95.0.0/24");
+        for (net, slot) in [&mut first, &mut without] {
+            make(net, slot).expect("made");
+        }
+        go(&mut first);
+        assert!(!forwarding("up0"), "who has no uplink does not need it");
+        go(&mut without);
+        assert_eq!(snapshot(), before);
+
+        fs::write("/proc/sys/net/ipv4/conf/up0/forwarding", "1").expect("switched on");
+        make(&mut second.0, &second.1).expect("made");
+        fs::write("/proc/sys/net/ipv4/conf/up0/forwarding", "0").expect("switched off");
+        make(&mut first.0, &first.1).expect("made");
+        assert_eq!(seen(&mut second.0, &second.1), Seen::Whole, "the one has restored it for the other");
+        go(&mut first);
+        assert!(forwarding("up0"), "the other needs it, who had found it on");
+        go(&mut second);
+        assert!(forwarding("up0"), "as it had been found");
+    });
+}
+
 /// Between slots, from an address that is not the slot's, and from outside to a slot.
 fn nothing_else_passes([first, second]: [&Slot; 2]) {
     let heard = |socket: &UdpSocket| {

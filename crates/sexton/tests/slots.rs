@@ -358,6 +358,38 @@ fn forwarding_lasts_as_long_as_a_table_needs_it() {
 }
 
 #[test]
+fn forwarding_lasts_until_the_last_daemon_that_needs_it_has_no_slot() {
+    alone(|| {
+        run("ip", "link add up0 type veth peer name outside");
+        let forwards = || run("ip", "-o -4 netconf show dev up0").contains("forwarding on");
+        let configured = |subnet: &str| node(&format!("count = 0\nsubnet = \"{subnet}\"\nuplink = \"up0\"\n"));
+        let mut nodes = ["10.93.0.0/24", "10.94.0.0/24"].map(configured);
+        let nothing = snapshot();
+        for (first_to_go, crash) in [(0, false), (1, false), (0, true), (1, true)] {
+            nodes.iter_mut().for_each(|node| drop(create(node, &sleeper("vm"))));
+            assert!(forwards() && tables().len() == 2);
+            if crash {
+                nodes.iter_mut().for_each(|node| node.kill(Dead::Both, || ()));
+            }
+            for (at, left) in [(first_to_go, 1), (1 - first_to_go, 0)] {
+                nodes[at].clear();
+                eventually("its table is gone", SOON, || match tables() {
+                    tables if tables.len() == left => Ok(()),
+                    more => Err(format!("{more:?}")),
+                });
+                if left == 1 {
+                    assert!(forwards(), "the other needs it ({at})");
+                }
+            }
+            eventually("the host is as it was", SOON, || {
+                let found = snapshot();
+                if found == nothing { Ok(()) } else { Err(format!("{found:?}")) }
+            });
+        }
+    });
+}
+
+#[test]
 fn the_table_of_a_former_cgroup_is_let_alone_where_somebody_else_uses_it() {
     alone(|| {
         let mut node = node("count = 1\n");

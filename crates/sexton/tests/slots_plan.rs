@@ -91,6 +91,38 @@ fn a_damaged_slot_is_planned_for_and_put_right_when_the_plan_is_applied() {
 }
 
 #[test]
+fn forwarding_that_somebody_switched_off_is_planned_for_and_restored() {
+    alone(|| {
+        run("ip", "link add up0 type veth peer name outside");
+        let mut node = node("count = 0\nuplink = \"up0\"\n");
+        let vm = create(&mut node, &sleeper("vm"));
+        let forwarding = "/proc/sys/net/ipv4/conf/up0/forwarding";
+        let forwards = || run("ip", "-o -4 netconf show dev up0").contains("forwarding on");
+        let (whole, switch_off) = (host(), || std::fs::write(forwarding, "0").expect("switched off"));
+        assert!(forwards());
+        switch_off();
+        let told = plan(&mut node);
+        assert_eq!(actions(&told), ["repair_slot 0"], "{told}");
+        assert_eq!(told["actions"][0]["reason"], "it is in use, and its uplink's forwarding is missing");
+        assert!(!forwards());
+        assert_eq!(apply(&mut node, &told), 200);
+        assert!(forwards() && reaches_its_gateway(&vm));
+        switch_off();
+        reconcile(&mut node);
+        assert!(forwards());
+        host_becomes(&whole);
+        assert_eq!(actions(&plan(&mut node)), [""; 0]);
+        stop(&mut node, "vm");
+        slots_become(&mut node, &[]);
+        assert!(!forwards(), "as it was");
+        // One that is not there cannot be mended.
+        create(&mut node, &sleeper("other"));
+        run("ip", "link del up0");
+        assert_eq!(actions(&plan(&mut node)), [""; 0]);
+    });
+}
+
+#[test]
 fn exactly_what_is_applied_is_done() {
     alone(|| {
         let mut node = node("count = 1\n");

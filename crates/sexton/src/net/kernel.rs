@@ -283,7 +283,7 @@ impl Kernel {
             table: nft::look(&mut self.filter, &self.scheme).map_err(|refused| refused.during("look at rules"))?,
             elements: nft::elements(&mut self.filter, &self.scheme.table())
                 .map_err(|refused| refused.during("look at the slots' elements"))?,
-            forwards: self.scheme.uplink().is_some(),
+            uplink: self.scheme.uplink().map(str::to_owned),
         };
         let see = |slot| look.see(slot, &mut self.route).unwrap_or_else(|error| Seen::Unread(error.to_string()));
         Ok(slots.iter().map(see).collect())
@@ -354,17 +354,15 @@ impl Kernel {
 
     /// The table as it is to be, and forwarding at the uplink.
     fn ensure_table(&mut self) -> Result<(), NetError> {
-        let uplink = self.uplink()?;
         let table = nft::look(&mut self.filter, &self.scheme).map_err(|refused| refused.during("look at rules"))?;
         if table != Table::Whole {
-            let is_off =
-                uplink.as_ref().is_some_and(|link| !link.forwards || self.switched_on.as_ref() == Some(&link.name));
             // Noted before it is changed, where a crash does not lose it.
-            let note = uplink.as_ref().filter(|_| is_off).map(|link| note_of(&link.name));
+            let note = self.note_to_make()?;
             nft::make_table(&mut self.filter, &self.scheme, note.as_deref())
                 .map_err(|refused| refused.during("make the nft table"))?;
         }
-        match uplink {
+        // Looked at once the table is there, by which others know that we need it.
+        match self.uplink()? {
             Some(link) if !link.forwards => {
                 self.set_forwarding(&link, true)?;
                 self.switched_on = Some(link.name);
@@ -372,6 +370,34 @@ impl Kernel {
             Some(_) | None => {}
         }
         Ok(())
+    }
+
+    /// What a new table is to say about the uplink: that it did not forward before a daemon of ours had it do so. Every
+    /// table that needs it says so, and whoever is the last of them puts it back.
+    fn note_to_make(&mut self) -> Result<Option<String>, NetError> {
+        // RACE: one that goes switches it off first and deletes its note then, one that comes notes it first and switches
+        // it on then; so it is looked at between two looks at the notes.
+        let Some(note) = self.scheme.uplink().map(note_of) else { return Ok(None) };
+        let was_noted = self.is_noted(&note)?;
+        let link = self.uplink()?;
+        let is_off = link.is_some_and(|link| !link.forwards || self.switched_on.as_ref() == Some(&link.name));
+        Ok(if was_noted || is_off || self.is_noted(&note)? { Some(note) } else { None })
+    }
+
+    /// Whether a daemon of ours has noted this.
+    fn is_noted(&mut self, note: &str) -> Result<bool, NetError> {
+        let notes = nft::notes(&mut self.filter).map_err(|refused| refused.during("look at the tables"))?;
+        Ok(notes.iter().any(|(_, noted)| noted.as_deref() == Some(note)))
+    }
+
+    /// Whether a table beside `table` needs forwarding of the link `name`, or will put it back.
+    fn is_needed_beside(&mut self, table: &str, name: &str) -> Result<bool, NetError> {
+        let note = note_of(name);
+        let notes = nft::notes(&mut self.filter).map_err(|refused| refused.during("look at the tables"))?;
+        let users =
+            nft::users(&mut self.filter, name).map_err(|refused| refused.during("look at the tables' rules"))?;
+        let is_noted = notes.iter().any(|(other, noted)| other != table && noted.as_deref() == Some(&note));
+        Ok(is_noted || users.iter().any(|other| other != table))
     }
 
     fn uplink(&mut self) -> Result<Option<Link>, NetError> {
@@ -399,30 +425,30 @@ impl Kernel {
         }
         let note = nft::note(&mut self.filter, table).map_err(|refused| refused.during("look at the table"))?;
         let noted = note.as_deref().and_then(link_noted).map(str::to_owned);
-        if let Some(name) = noted.or_else(|| self.switched_on.clone().filter(|_| !is_former)) {
-            self.put_back_forwarding(name, is_former)?;
-        }
+        let changed = noted.or_else(|| self.switched_on.clone().filter(|_| !is_former));
+        // Before the note goes, or a crash would lose it.
+        changed.iter().try_for_each(|link| self.put_back_forwarding(link, table))?;
+        let was_there =
+            nft::delete_table(&mut self.filter, table).map_err(|refused| refused.during("remove the nft table"))?;
+        // RACE: of daemons that go at one moment each saw the other's table; whoever was last sees none now.
+        changed.iter().try_for_each(|link| self.put_back_forwarding(link, table))?;
         if !is_former {
             self.switched_on = None;
         }
-        let was_there =
-            nft::delete_table(&mut self.filter, table).map_err(|refused| refused.during("remove the nft table"))?;
         self.directory.remove();
         Ok(if was_there { Released::Now } else { Released::WasGone })
     }
 
-    /// Switches forwarding of the uplink `name` off again, unless the present table needs it.
-    fn put_back_forwarding(&mut self, name: String, is_former: bool) -> Result<(), NetError> {
-        let is_needed = is_former
-            && self.scheme.uplink() == Some(name.as_str())
-            && nft::look(&mut self.filter, &self.scheme).map_err(|refused| refused.during("look at rules"))?
-                != Table::Missing;
-        if is_needed {
-            self.switched_on = Some(name);
+    /// Switches forwarding of the uplink `name` off again, unless a table beside `table` needs it.
+    fn put_back_forwarding(&mut self, name: &str, table: &str) -> Result<(), NetError> {
+        let found = route::link(&mut self.route, name).map_err(|refused| refused.during("look at the uplink"))?;
+        let Some(link) = found else { return Ok(()) };
+        if self.is_needed_beside(table, name)? {
             return Ok(());
         }
-        let found = route::link(&mut self.route, &name).map_err(|refused| refused.during("look at the uplink"))?;
-        found.map_or(Ok(()), |link| self.set_forwarding(&link, false))
+        self.set_forwarding(&link, false)?;
+        // RACE: a table that was made meanwhile may have found it switched on.
+        if self.is_needed_beside(table, name)? { self.set_forwarding(&link, true) } else { Ok(()) }
     }
 }
 
@@ -492,10 +518,16 @@ struct Look {
     ground: Ground,
     table: Table,
     elements: BTreeSet<nft::Key>,
-    forwards: bool,
+    uplink: Option<String>,
 }
 
 impl Look {
+    /// Whether the uplink forwards. One that is not there cannot be mended: whoever needs it next is told.
+    fn reaches_out(&self) -> bool {
+        let uplink = self.uplink.as_ref().and_then(|name| self.links.get(name));
+        uplink.is_none_or(|link| link.forwards)
+    }
+
     fn see(&self, slot: &Slot, netlink: &mut Netlink) -> Result<Seen, NetError> {
         let entry = entry::look(netlink, slot)?;
         let link = self.links.get(&slot.link);
@@ -511,7 +543,7 @@ impl Look {
             });
         }
         let is_connected =
-            |link: &&Link| link.is_up && link.peer_nsid == Some(slot.nsid) && link.forwards == self.forwards;
+            |link: &&Link| link.is_up && link.peer_nsid == Some(slot.nsid) && link.forwards == self.uplink.is_some();
         let is_gateway =
             |place: &Place| place.address == slot.gateway && Some(place.link) == link.map(|link| link.index);
         let parts = [
@@ -519,6 +551,7 @@ impl Look {
             (Part::Link, link.filter(is_connected).is_some()),
             (Part::Address, self.ground.addresses.iter().any(is_gateway)),
             (Part::Rule, has_element && self.table == Table::Whole),
+            (Part::Forwarding, self.reaches_out()),
         ];
         let missing: Vec<Part> = parts.into_iter().filter(|(_, is_there)| !is_there).map(|(what, _)| what).collect();
         Ok(if missing.is_empty() { Seen::Whole } else { Seen::Damaged(missing) })

@@ -1,4 +1,4 @@
-//! The daemon's own nft table, spoken to the kernel directly (`nfnetlink`): no other table is ever named.
+//! The daemon's own nft table, spoken to the kernel directly (`nfnetlink`): no other table is ever changed.
 //!
 //! ```text
 //! table inet sexton {
@@ -18,7 +18,7 @@ use std::collections::BTreeSet;
 use sexton_sys::Errno;
 
 use super::message::{Attributes, Incoming, Message, NLM_F_APPEND, NLM_F_CREATE, text_of};
-use super::scheme::{Scheme, Slot};
+use super::scheme::{Scheme, Slot, is_table};
 use super::socket::{Netlink, Refused};
 
 const NEW_TABLE: u16 = of(0);
@@ -61,6 +61,8 @@ const VALUE: u16 = 1;
 
 /// The set's name.
 const SLOTS: &str = "slots";
+/// What the rule that masquerades says between the subnet and the uplink.
+const APPEARS_AS: &str = " appears as ";
 /// BOUND: elements in one transaction, so that it fits the socket's send buffer on every host.
 const ELEMENTS_AT_ONCE: usize = 512;
 
@@ -91,6 +93,28 @@ pub fn note(netlink: &mut Netlink, table: &str) -> Result<Option<String>, Refuse
         note = incoming.attributes(HEAD).find(TABLE_USERDATA).and_then(comment_of);
     });
     absent_is(told, ()).map(|()| note)
+}
+
+/// Every table of a daemon of ours, and what is noted in it.
+pub fn notes(netlink: &mut Netlink) -> Result<Vec<(String, Option<String>)>, Refused> {
+    let request = || Message::new(GET_TABLE, 0, &INET);
+    netlink.dump(request, |incoming| {
+        let attributes = incoming.attributes(HEAD);
+        let name = attributes.find(TABLE).map(text_of).filter(|name| is_table(name))?;
+        Some((name, attributes.find(TABLE_USERDATA).and_then(comment_of)))
+    })
+}
+
+/// The tables of daemons of ours whose slots appear as `uplink`.
+pub fn users(netlink: &mut Netlink, uplink: &str) -> Result<BTreeSet<String>, Refused> {
+    let request = || Message::new(GET_RULE, 0, &INET);
+    let tables = netlink.dump(request, |incoming| {
+        let attributes = incoming.attributes(HEAD);
+        let comment = attributes.find(RULE_USERDATA).and_then(comment_of)?;
+        let is_masquerade = comment.strip_suffix(uplink).is_some_and(|rest| rest.ends_with(APPEARS_AS));
+        attributes.find(TABLE).map(text_of).filter(|name| is_masquerade && is_table(name))
+    })?;
+    Ok(tables.into_iter().collect())
 }
 
 /// The table's flags; `None` where there is no table.
@@ -394,7 +418,7 @@ fn rules(scheme: &Scheme) -> Vec<Rule> {
     let mask = u32::MAX.checked_shl(32_u32.saturating_sub(subnet.prefix.into())).unwrap_or_default().to_be_bytes();
     rules.push(rule(
         POSTROUTING,
-        &format!("{subnet} appears as {name}"),
+        &format!("{subnet}{APPEARS_AS}{name}"),
         Box::new(move |list| {
             let is_ipv4 = compare(meta(list, NFPROTO), EQUAL, &[NFPROTO_IPV4]);
             let inside = compare(masked(payload(is_ipv4, SOURCE, 1), &mask), EQUAL, &subnet.base.octets());

@@ -68,6 +68,12 @@ impl Slot {
     }
 }
 
+/// Whether a daemon of ours, this one or another, calls its nft table so.
+pub fn is_table(name: &str) -> bool {
+    let is_short = |digits: &str| digits.len() == 8 && digits.bytes().all(|digit| digit.is_ascii_hexdigit());
+    name == DEFAULT_CGROUP || name.strip_prefix("sexton_").is_some_and(is_short)
+}
+
 impl Scheme {
     /// The scheme of the daemon whose subtree is `cgroup`, with the `[slots]` of its configuration.
     pub fn new(cgroup: &str, slots: &Slots) -> Scheme {
