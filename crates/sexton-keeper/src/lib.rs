@@ -39,7 +39,7 @@ pub mod wire;
 mod worker;
 
 pub use turn::run;
-pub use worker::KeeperConfig;
+pub use worker::{KeeperConfig, LOCKS};
 
 /// A wrong command line of the keeper, or one for a program that is none (`sysexits.h`).
 const USAGE: i32 = 64;
@@ -59,7 +59,9 @@ pub fn main(start: Start) -> i32 {
     }
     match read_config(start) {
         Some(config) => run(&config),
-        None => refuse(Text::new().add("usage: sexton-init --keeper --run-dir DIR [--lock-fd N] -- /PROGRAM [ARG]...")),
+        None => {
+            refuse(Text::new().add("usage: sexton-init --keeper --run-dir DIR [--lock-fd N]... -- /PROGRAM [ARG]..."))
+        }
     }
 }
 
@@ -69,21 +71,24 @@ fn refuse(why: &mut Text) -> i32 {
     USAGE
 }
 
-/// Reads `--keeper --run-dir DIR [--lock-fd N] -- /PROGRAM [ARG]…`.
+/// Reads `--keeper --run-dir DIR [--lock-fd N]… -- /PROGRAM [ARG]…`.
 fn read_config(start: Start) -> Option<KeeperConfig<'static>> {
     let mut args = start.args.skip(2);
     let mut run_dir = None;
-    let mut lock_fd = None;
+    let mut lock_fds = [None; LOCKS];
     while let Some(flag) = args.at(0).filter(|flag| *flag != c"--") {
         let value = args.at(1)?;
         match flag.to_bytes() {
             b"--run-dir" => run_dir = Some(value),
-            b"--lock-fd" => lock_fd = Some(number(value.to_bytes())?.try_into().ok().filter(|&fd| fd > 2)?),
+            b"--lock-fd" => {
+                let fd = number(value.to_bytes())?.try_into().ok().filter(|&fd| fd > 2)?;
+                *lock_fds.iter_mut().find(|slot| slot.is_none())? = Some(fd);
+            }
             _ => return None,
         }
         args = args.skip(2);
     }
     let args = args.skip(1);
     let program = args.at(0).filter(|program| program.to_bytes().starts_with(b"/"))?;
-    Some(KeeperConfig { program, args, env: start.env, run_dir: run_dir?, lock_fd })
+    Some(KeeperConfig { program, args, env: start.env, run_dir: run_dir?, lock_fds })
 }

@@ -7,8 +7,6 @@ use crate::wire::{MAX_MESSAGE, Malformed, StoreName, ToKeeper, ToWorker};
 
 /// Names the inherited descriptor of the connection.
 pub const KEEPER_FD_VARIABLE: &str = "SEXTON_KEEPER_FD";
-/// Names the inherited descriptor that holds the lock of the state directory.
-pub const LOCK_FD_VARIABLE: &str = "SEXTON_LOCK_FD";
 /// `prepare` for a candidate that runs beside its predecessor, `run` for any other worker.
 pub const PHASE_VARIABLE: &str = "SEXTON_PHASE";
 

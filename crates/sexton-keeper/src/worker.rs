@@ -20,14 +20,17 @@ pub struct KeeperConfig<'a> {
     pub program: &'a CStr,
     /// The worker's command line, `argv[0]` included.
     pub args: Strings<'a>,
-    /// The environment; `SEXTON_KEEPER_FD`, `SEXTON_PHASE` and `SEXTON_LOCK_FD` are added to it.
+    /// The environment; `SEXTON_KEEPER_FD` and `SEXTON_PHASE` are added to it.
     pub env: Strings<'a>,
     /// Directory of `keeper.status` and `exits`; may be made later, by the worker.
     pub run_dir: &'a CStr,
-    /// An open descriptor that holds the lock of the state directory; workers inherit it, so that the lock lasts until
-    /// the last of them has ended.
-    pub lock_fd: Option<RawFd>,
+    /// Open descriptors that hold the locks of the daemon's directories; workers inherit them, so that the locks last
+    /// until the last of them has ended.
+    pub lock_fds: [Option<RawFd>; LOCKS],
 }
+
+/// BOUND: the state directory and the run directory.
+pub const LOCKS: usize = 2;
 
 /// How far a worker is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,25 +80,23 @@ impl Worker {
     ) -> Result<Worker, SysError> {
         let (ours, theirs) = message_pair()?;
         let null = file::open(AT_FDCWD, c"/dev/null", flags::RDWR, 0).ok();
-        let (mut link, mut lock) = (Text::new(), Text::new());
+        let mut link = Text::new();
         let link = link.add("SEXTON_KEEPER_FD=").add(theirs.raw()).as_c_str();
-        let lock = lock.add("SEXTON_LOCK_FD=").add(config.lock_fd.unwrap_or(-1)).as_c_str();
         let phase_name = if phase == Phase::Preparing { c"SEXTON_PHASE=prepare" } else { c"SEXTON_PHASE=run" };
-        let variables = [phase_name, link, lock];
-        let kept = [theirs.raw(), config.lock_fd.unwrap_or(theirs.raw())];
+        let [state, run] = config.lock_fds.map(|fd| fd.unwrap_or(theirs.raw()));
         let child = spawn(&Spawn {
             program: Program::Open(image.0.raw()),
             args: config.args,
             left_out: None,
             env: config.env,
-            env_added: variables.get(..if config.lock_fd.is_some() { 3 } else { 2 }).unwrap_or_default(),
+            env_added: &[phase_name, link],
             signals,
             // The terminal's Ctrl-C is for the keeper, who passes it on as a shutdown.
             group: Group::Own,
             // A worker never stays alone; it loses nothing by it that a crash would not lose.
             parent_death: Some(Signal::KILL),
             stdin: null.as_ref().map(Fd::raw),
-            kept: &kept,
+            kept: &[theirs.raw(), state, run],
         })?;
         let connection = Connection::new(ours, phase != Phase::Preparing);
         Ok(Worker { child, connection, phase })

@@ -65,28 +65,29 @@ fn a_dead_worker_is_replaced_at_once_and_told_why() {
 }
 
 #[test]
-fn a_worker_has_no_stdin_and_no_descriptor_but_the_link_and_the_lock() {
+fn a_worker_has_no_stdin_and_no_descriptor_but_the_link_and_the_locks() {
     let mut rig = Rig::new("fds");
     let mut worker = rig.ready_worker();
     assert_eq!(worker.order("stdin"), "stdin /dev/null");
-    assert_eq!(worker.order("lock"), "lock");
     // What any child of this test has, and the link, and the control stream twice.
     let inherited = Command::new("ls").arg("/proc/self/fd").output().unwrap().stdout;
     let inherited = inherited.iter().filter(|&&byte| byte == b'\n').count();
     assert_eq!(worker.order("fds"), format!("fds {}", inherited + 3));
     rig.signal(KILL);
     rig.keeper.wait().unwrap();
-    // A shell opens and locks it, for a descriptor of this program would go to whatever other tests start meanwhile.
-    let script = "exec 9> \"$LOCK\" && flock -n 9 && exec \"$@\"";
+    // A shell opens and locks them, for a descriptor of this program would go to whatever other tests start meanwhile.
+    let script = "exec 8> \"$LOCK.8\" 9> \"$LOCK.9\" && flock -n 8 && flock -n 9 && exec \"$@\"";
     let mut command = Command::new("sh");
     command.args(["-c", script, "sh"]).env("LOCK", rig.dir.join("lock"));
-    rig.keeper = start(command, &rig.dir, &["--lock-fd", "9"]);
+    rig.keeper = start(command, &rig.dir, &["--lock-fd", "8", "--lock-fd", "9"]);
     let mut worker = rig.ready_worker();
-    assert_eq!(worker.order("lock"), "lock 9");
-    let other = std::fs::File::open(rig.dir.join("lock")).unwrap();
-    assert!(other.try_lock().is_err());
+    assert_eq!(worker.order("fds"), format!("fds {}", inherited + 3 + 2));
+    let others = ["lock.8", "lock.9"].map(|lock| std::fs::File::open(rig.dir.join(lock)).unwrap());
+    assert!(others.iter().all(|other| other.try_lock().is_err()));
     rig.signal(KILL);
-    eventually("keeper and worker are gone", || other.try_lock().ok());
+    for other in others {
+        eventually("keeper and worker are gone", || other.try_lock().ok());
+    }
 }
 
 #[test]

@@ -1,5 +1,5 @@
-//! Who has the state directory: a daemon holds a lock of the directory itself as long as it lives, and no lock file is
-//! written.
+//! Who has a state or a run directory: a daemon holds a lock of the directory itself as long as it lives, and no lock file
+//! is written.
 
 use std::fs::{File, TryLockError};
 use std::io;
@@ -12,7 +12,7 @@ use std::time::Duration;
 const PATIENCE: Duration = Duration::from_millis(500);
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// Holds the state directory `dir` for a daemon as long as that is open; `false` where another daemon does.
+/// Holds the directory `dir` for a daemon as long as that is open; `false` where another daemon does.
 ///
 /// # Errors
 /// As `flock(2)`.

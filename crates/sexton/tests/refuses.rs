@@ -15,7 +15,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use sexton_testkit::{Daemon, Ground, Held, SOON, eventually, refusing};
+use sexton_testkit::{Daemon, Ground, Held, SOON, eventually, mounts_below, pidfds_can_be_mounted, refusing};
 use support::{Node, SEXTON, SIGCONT, SIGSTOP, file_appears, launcher, spec};
 
 /// Mode, owner, time of change and bytes of everything below, by path.
@@ -122,6 +122,61 @@ fn a_start_is_refused_where_another_daemon_is() {
     refuses(&node.ground, 73, &["--state-dir", &other.display().to_string()], false);
     assert!(!other.exists(), "what had to be made to look is gone");
     held.iter().for_each(|held| held.signal(SIGCONT).expect("continued"));
+}
+
+#[test]
+fn a_start_is_refused_where_the_run_directory_is_held() {
+    let ground = used(SEXTON);
+    let run = fs::File::open(ground.run_dir()).expect("the run directory");
+    // As another daemon has it that does not listen yet.
+    run.try_lock().expect("held");
+    refuses(&ground, 73, &[], false);
+    drop(run);
+    // One directory that is both is held once.
+    let ground = Ground::new(SEXTON).expect("a ground");
+    fs::create_dir(ground.state_dir()).expect("made");
+    std::os::unix::fs::symlink(ground.state_dir(), ground.run_dir()).expect("the same directory");
+    let daemon = ground.serve().expect("a daemon");
+    let held = [daemon.worker().expect("a worker"), daemon.keeper().expect("a keeper")];
+    held.iter().for_each(stop_whole);
+    refuses(&ground, 75, &[], false);
+    refuses(&ground, 73, &["--state-dir", &ground.dir().join("other").display().to_string()], false);
+    held.iter().for_each(|held| held.signal(SIGCONT).expect("continued"));
+    daemon.terminate(SOON).expect("ended");
+}
+
+/// REGRESSION: a start looked whether somebody answered at the socket, found nobody yet, and took the other's pins away
+/// when it came to listen and was refused.
+#[test]
+fn of_starts_on_one_run_directory_one_lives_and_keeps_its_pins() {
+    let has_pins = pidfds_can_be_mounted();
+    for _ in 0..4 {
+        let ground = Ground::new(SEXTON).expect("a ground");
+        fs::create_dir(ground.run_dir()).expect("made");
+        let below = |_| {
+            let below = ground.below().expect("a ground");
+            std::os::unix::fs::symlink(ground.run_dir(), below.run_dir()).expect("the same run directory");
+            below
+        };
+        let grounds: Vec<Ground> = (0..4).map(below).collect();
+        let mut daemons: Vec<Daemon> =
+            grounds.iter().map(|ground| Daemon::launch(ground, &[]).expect("launched")).collect();
+        eventually("one is left", SOON, || match daemons.iter_mut().map(|one| usize::from(one.is_alive())).sum() {
+            1 => Ok(()),
+            living => Err(format!("{living} live")),
+        });
+        for (daemon, ground) in daemons.iter_mut().zip(&grounds) {
+            if daemon.is_alive() {
+                daemon.wait_ready().expect("ready");
+                continue;
+            }
+            assert_eq!(daemon.wait_end(SOON).code(), Some(73), "{}", daemon.log());
+            assert!(!ground.state_dir().exists() && !ground.cgroup_dir().exists(), "what it had made is gone");
+        }
+        let pins = mounts_below(&ground.run_dir());
+        assert!(!pins.is_empty() || !has_pins, "the pins of the one that lives");
+        assert!(ground.run_dir().join("starts").exists());
+    }
 }
 
 /// A child that a dead worker had not released yet has the worker's listener open until it ends, and its lock a little

@@ -14,8 +14,8 @@ use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use sexton_keeper::KeeperConfig;
 use sexton_keeper::link::{KEEPER_FD_VARIABLE, PHASE_VARIABLE};
+use sexton_keeper::{KeeperConfig, LOCKS};
 use sexton_sys::fd::RawFd;
 use sexton_sys::signal::{self, Disposition, Signal};
 use sexton_sys::strings::{Slot, Strings};
@@ -58,6 +58,9 @@ pub mod exit {
     pub const DAMAGED: u8 = 78;
 }
 
+/// What holds the locks of the state and the run directory.
+type LockFds = [Option<RawFd>; LOCKS];
+
 /// The first descriptor that is neither stdin, stdout nor stderr.
 const FIRST_OWN: RawFd = 3;
 
@@ -82,8 +85,8 @@ pub fn serve(flags: &Flags) -> Result<u8, Refused> {
     let _closed = sexton_sys::file::close_from(FIRST_OWN);
     // Nor is what it would let others do, or keep from us.
     sexton_sys::process::set_umask(0o022);
-    let lock = preflight::run(&settings)?;
-    become_keeper(&settings.run_dir, lock.as_raw_fd())
+    let held = preflight::run(&settings)?;
+    become_keeper(&settings.run_dir, held.each_ref().map(|dir| dir.as_ref().map(AsRawFd::as_raw_fd)))
 }
 
 /// The descriptor of the keeper that started this process, and whether it is a candidate beside its predecessor.
@@ -94,12 +97,12 @@ fn under_keeper() -> Option<(RawFd, bool)> {
 }
 
 /// Becomes the keeper: `sexton-init` where it lies beside this program, else the same loop in this process.
-fn become_keeper(run_dir: &Path, lock: RawFd) -> Result<u8, Refused> {
+fn become_keeper(run_dir: &Path, lock_fds: LockFds) -> Result<u8, Refused> {
     let this = this_program()?;
     let worker: Vec<OsString> = std::env::args_os().collect();
     let init = this.with_file_name("sexton-init");
     if init.is_file() {
-        return Err(exec_keeper(&init, &this, run_dir, lock, &worker));
+        return Err(exec_keeper(&init, &this, run_dir, lock_fds, &worker));
     }
     let c_path = |path: &Path| CString::new(path.as_os_str().as_bytes()).unwrap_or_default();
     let (program, run_dir) = (c_path(&this), c_path(run_dir));
@@ -112,7 +115,7 @@ fn become_keeper(run_dir: &Path, lock: RawFd) -> Result<u8, Refused> {
         args,
         env,
         run_dir: &run_dir,
-        lock_fd: Some(lock),
+        lock_fds,
     });
     let config = config.ok_or_else(|| Refused::new(exit::UNAVAILABLE, "no command line"))?;
     Ok(u8::try_from(sexton_keeper::run(&config)).unwrap_or(1))
@@ -138,14 +141,17 @@ fn this_program() -> Result<PathBuf, Refused> {
 
 /// Replaces this process by the keeper; returns only if that was refused.
 #[allow(clippy::disallowed_types, reason = "replaces this very process; nothing is started beside it")]
-fn exec_keeper(init: &Path, this: &Path, run_dir: &Path, lock: RawFd, worker: &[OsString]) -> Refused {
+fn exec_keeper(init: &Path, this: &Path, run_dir: &Path, lock_fds: LockFds, worker: &[OsString]) -> Refused {
     use std::os::unix::process::CommandExt;
-    // The lock must outlive this program's image.
-    if let Err(error) = sexton_sys::file::set_close_on_exec(lock, false) {
-        return Refused::new(exit::UNAVAILABLE, error.to_string());
-    }
     let mut command = std::process::Command::new(init);
-    command.arg("--keeper").arg("--run-dir").arg(run_dir).arg("--lock-fd").arg(lock.to_string());
+    command.arg("--keeper").arg("--run-dir").arg(run_dir);
+    for lock in lock_fds.into_iter().flatten() {
+        // The lock must outlive this program's image.
+        if let Err(error) = sexton_sys::file::set_close_on_exec(lock, false) {
+            return Refused::new(exit::UNAVAILABLE, error.to_string());
+        }
+        command.arg("--lock-fd").arg(lock.to_string());
+    }
     command.arg("--").arg(this).args(worker.iter().skip(1));
     let error = command.exec();
     Refused::new(exit::UNAVAILABLE, format!("could not run `{}`: {error}", init.display()))

@@ -3,11 +3,12 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use sexton_core::domain::{DomainError, Subtree};
 use sexton_core::proc;
+use sexton_keeper::LOCKS;
 use sexton_ledger::OpenError;
 
 use super::listeners::check_tcp;
@@ -17,50 +18,90 @@ use crate::chain::chain;
 use crate::config::Settings;
 use crate::lacking::lacking;
 
-/// Checks everything that can be checked before there is a worker; gives the lock of the state directory.
+/// The open directories whose locks last as long as the daemon: that of state, and that of sockets and pins.
+pub type Held = [Option<File>; LOCKS];
+
+/// BOUND: how many refused starts one after the other may take a directory from under this one.
+const TRIES: u32 = 16;
+
+/// Checks everything that can be checked before there is a worker; gives what holds the state and the run directory.
 ///
 /// # Errors
 /// With the exit code of the contract.
-pub fn run(settings: &Settings) -> Result<File, Refused> {
+pub fn run(settings: &Settings) -> Result<Held, Refused> {
     let mut made = Made::default();
     let checked = check(settings, &mut made);
     if checked.is_err() {
         made.take_back();
     }
-    checked
+    checked.map(|()| made.held)
 }
 
-fn check(settings: &Settings, made: &mut Made) -> Result<File, Refused> {
+fn check(settings: &Settings, made: &mut Made) -> Result<(), Refused> {
     lacking().map_or(Ok(()), |lacking| Err(Refused::new(exit::UNAVAILABLE, format!("the host lacks {lacking}"))))?;
-    made.directory(&settings.state_dir)?;
-    let lock = lock(&settings.state_dir)?;
+    hold(settings, made)?;
     check_ledger(&settings.state_dir)?;
     check_writable(&settings.state_dir)?;
     let socket = settings.listen_path();
     check_socket(&socket)?;
     check_socket(&api::serve::fresh(&socket))?;
     check_tcp(settings)?;
-    made.directory(&settings.run_dir)?;
     check_writable(&settings.run_dir)?;
     // It is made for nobody: usually it is the run directory.
     let place = socket.parent().unwrap_or(Path::new("/"));
     fs::read_dir(place).map_err(|error| cannot("make the socket in", place, &error))?;
     check_writable(place)?;
-    made.subtree(&settings.cgroup)?;
-    Ok(lock)
+    made.subtree(&settings.cgroup)
 }
 
-/// Holds the state directory for this daemon, through the directory itself: no lock file is written.
-fn lock(state_dir: &Path) -> Result<File, Refused> {
-    let dir = File::open(state_dir).map_err(|error| cannot("open", state_dir, &error))?;
-    match sexton_ledger::hold(&dir) {
-        Ok(true) => Ok(dir),
-        Ok(false) => {
-            let why = format!("another daemon holds the state directory `{}`", state_dir.display());
-            Err(Refused::new(exit::LOCKED, why))
-        }
-        Err(error) => Err(Refused::new(exit::UNAVAILABLE, error.to_string())),
+/// Holds the state and the run directory for this daemon, before anything is made in them.
+fn hold(settings: &Settings, made: &mut Made) -> Result<(), Refused> {
+    let (state, run) = (&settings.state_dir, &settings.run_dir);
+    let taken = |which: &str, path: &Path| format!("another daemon holds the {which} directory `{}`", path.display());
+    let dir = match take(state, made, sexton_ledger::hold)? {
+        (dir, Ok(true)) => dir,
+        (_, Ok(false)) => return Err(Refused::new(exit::LOCKED, taken("state", state))),
+        (_, Err(error)) => return Err(Refused::new(exit::UNAVAILABLE, error.to_string())),
+    };
+    let state_id = id(&dir);
+    made.held = [Some(dir), None];
+    // A lock belongs to who has opened what is locked, and one directory may be both.
+    let hold_run = |dir: &File| if id(dir) == state_id { Ok(true) } else { sexton_ledger::hold(dir) };
+    match take(run, made, hold_run)? {
+        (dir, Ok(true)) => made.held[1] = Some(dir),
+        (_, Ok(false)) => return Err(Refused::new(exit::CANT_CREATE, taken("run", run))),
+        // A file system without locks: the socket alone tells of another daemon.
+        (_, Err(_)) => {}
     }
+    Ok(())
+}
+
+/// Makes what is missing of the directory `path`, and asks `hold` for it: for the directory itself, and no lock file is
+/// written. What another daemon holds is not taken back, whoever has made it.
+fn take(
+    path: &Path,
+    made: &mut Made,
+    hold: impl Fn(&File) -> io::Result<bool>,
+) -> Result<(File, io::Result<bool>), Refused> {
+    let before = made.directories.len();
+    for _ in 0..TRIES {
+        made.directory(path)?;
+        let dir = File::open(path).map_err(|error| cannot("open", path, &error))?;
+        let held = hold(&dir);
+        if matches!(held, Ok(false)) {
+            made.directories.truncate(before);
+        }
+        // RACE: another start, refused meanwhile, may have taken back what it had made and held until then.
+        if id(&dir).is_some_and(|held| File::open(path).ok().and_then(|there| id(&there)) == Some(held)) {
+            return Ok((dir, held));
+        }
+    }
+    Err(Refused::new(exit::CANT_CREATE, format!("`{}` is removed again and again", path.display())))
+}
+
+/// Which directory it is.
+fn id(dir: &File) -> Option<(u64, u64)> {
+    dir.metadata().ok().map(|found| (found.dev(), found.ino()))
 }
 
 /// Whether this program may open the ledger; it is only read.
@@ -120,9 +161,10 @@ fn cannot(act: &str, path: &Path, error: &io::Error) -> Refused {
     Refused::new(code, format!("could not {act} `{}`: {error}", path.display()))
 }
 
-/// What was made on the way, to be taken back by a refusal.
+/// What was made on the way, to be taken back by a refusal, which lets go of what it holds only then.
 #[derive(Debug, Default)]
 struct Made {
+    held: Held,
     directories: Vec<PathBuf>,
     subtree: Option<Subtree>,
 }
@@ -133,8 +175,12 @@ impl Made {
         let missing: Vec<PathBuf> =
             path.ancestors().take_while(|ancestor| !ancestor.exists()).map(Path::to_path_buf).collect();
         for dir in missing.into_iter().rev() {
-            fs::DirBuilder::new().mode(0o755).create(&dir).map_err(|error| cannot("make", &dir, &error))?;
-            self.directories.push(dir);
+            match fs::DirBuilder::new().mode(0o755).create(&dir) {
+                Ok(()) => self.directories.push(dir),
+                // RACE: another start has made it.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists && dir.is_dir() => {}
+                Err(error) => return Err(cannot("make", &dir, &error)),
+            }
         }
         if path.is_dir() {
             return Ok(());
@@ -162,5 +208,38 @@ impl Made {
         for dir in self.directories.iter().rev() {
             let _gone = fs::remove_dir(dir);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    #[test]
+    fn what_is_held_is_what_is_found_at_the_path() {
+        let top = std::env::temp_dir().join(format!("sexton-test-{}-taken", std::process::id()));
+        let (path, mut made, asked) = (top.join("run"), Made::default(), Cell::new(0));
+        let hold = |dir: &File| {
+            asked.set(asked.get() + 1);
+            if asked.get() == 1 {
+                // As a start does that is refused while this one waits for it.
+                fs::remove_dir(&path)?;
+            }
+            sexton_ledger::hold(dir)
+        };
+        let (dir, held) = take(&path, &mut made, hold).expect("taken");
+        assert!(held.expect("asked"));
+        assert_eq!(id(&dir), id(&File::open(&path).expect("there")));
+        assert_eq!(asked.get(), 2);
+        // Another start finds it held, and takes nothing back.
+        let mut others = Made::default();
+        let (_, held) = take(&path, &mut others, sexton_ledger::hold).expect("looked at");
+        assert!(!held.expect("asked"));
+        others.take_back();
+        assert!(path.exists());
+        made.take_back();
+        assert!(!top.exists());
     }
 }
