@@ -66,6 +66,11 @@ pub enum Released {
 }
 
 impl PinBoard {
+    /// Where a run directory has its board.
+    pub fn place(run_dir: &Path) -> PathBuf {
+        run_dir.join("pins")
+    }
+
     /// Opens the board at `run_dir/pins`: enters the namespace kept there, or makes it.
     ///
     /// # Errors
@@ -74,7 +79,7 @@ impl PinBoard {
     /// # Blocking
     /// For a few mounts.
     pub fn open(run_dir: &Path) -> Result<PinBoard, OpenPinsError> {
-        let mount_point = run_dir.join("pins");
+        let mount_point = PinBoard::place(run_dir);
         let is_new = !mount_point.exists();
         if is_new {
             let made = fs::File::create(&mount_point);
@@ -167,10 +172,21 @@ impl PinBoard {
     /// # Errors
     /// The mount could not be removed.
     pub fn remove(&self) -> Result<(), OpenPinsError> {
-        unmount_all(&c_path(&self.mount_point))?;
-        fs::remove_file(&self.mount_point)
-            .map_err(|source| OpenPinsError::Io { path: self.mount_point.clone(), source })
+        remove_at(&self.mount_point)
     }
+
+    /// As [`PinBoard::remove`], of a board that nobody has open.
+    ///
+    /// # Errors
+    /// There is none, or the mount could not be removed.
+    pub fn remove_from(run_dir: &Path) -> Result<(), OpenPinsError> {
+        remove_at(&PinBoard::place(run_dir))
+    }
+}
+
+fn remove_at(mount_point: &Path) -> Result<(), OpenPinsError> {
+    unmount_all(&c_path(mount_point))?;
+    fs::remove_file(mount_point).map_err(|source| OpenPinsError::Io { path: mount_point.to_owned(), source })
 }
 
 /// The pins, as the thread that lives among them sees them.

@@ -39,7 +39,7 @@ pub use event::{Event, EventKind, NewEvent};
 pub use export::{ExportError, PROBLEMS_TOLD, Report, backup, dump, verify};
 pub use hold::hold;
 pub use ledger::{Ledger, new_incarnation};
-pub use look::{FILE_NAME, OpenError, check};
+pub use look::{FILE_NAME, OpenError, check, files};
 pub use open::{Contents, OpenOptions, check_lock};
 pub use read::Reader;
 pub use rows::{EVENTS_KEPT, REQUESTS_KEPT_FOR, ReadError};

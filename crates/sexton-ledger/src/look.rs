@@ -31,6 +31,17 @@ use crate::whereabouts::Whereabouts;
 /// The ledger's file in the state directory.
 pub const FILE_NAME: &str = "sexton.db";
 
+/// The files of a ledger in `state_dir`, the database first, and the copy of a log that was found without one.
+pub fn files(state_dir: &Path) -> [PathBuf; 4] {
+    let Files { db, wal, shm } = Files::in_dir(state_dir);
+    [db, wal, shm, aside(state_dir)]
+}
+
+/// Where the log of a database that is gone is set aside.
+pub(crate) fn aside(state_dir: &Path) -> PathBuf {
+    state_dir.join(format!("{FILE_NAME}-wal.without-db"))
+}
+
 /// How long to wait for another process that holds a lock; a daemon answers 503 within 5 s.
 pub(crate) const LOCK_WAIT: Duration = Duration::from_secs(2);
 

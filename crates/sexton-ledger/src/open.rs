@@ -185,8 +185,7 @@ fn prepare_fresh(state_dir: &Path, files: &Files) -> Result<(), OpenError> {
     if has_wal && files.db_size()?.is_none() {
         // SQLite deletes it, but somebody may want to know what was in it. Not renamed, for another process may be
         // making a new ledger right now, and this be its WAL.
-        let aside = state_dir.join(format!("{}-wal.without-db", look::FILE_NAME));
-        fs::copy(&files.wal, aside).map_err(OpenError::CannotCreate)?;
+        fs::copy(&files.wal, look::aside(state_dir)).map_err(OpenError::CannotCreate)?;
     }
     match fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&files.db) {
         Ok(_) => Ok(()),

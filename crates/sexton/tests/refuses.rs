@@ -52,8 +52,14 @@ fn all(ground: &Ground) -> Files {
     found
 }
 
-/// A start that must end with `code`, and must have changed nothing.
+/// A start that must end with `code` before there is a worker, and must have changed nothing.
 fn refuses(ground: &Ground, code: i32, more: &[&str], as_nobody: bool) {
+    let told = changes_nothing(ground, code, more, as_nobody);
+    assert!(told.starts_with("error: "), "{code}: {told}");
+}
+
+/// A start that must end with `code`, and must have changed nothing; what it told.
+fn changes_nothing(ground: &Ground, code: i32, more: &[&str], as_nobody: bool) -> String {
     let before = all(ground);
     let mut command = ground.command(&[&["serve"], more].concat());
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
@@ -69,11 +75,11 @@ fn refuses(ground: &Ground, code: i32, more: &[&str], as_nobody: bool) {
     let mut told = String::new();
     std::io::Read::read_to_string(&mut child.stderr.take().expect("stderr"), &mut told).expect("text");
     assert_eq!(ended.code(), Some(code), "{more:?}: {told}");
-    assert!(told.starts_with("error: "), "{code}: {told}");
     let after = all(ground);
     let differs: Vec<&PathBuf> =
         before.keys().chain(after.keys()).filter(|path| before.get(*path) != after.get(*path)).collect();
     assert!(differs.is_empty(), "{code}: {differs:?}: {told}");
+    told
 }
 
 /// Stops every thread of a process. RACE: a thread that is in a system call stops when that is over, which can be
@@ -176,6 +182,29 @@ fn of_starts_on_one_run_directory_one_lives_and_keeps_its_pins() {
         let pins = mounts_below(&ground.run_dir());
         assert!(!pins.is_empty() || !has_pins, "the pins of the one that lives");
         assert!(ground.run_dir().join("starts").exists());
+    }
+}
+
+#[test]
+fn a_first_start_that_a_full_disk_refuses_leaves_nothing() {
+    let ground = Ground::new(SEXTON).expect("a ground");
+    let disk = ground.dir().join("disk");
+    fs::create_dir(&disk).expect("made");
+    let target = std::ffi::CString::new(disk.display().to_string()).expect("a path");
+    // From one that has no room for the first page to one that has it for all but the last.
+    for size in [4, 8, 16, 24, 32, 40, 48, 56, 64] {
+        let mut mount = std::process::Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", &format!("size={size}k"), "sexton-test"]).arg(&disk);
+        assert!(mount.status().expect("mount").success());
+        // What is there stays, byte for byte.
+        fs::write(disk.join("kept"), "").expect("written");
+        for dir in [disk.join("state"), disk.clone()] {
+            let told = changes_nothing(&ground, 73, &["--state-dir", &dir.display().to_string()], false);
+            assert!(told.contains("error: could not open the ledger"), "{told}");
+            let left: Vec<_> = fs::read_dir(&disk).expect("read").flatten().map(|entry| entry.file_name()).collect();
+            assert_eq!(left, ["kept"], "{size} KiB");
+        }
+        sexton_sys::mount::unmount(&target).expect("unmounted");
     }
 }
 

@@ -60,6 +60,15 @@ pub(super) async fn open(
     keeper: &Keeper,
     is_successor: bool,
 ) -> Result<Vec<Listener>, Refused> {
+    let mut listeners = Vec::new();
+    // First, for the socket file of a daemon that died stays where this one is refused.
+    match tcp(settings, kept.tcp.as_ref(), keeper) {
+        Ok(Some(listener)) => listeners.push(listener),
+        Ok(None) if kept.tcp.is_some() => forget(keeper, TCP).await,
+        Ok(None) => {}
+        Err(refused) if is_successor => tracing::error!(why = refused.why, "no TCP listener"),
+        Err(refused) => return Err(refused),
+    }
     let path = settings.listen_path();
     // Where its file is gone nobody reaches the kept one any more.
     let unix = match kept.unix.filter(|_| path.exists()) {
@@ -78,14 +87,7 @@ pub(super) async fn open(
     if let Err(error) = api::entry::let_in(&path, &users) {
         tracing::error!(%error, ?users, "the users of `[[access]]` cannot be let in to the socket");
     }
-    let mut listeners = vec![Listener::Unix(unix)];
-    match tcp(settings, kept.tcp.as_ref(), keeper) {
-        Ok(Some(listener)) => listeners.push(listener),
-        Ok(None) if kept.tcp.is_some() => forget(keeper, TCP).await,
-        Ok(None) => {}
-        Err(refused) if is_successor => tracing::error!(why = refused.why, "no TCP listener"),
-        Err(refused) => return Err(refused),
-    }
+    listeners.push(Listener::Unix(unix));
     Ok(listeners)
 }
 

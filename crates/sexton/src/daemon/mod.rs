@@ -3,6 +3,7 @@
 
 mod closers;
 mod listeners;
+mod made;
 mod notify;
 mod preflight;
 pub mod succession;
@@ -10,6 +11,7 @@ mod watches;
 mod work;
 
 use std::ffi::{CString, OsString};
+use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -20,6 +22,7 @@ use sexton_sys::fd::RawFd;
 use sexton_sys::signal::{self, Disposition, Signal};
 use sexton_sys::strings::{Slot, Strings};
 
+use self::made::Made;
 use crate::chain::chain;
 use crate::config::{self, Flags, ResolveError};
 
@@ -35,6 +38,12 @@ pub struct Refused {
 impl Refused {
     fn new(code: u8, why: impl Into<String>) -> Refused {
         Refused { code, why: why.into() }
+    }
+
+    fn cannot(act: &str, path: &Path, error: &io::Error) -> Refused {
+        let denied = error.kind() == io::ErrorKind::PermissionDenied;
+        let code = if denied { exit::NOT_PERMITTED } else { exit::CANT_CREATE };
+        Refused::new(code, format!("could not {act} `{}`: {error}", path.display()))
     }
 }
 
@@ -85,8 +94,9 @@ pub fn serve(flags: &Flags) -> Result<u8, Refused> {
     let _closed = sexton_sys::file::close_from(FIRST_OWN);
     // Nor is what it would let others do, or keep from us.
     sexton_sys::process::set_umask(0o022);
-    let held = preflight::run(&settings)?;
-    become_keeper(&settings.run_dir, held.each_ref().map(|dir| dir.as_ref().map(AsRawFd::as_raw_fd)))
+    let (held, made) = preflight::run(&settings)?;
+    let lock_fds = held.each_ref().map(|dir| dir.as_ref().map(AsRawFd::as_raw_fd));
+    become_keeper(&settings.run_dir, lock_fds, &made).inspect_err(|_| made.take_back())
 }
 
 /// The descriptor of the keeper that started this process, and whether it is a candidate beside its predecessor.
@@ -97,18 +107,23 @@ fn under_keeper() -> Option<(RawFd, bool)> {
 }
 
 /// Becomes the keeper: `sexton-init` where it lies beside this program, else the same loop in this process.
-fn become_keeper(run_dir: &Path, lock_fds: LockFds) -> Result<u8, Refused> {
+fn become_keeper(run_dir: &Path, lock_fds: LockFds, made: &Made) -> Result<u8, Refused> {
     let this = this_program()?;
-    let worker: Vec<OsString> = std::env::args_os().collect();
+    let mut worker: Vec<OsString> = std::env::args_os().collect();
+    // By its place, as a later one is found.
+    worker.first_mut().into_iter().for_each(|name| *name = this.clone().into());
     let init = this.with_file_name("sexton-init");
     if init.is_file() {
-        return Err(exec_keeper(&init, &this, run_dir, lock_fds, &worker));
+        return Err(exec_keeper(&init, run_dir, lock_fds, made, &worker));
     }
     let c_path = |path: &Path| CString::new(path.as_os_str().as_bytes()).unwrap_or_default();
     let (program, run_dir) = (c_path(&this), c_path(run_dir));
-    let rest = worker.iter().skip(1).map(|arg| CString::new(arg.as_bytes()).unwrap_or_default());
-    let args: Vec<CString> = std::iter::once(program.clone()).chain(rest).collect();
-    let env: Vec<CString> = std::env::vars_os().filter_map(|(key, value)| variable(&key, &value)).collect();
+    let args: Vec<CString> = worker.iter().map(|arg| CString::new(arg.as_bytes()).unwrap_or_default()).collect();
+    let env: Vec<CString> = std::env::vars_os()
+        .filter(|(key, _)| key != made::VARIABLE)
+        .chain([(made::VARIABLE.into(), made.to_variable().into())])
+        .filter_map(|(key, value)| variable(&key, &value))
+        .collect();
     let (args, env) = (slots(&args), slots(&env));
     let config = Strings::new(&args).zip(Strings::new(&env)).map(|(args, env)| KeeperConfig {
         program: &program,
@@ -141,7 +156,7 @@ fn this_program() -> Result<PathBuf, Refused> {
 
 /// Replaces this process by the keeper; returns only if that was refused.
 #[allow(clippy::disallowed_types, reason = "replaces this very process; nothing is started beside it")]
-fn exec_keeper(init: &Path, this: &Path, run_dir: &Path, lock_fds: LockFds, worker: &[OsString]) -> Refused {
+fn exec_keeper(init: &Path, run_dir: &Path, lock_fds: LockFds, made: &Made, worker: &[OsString]) -> Refused {
     use std::os::unix::process::CommandExt;
     let mut command = std::process::Command::new(init);
     command.arg("--keeper").arg("--run-dir").arg(run_dir);
@@ -152,7 +167,7 @@ fn exec_keeper(init: &Path, this: &Path, run_dir: &Path, lock_fds: LockFds, work
         }
         command.arg("--lock-fd").arg(lock.to_string());
     }
-    command.arg("--").arg(this).args(worker.iter().skip(1));
+    command.arg("--").args(worker).env(made::VARIABLE, made.to_variable());
     let error = command.exec();
     Refused::new(exit::UNAVAILABLE, format!("could not run `{}`: {error}", init.display()))
 }

@@ -3,15 +3,15 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::Path;
 
-use sexton_core::domain::{DomainError, Subtree};
 use sexton_core::proc;
 use sexton_keeper::LOCKS;
 use sexton_ledger::OpenError;
 
 use super::listeners::check_tcp;
+use super::made::Made;
 use super::{Refused, exit};
 use crate::api;
 use crate::chain::chain;
@@ -24,22 +24,24 @@ pub type Held = [Option<File>; LOCKS];
 /// BOUND: how many refused starts one after the other may take a directory from under this one.
 const TRIES: u32 = 16;
 
-/// Checks everything that can be checked before there is a worker; gives what holds the state and the run directory.
+/// Checks everything that can be checked before there is a worker; gives what holds the state and the run directory,
+/// and what the worker is to take back where it refuses.
 ///
 /// # Errors
 /// With the exit code of the contract.
-pub fn run(settings: &Settings) -> Result<Held, Refused> {
-    let mut made = Made::default();
-    let checked = check(settings, &mut made);
+pub(super) fn run(settings: &Settings) -> Result<(Held, Made), Refused> {
+    let (mut held, mut made) = (Held::default(), Made::default());
+    let checked = check(settings, &mut held, &mut made);
     if checked.is_err() {
+        // While what is held still is.
         made.take_back();
     }
-    checked.map(|()| made.held)
+    checked.map(|()| (held, made))
 }
 
-fn check(settings: &Settings, made: &mut Made) -> Result<(), Refused> {
+fn check(settings: &Settings, held: &mut Held, made: &mut Made) -> Result<(), Refused> {
     lacking().map_or(Ok(()), |lacking| Err(Refused::new(exit::UNAVAILABLE, format!("the host lacks {lacking}"))))?;
-    hold(settings, made)?;
+    hold(settings, held, made)?;
     check_ledger(&settings.state_dir)?;
     check_writable(&settings.state_dir)?;
     let socket = settings.listen_path();
@@ -49,13 +51,14 @@ fn check(settings: &Settings, made: &mut Made) -> Result<(), Refused> {
     check_writable(&settings.run_dir)?;
     // It is made for nobody: usually it is the run directory.
     let place = socket.parent().unwrap_or(Path::new("/"));
-    fs::read_dir(place).map_err(|error| cannot("make the socket in", place, &error))?;
+    fs::read_dir(place).map_err(|error| Refused::cannot("make the socket in", place, &error))?;
     check_writable(place)?;
+    made.expect(settings);
     made.subtree(&settings.cgroup)
 }
 
 /// Holds the state and the run directory for this daemon, before anything is made in them.
-fn hold(settings: &Settings, made: &mut Made) -> Result<(), Refused> {
+fn hold(settings: &Settings, held: &mut Held, made: &mut Made) -> Result<(), Refused> {
     let (state, run) = (&settings.state_dir, &settings.run_dir);
     let taken = |which: &str, path: &Path| format!("another daemon holds the {which} directory `{}`", path.display());
     let dir = match take(state, made, sexton_ledger::hold)? {
@@ -64,11 +67,11 @@ fn hold(settings: &Settings, made: &mut Made) -> Result<(), Refused> {
         (_, Err(error)) => return Err(Refused::new(exit::UNAVAILABLE, error.to_string())),
     };
     let state_id = id(&dir);
-    made.held = [Some(dir), None];
+    *held = [Some(dir), None];
     // A lock belongs to who has opened what is locked, and one directory may be both.
     let hold_run = |dir: &File| if id(dir) == state_id { Ok(true) } else { sexton_ledger::hold(dir) };
     match take(run, made, hold_run)? {
-        (dir, Ok(true)) => made.held[1] = Some(dir),
+        (dir, Ok(true)) => held[1] = Some(dir),
         (_, Ok(false)) => return Err(Refused::new(exit::CANT_CREATE, taken("run", run))),
         // A file system without locks: the socket alone tells of another daemon.
         (_, Err(_)) => {}
@@ -83,13 +86,13 @@ fn take(
     made: &mut Made,
     hold: impl Fn(&File) -> io::Result<bool>,
 ) -> Result<(File, io::Result<bool>), Refused> {
-    let before = made.directories.len();
+    let before = made.directories();
     for _ in 0..TRIES {
         made.directory(path)?;
-        let dir = File::open(path).map_err(|error| cannot("open", path, &error))?;
+        let dir = File::open(path).map_err(|error| Refused::cannot("open", path, &error))?;
         let held = hold(&dir);
         if matches!(held, Ok(false)) {
-            made.directories.truncate(before);
+            made.keep_directories(before);
         }
         // RACE: another start, refused meanwhile, may have taken back what it had made and held until then.
         if id(&dir).is_some_and(|held| File::open(path).ok().and_then(|there| id(&there)) == Some(held)) {
@@ -120,7 +123,7 @@ fn check_writable(dir: &Path) -> Result<(), Refused> {
     match probe {
         // Any other answer is about files without a name, or a full disk, which is no reason not to start.
         Err(error) if matches!(error.kind(), io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied) => {
-            Err(cannot("write in", dir, &error))
+            Err(Refused::cannot("write in", dir, &error))
         }
         Ok(_) | Err(_) => Ok(()),
     }
@@ -151,63 +154,7 @@ fn check_socket(path: &Path) -> Result<(), Refused> {
             }
             Ok(_) | Err(_) => Ok(()),
         },
-        Err(error) => Err(cannot("use the socket", path, &error)),
-    }
-}
-
-fn cannot(act: &str, path: &Path, error: &io::Error) -> Refused {
-    let denied = error.kind() == io::ErrorKind::PermissionDenied;
-    let code = if denied { exit::NOT_PERMITTED } else { exit::CANT_CREATE };
-    Refused::new(code, format!("could not {act} `{}`: {error}", path.display()))
-}
-
-/// What was made on the way, to be taken back by a refusal, which lets go of what it holds only then.
-#[derive(Debug, Default)]
-struct Made {
-    held: Held,
-    directories: Vec<PathBuf>,
-    subtree: Option<Subtree>,
-}
-
-impl Made {
-    /// Makes what is missing of a directory.
-    fn directory(&mut self, path: &Path) -> Result<(), Refused> {
-        let missing: Vec<PathBuf> =
-            path.ancestors().take_while(|ancestor| !ancestor.exists()).map(Path::to_path_buf).collect();
-        for dir in missing.into_iter().rev() {
-            match fs::DirBuilder::new().mode(0o755).create(&dir) {
-                Ok(()) => self.directories.push(dir),
-                // RACE: another start has made it.
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists && dir.is_dir() => {}
-                Err(error) => return Err(cannot("make", &dir, &error)),
-            }
-        }
-        if path.is_dir() {
-            return Ok(());
-        }
-        Err(Refused::new(exit::CANT_CREATE, format!("`{}` is no directory", path.display())))
-    }
-
-    fn subtree(&mut self, path: &str) -> Result<(), Refused> {
-        let subtree = match Subtree::find(path) {
-            Ok(subtree) => subtree,
-            // Instances are then killed by pidfd alone.
-            Err(DomainError::NoCgroup2) => return Ok(()),
-            Err(error) => return Err(Refused::new(exit::UNAVAILABLE, chain(&error))),
-        };
-        let is_new = !subtree.exists();
-        subtree.make().map_err(|error| Refused::new(exit::CANT_CREATE, chain(&error)))?;
-        self.subtree = is_new.then_some(subtree);
-        Ok(())
-    }
-
-    fn take_back(&self) {
-        if let Some(subtree) = &self.subtree {
-            let _gone = subtree.remove();
-        }
-        for dir in self.directories.iter().rev() {
-            let _gone = fs::remove_dir(dir);
-        }
+        Err(error) => Err(Refused::cannot("use the socket", path, &error)),
     }
 }
 

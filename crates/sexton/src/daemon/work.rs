@@ -14,6 +14,7 @@ use sexton_sys::signal::{self, Disposition, Signal};
 
 use super::closers::Closers;
 use super::listeners::{self, Kept};
+use super::made::Made;
 use super::preflight::{check_ledger, ledger_refused};
 use super::succession;
 use super::{Refused, exit};
@@ -49,13 +50,19 @@ pub fn run(settings: Settings, link: RawFd, prepare: bool) -> Result<u8, Refused
     let mut builder = tokio::runtime::Builder::new_current_thread();
     let runtime = builder.enable_all().thread_keep_alive(kept).build();
     let runtime = runtime.map_err(|error| Refused::new(exit::UNAVAILABLE, error.to_string()))?;
-    let worked = runtime.block_on(work(settings, link, prepare));
+    let mut made = Made::default();
+    let worked = runtime.block_on(work(settings, link, prepare, &mut made));
     // What still waits is left: the next worker finds it again.
     runtime.shutdown_background();
+    if worked.is_err() {
+        // Only now the ledger is closed.
+        made.take_back();
+    }
     worked
 }
 
-async fn work(settings: Settings, link: RawFd, prepare: bool) -> Result<u8, Refused> {
+/// `made` gets what a refusal is to take back.
+async fn work(settings: Settings, link: RawFd, prepare: bool, made: &mut Made) -> Result<u8, Refused> {
     let keeper = KeeperLink::inherit(link).map_err(|error| Refused::new(exit::UNAVAILABLE, error.to_string()))?;
     let keeper = Keeper::new(keeper).map_err(|error| Refused::new(exit::UNAVAILABLE, error.to_string()))?;
     introduce(&keeper, &settings).await;
@@ -68,13 +75,15 @@ async fn work(settings: Settings, link: RawFd, prepare: bool) -> Result<u8, Refu
     let told = hear(&keeper).await?;
     if prepare {
         super::notify::reloading();
+    } else if !told.welcome.was_ready {
+        *made = Made::of_the_start();
     }
     divide(&settings.cgroup);
     let new_keeper = told.welcome.restarts == 0;
     let options = options(&settings, told.welcome.keeper_pid == 1);
     let begun = worker::begin(&options, keeper, new_keeper).await.map_err(|error| refused(&error))?;
     tell_restart(&begun, &told.welcome);
-    serve(Arc::new(settings), begun, told).await
+    serve(Arc::new(settings), begun, told, made).await
 }
 
 /// Passes the controllers of a delegated cgroup on to `cgroup`, where that lies in it.
@@ -186,14 +195,12 @@ fn tell_restart(begun: &Begun, welcome: &Welcome) {
 }
 
 /// Serves until the daemon is to end.
-async fn serve(settings: Arc<Settings>, begun: Begun, told: Told) -> Result<u8, Refused> {
+async fn serve(settings: Arc<Settings>, begun: Begun, told: Told, made: &mut Made) -> Result<u8, Refused> {
     let Begun { mut driver, node, host, log_keeper, reader, last_seq, facts_before } = begun;
     let listeners = listeners::open(&settings, told.listeners, &host.keeper, told.welcome.was_ready).await;
-    if listeners.is_err() && !told.welcome.was_ready && driver.left().is_empty() {
-        // A start that refuses leaves nothing on the host; where there are instances, what holds them stays.
-        if let Err(why) = host.dismantle() {
-            tracing::warn!(why, "something of the daemon's own stays on the host");
-        }
+    if listeners.is_ok() || !driver.left().is_empty() {
+        // It is not refused any more; and where there are instances, what holds them stays.
+        *made = Made::default();
     }
     let listeners = listeners?;
     // Only now: a start that is refused has had no keeper that could have died.

@@ -18,7 +18,7 @@ pub mod keeper;
 mod keys;
 mod let_go;
 mod life;
-mod limits;
+pub mod limits;
 mod logs;
 mod namespaces;
 mod noted;
