@@ -3,6 +3,7 @@
 use hyper::Method;
 
 use super::call::{BODY_MAX, Call, Handling};
+use super::path::decode;
 use super::routes::{custody, events, health, instances, logs, node, plan, slots};
 use crate::config::Role;
 
@@ -206,11 +207,16 @@ fn matches<'p>(pattern: &str, path: &'p str) -> Option<Vec<&'p str>> {
         let segment = rest.next()?;
         if part.starts_with('{') {
             segments.push(segment);
-        } else if part != segment {
+        } else if !says(segment, part) {
             return None;
         }
     }
     if rest.next().is_none() { Some(segments) } else { None }
+}
+
+/// Whether `segment`, decoded once, is `part`.
+fn says(segment: &str, part: &str) -> bool {
+    segment == part || segment.contains('%') && decode(segment).as_deref() == Some(part)
 }
 
 #[cfg(test)]
@@ -218,7 +224,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn paths_are_matched_as_they_are_written() {
+    fn every_segment_is_decoded_once() {
+        for path in ["/v1/%6eode", "/%76%31/node", "/v1/%6E%6F%64%65"] {
+            assert!(matches!(find(&Method::GET, path), Found::Route(route, _) if route.path == "/v1/node"), "{path}");
+        }
+        let stop = find(&Method::POST, "/v1/instances/a%2Fstop/%73top");
+        assert!(matches!(stop, Found::Route(route, at) if route.id == "stopInstance" && at == ["a%2Fstop"]));
+        for nothing in
+            ["/v1%2Fnode", "/v1/%256eode", "/v1/node%", "/v1/nod%zz", "/v1/%ff", "/v1/%2e/node", "%2Fv1/node"]
+        {
+            assert!(matches!(find(&Method::GET, nothing), Found::Nothing), "{nothing}");
+        }
+        assert!(matches!(find(&Method::DELETE, "/v1/%6eode"), Found::Methods(_)));
+    }
+
+    #[test]
+    fn paths_are_matched_segment_by_segment() {
         assert!(matches!(find(&Method::GET, "/v1/instances/a"), Found::Route(_, segments) if segments == ["a"]));
         assert!(matches!(find(&Method::GET, "/v1/instances/"), Found::Route(_, segments) if segments == [""]));
         assert!(matches!(find(&Method::HEAD, "/livez"), Found::Route(..)));
