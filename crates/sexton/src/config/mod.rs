@@ -335,6 +335,7 @@ fn parse_target(text: &str, base: Option<&Path>) -> Result<Target, ParseValueErr
     if text.starts_with("https://") || text.starts_with("http://") {
         return Ok(Target::Url(text.to_owned()));
     }
+    value::refuse_scheme(text)?;
     AbsolutePath::new(Path::new(text), base).map(|path| Target::Unix(path.as_path().to_owned()))
 }
 

@@ -19,6 +19,20 @@ fn refuse<T>(what: impl Into<String>) -> Result<T, ParseValueError> {
     Err(ParseValueError(what.into()))
 }
 
+/// Refuses what begins like a URL: whoever writes a scheme means no file.
+///
+/// # Errors
+/// It has a scheme.
+pub fn refuse_scheme(text: &str) -> Result<(), ParseValueError> {
+    let Some((scheme, _)) = text.split_once("://") else { return Ok(()) };
+    let is_scheme = scheme.starts_with(|first: char| first.is_ascii_alphabetic())
+        && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+.-".contains(&byte));
+    match is_scheme {
+        true => refuse(format!("`{scheme}://` is not known: a path, `http+unix://` and a path, or `https://`")),
+        false => Ok(()),
+    }
+}
+
 macro_rules! text_value {
     ($name:ident) => {
         impl<'de> Deserialize<'de> for $name {
