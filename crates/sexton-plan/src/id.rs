@@ -53,7 +53,7 @@ pub enum ParseIdError {
     /// A name outside `[a-z0-9][a-z0-9._-]{0,62}`.
     #[error("a name is 1 to 63 of `a-z`, `0-9`, `.`, `_`, `-` and begins with a letter or digit")]
     Name,
-    /// A kind or label key outside `[a-z0-9][a-z0-9._/-]{0,62}`.
+    /// A kind outside `[a-z0-9][a-z0-9._/-]{0,62}`.
     #[error("a label-like word is 1 to 63 of `a-z`, `0-9`, `.`, `_`, `-`, `/` and begins with a letter or digit")]
     Word,
     /// An incarnation that is not a ULID.
@@ -119,7 +119,7 @@ text_id! {
 }
 
 text_id! {
-    /// A label-like word: an instance's kind, a label's key.
+    /// A label-like word: an instance's kind.
     Word, ParseIdError::Word, |text| is_word(text, b"/")
 }
 

@@ -3,6 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::routes::instances::SNAPSHOT_DEPTH_MAX;
+use super::spec::LABEL_KEY;
 use super::table::{BodyRule, ROUTES, Route, SNAPSHOT_MAX, Shape};
 use crate::refusal::Kind;
 
@@ -148,6 +149,11 @@ fn texts() -> Value {
     json!({ "type": "object", "additionalProperties": { "type": "string" } })
 }
 
+fn labels() -> Value {
+    let keys = json!({ "description": LABEL_KEY, "minLength": 1, "maxLength": 255, "pattern": "^[^=\\u0000-\\u001f\\u007f-\\u009f]+$" });
+    json!({ "type": "object", "additionalProperties": { "type": "string" }, "propertyNames": keys })
+}
+
 fn page_of(schema: &str) -> Value {
     object(json!({ "items": { "type": "array", "items": reference(schema) }, "next": {} }))
 }
@@ -200,7 +206,7 @@ fn spec_fields() -> Value {
         "user": nullable("string"),
         "kind": optional(reference("Word")),
         "runtime": nullable("string"),
-        "labels": optional(texts()),
+        "labels": optional(labels()),
         "grace": optional(reference("Duration")),
         "stop_signal": optional(reference("Signal")),
         "slot": nullable("boolean"),

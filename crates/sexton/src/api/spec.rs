@@ -143,10 +143,18 @@ fn runtime(name: Option<String>, settings: &Settings) -> Result<String, Refusal>
     Err(bad_field("runtime", format_args!("`{}` is unknown; known are {}", name.escape_debug(), known.join(", "))))
 }
 
+/// What a label's key may be, as it is told.
+pub const LABEL_KEY: &str = "a label's key is 1 to 255 bytes, without `=` and control characters";
+
+/// Whether `key` can be written as `KEY=VALUE` and shown in a line.
+pub fn is_label_key(key: &str) -> bool {
+    (1..=255).contains(&key.len()) && !key.contains(|c: char| c == '=' || c.is_control())
+}
+
 fn labels(labels: BTreeMap<String, String>) -> Result<BTreeMap<String, String>, Refusal> {
     for (key, value) in &labels {
-        if let Err(error) = key.parse::<Word>() {
-            return Err(bad_field("labels", format_args!("`{}`: {error}", key.escape_debug())));
+        if !is_label_key(key) {
+            return Err(bad_field("labels", format_args!("`{}`: {LABEL_KEY}", key.escape_debug())));
         }
         if value.contains('\0') {
             return Err(bad_field("labels", format_args!("the value of `{key}` must not hold a NUL")));
@@ -185,10 +193,10 @@ pub fn label_filter(text: &str) -> Result<(String, Option<String>), Refusal> {
         Some((key, value)) => (key, Some(value.to_owned())),
         None => (text, None),
     };
-    match key.parse::<Word>() {
-        Ok(_) => Ok((key.to_owned(), value)),
-        Err(error) => Err(Refusal::new(Kind::BadArgument, format!("label `{}`: {error}", key.escape_debug()))),
+    if is_label_key(key) {
+        return Ok((key.to_owned(), value));
     }
+    Err(Refusal::new(Kind::BadArgument, format!("label `{}`: {LABEL_KEY}", key.escape_debug())))
 }
 
 #[cfg(test)]
@@ -248,7 +256,10 @@ mod tests {
             ("kind", json!("Build")),
             ("kind", json!("")),
             ("runtime", json!("docker")),
-            ("labels", json!({"A": "x"})),
+            ("labels", json!({"": "x"})),
+            ("labels", json!({"a=b": "x"})),
+            ("labels", json!({"a\n": "x"})),
+            ("labels", json!({("a".repeat(256)): "x"})),
             ("labels", json!({"a": 1})),
             ("labels", json!({"a": "\0"})),
             ("grace", json!(5)),
@@ -289,6 +300,10 @@ mod tests {
             ("kind", json!("ci/build")),
             ("runtime", json!("qemu")),
             ("labels", json!({"team/x": "any text\n"})),
+            (
+                "labels",
+                json!({"TEAM": "x", "app.kubernetes.io/Name": "x", "\u{e9}": "x", " ": "", ("a".repeat(255)): "x"}),
+            ),
             ("grace", json!("1m30s")),
             ("stop_signal", json!("SIGINT")),
             ("stop_signal", json!("64")),

@@ -7,6 +7,7 @@ use std::time::Duration;
 use sexton_ledger::duration;
 use sexton_plan::id::{Name, ParseIdError, Word};
 
+use crate::api::spec::{LABEL_KEY, is_label_key};
 use crate::signal_name;
 
 /// An instance's name.
@@ -35,8 +36,7 @@ pub fn pair(text: &str) -> Result<(String, String), &'static str> {
 /// A label to look for: `K=V`, or `K` for any value.
 pub fn label(text: &str) -> Result<String, &'static str> {
     let key = text.split_once('=').map_or(text, |(key, _)| key);
-    let known = key.parse::<Word>().is_ok();
-    if known { Ok(text.to_owned()) } else { Err("write it as `KEY=VALUE`, the key as a label's key may be") }
+    if is_label_key(key) { Ok(text.to_owned()) } else { Err(LABEL_KEY) }
 }
 
 /// A signal, written as the API takes it.

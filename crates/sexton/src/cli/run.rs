@@ -33,7 +33,7 @@ pub struct RunArgs {
     /// `USER`, `UID` or `UID:GID` [default: the daemon's].
     #[arg(long)]
     user: Option<String>,
-    /// A label; may be given several times.
+    /// A label; its key is 1 to 255 bytes, without `=` and control characters. May be given several times.
     #[arg(long, value_parser = args::pair, value_name = "KEY=VALUE")]
     label: Vec<(String, String)>,
     /// How long a stop waits after the polite signal [default: 10s].

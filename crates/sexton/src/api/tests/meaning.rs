@@ -99,6 +99,11 @@ async fn lists_are_paged_and_filtered() {
     let page = api.ask("GET", "/v1/instances?limit=2&after=b", None).await.json();
     assert_eq!((page["items"][0]["name"].as_str(), page["next"].is_null()), (Some("c"), true));
     assert_eq!(api.ask("GET", "/v1/instances?state=lost", None).await.json()["items"], json!([]));
+    for key in ["TEAM", "app.kubernetes.io/Name", "%C3%A9", "a%20b", &"x".repeat(255)] {
+        for filter in [key.to_owned(), format!("{key}%3Dx")] {
+            assert_eq!(api.ask("GET", &format!("/v1/instances?label={filter}"), None).await.status, 200, "{filter}");
+        }
+    }
     for bad in [
         "limit=0",
         "limit=1001",
@@ -106,7 +111,8 @@ async fn lists_are_paged_and_filtered() {
         "limit=+5",
         "state=gone",
         "kind=A",
-        "label=A=b",
+        "label==b",
+        "label=a%0Ab",
         "after=..",
         "sate=lost",
         "limit=1&limit=2",
