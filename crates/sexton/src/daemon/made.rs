@@ -1,5 +1,5 @@
-//! What a start makes that was not there before: a refusal takes it back, that of a worker too, which knows of it by its
-//! environment. It is looked for once, before anything is made, for a worker may follow one that died in the midst.
+//! What a start makes that was not there before: a refusal takes it back, that of its first worker too, which knows of it by
+//! its environment. It is looked for before anything is made.
 
 use std::ffi::OsString;
 use std::fs;

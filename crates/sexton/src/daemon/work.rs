@@ -75,7 +75,8 @@ async fn work(settings: Settings, link: RawFd, prepare: bool, made: &mut Made) -
     let told = hear(&keeper).await?;
     if prepare {
         super::notify::reloading();
-    } else if !told.welcome.was_ready {
+    } else if told.welcome.restarts == 0 {
+        // A worker before this one may have taken work: nothing of it is taken back.
         *made = Made::of_the_start();
     }
     divide(&settings.cgroup);
