@@ -344,7 +344,7 @@ fn every_body_outside_the_contract_is_refused_by_name_and_changes_nothing() {
         ("user", json!("nobody-of-that-name")),
         ("kind", json!("Build")),
         ("runtime", json!("docker")),
-        ("labels", json!({"A": "x"})),
+        ("labels", json!({"a\n": "x"})),
         ("grace", json!(5)),
         ("grace", json!("-5s")),
         ("grace", json!("5")),
@@ -427,7 +427,7 @@ fn every_flag_outside_the_contract_is_2_and_changes_nothing() {
         &["run", "a", "--env", "=x", "--", "true"],
         &["run", "a", "--cwd", "tmp", "--", "true"],
         &["run", "a", "--user", "a b", "--", "true"],
-        &["run", "a", "--label", "A=x", "--", "true"],
+        &["run", "a", "--label", "a\n=x", "--", "true"],
         &["run", "a", "--grace", "5", "--", "true"],
         &["run", "a", "--stop-signal", "term", "--", "true"],
         &["run", "a", "--pids-max", "0", "--", "true"],
@@ -445,7 +445,7 @@ fn every_flag_outside_the_contract_is_2_and_changes_nothing() {
         &["logs", "a", "--tail", "x"],
         &["drain", "--timeout", "5"],
         &["ps", "--kind", "Build"],
-        &["ps", "--label", "A"],
+        &["ps", "--label", "a\n"],
     ] {
         let output = node.ground.command(args).stdin(Stdio::null()).output().expect("the program starts");
         let told = String::from_utf8(output.stderr).expect("text");
