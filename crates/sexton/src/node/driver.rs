@@ -25,11 +25,11 @@ use super::host::SharedHost;
 use super::keeper::is_of;
 use super::keys::{Keys, Known};
 use super::life::{Answer, Command, Life, LifeHandle, Next, not_admitted, refuse_or_answer};
-use super::noted::Noted;
+use super::noted::{Noted, Ordered};
 use super::reconcile::Reconciler;
 use super::recover;
 use super::request::{
-    Caller, Facts, Filter, IdempotencyKey, InFlight, NewInstance, Node, Operation, Page, Request, Wanted,
+    Caller, Facts, Filter, IdempotencyKey, InFlight, NewInstance, Node, Operation, Page, Request, Stop, Wanted,
 };
 use super::slots::SlotLeft;
 use crate::metrics::Metric;
@@ -123,7 +123,8 @@ impl Driver {
             let name = entry.name.clone();
             let (mut life, handle) = Life::known(Arc::clone(&self.host), entry, self.removed.0.clone());
             life.request = unanswered.remove(&life.entry.incarnation);
-            noted.order_again(&life.entry, &handle);
+            // Before anything else is asked of it.
+            noted.take(&life.entry).into_iter().for_each(|ordered| order_again(&handle, ordered));
             let next = life.judged(seen, &mut owed);
             if next.is_over() {
                 self.ended.push(handle.clone());
@@ -502,6 +503,18 @@ impl Filter {
             && self.kind.as_ref().is_none_or(|kind| *kind == entry.spec.kind)
             && self.labels.iter().all(has)
     }
+}
+
+/// Gives a life an order that an earlier worker had answered.
+fn order_again(life: &LifeHandle, ordered: Ordered) {
+    let (reply, answered) = oneshot::channel();
+    let (order, caller) = (ordered.order.clone(), ordered.caller.clone());
+    life.pass_on(if order.remove {
+        Command::Remove { force: true, caller, reply }
+    } else {
+        Command::Stop { stop: Stop { force: order.force, grace: Some(order.grace) }, caller, reply }
+    });
+    ordered.until(answered);
 }
 
 fn refuse(reply: Answer, refusal: Refusal) {

@@ -14,8 +14,7 @@ use sexton_plan::id::Incarnation;
 use tokio::sync::oneshot;
 
 use super::host::{Host, Paths};
-use super::life::{Command, LifeHandle};
-use super::request::{Caller, Stop};
+use super::request::Caller;
 
 /// What was ordered, of which life, and by whom.
 #[derive(Debug, Serialize, Deserialize)]
@@ -67,6 +66,23 @@ fn remove_when<T: Send + 'static>(path: PathBuf, settled: oneshot::Receiver<T>) 
     });
 }
 
+/// An order that was answered and is not recorded.
+#[derive(Debug)]
+pub struct Ordered {
+    /// What.
+    pub order: StopOrder,
+    /// By whom.
+    pub caller: Caller,
+    path: PathBuf,
+}
+
+impl Ordered {
+    /// Forgets it once it is `answered` again: by then it is recorded, or noted anew.
+    pub fn until<T: Send + 'static>(self, answered: oneshot::Receiver<T>) {
+        remove_when(self.path, answered);
+    }
+}
+
 impl Noted {
     /// Reads them, and removes what was not written whole: that was never answered.
     pub fn read(paths: &Paths) -> Noted {
@@ -83,8 +99,9 @@ impl Noted {
         noted
     }
 
-    /// Gives the orders to the life of `entry` again, before anything else is asked of it.
-    pub fn order_again(&mut self, entry: &Entry, life: &LifeHandle) {
+    /// Takes out the orders to the life of `entry`, which are to be given again.
+    pub fn take(&mut self, entry: &Entry) -> Vec<Ordered> {
+        let mut ordered = Vec::new();
         for (path, note) in self.notes.extract_if(.., |(_, note)| note.life == entry.incarnation) {
             if entry.stop.as_ref() == Some(&note.order) {
                 // It was recorded in the last moment.
@@ -92,16 +109,9 @@ impl Noted {
                 continue;
             }
             let caller = Caller { uid: note.uid, by: note.by };
-            let (reply, answered) = oneshot::channel();
-            life.pass_on(if note.order.remove {
-                Command::Remove { force: true, caller, reply }
-            } else {
-                let stop = Stop { force: note.order.force, grace: Some(note.order.grace) };
-                Command::Stop { stop, caller, reply }
-            });
-            // By then it is recorded, or noted again.
-            remove_when(path, answered);
+            ordered.push(Ordered { order: note.order, caller, path });
         }
+        ordered
     }
 
     /// Forgets those of lives that are none of this ledger's any more.
