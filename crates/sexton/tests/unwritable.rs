@@ -5,6 +5,8 @@
 
 #[path = "support/asking.rs"]
 mod asking;
+#[path = "support/container.rs"]
+mod container;
 #[path = "support/disk.rs"]
 mod disk;
 #[path = "support/failing.rs"]
@@ -16,6 +18,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use asking::{create, creates_again, gated, refuses_to_create, stop, told_of};
+use container::Container;
 use disk::{SmallDisk, exhaust};
 use failing::Failing;
 use serde_json::{Value, json};
@@ -179,6 +182,41 @@ fn what_was_ordered_while_the_ledger_takes_nothing_is_carried_out_after_a_crash(
         });
         node.clear();
     }
+}
+
+#[test]
+fn what_was_ordered_of_one_that_is_in_doubt_after_a_crash_is_carried_out_once_it_is_proven() {
+    let mut node = Node::new(SEXTON, &[]);
+    let (state_dir, elsewhere) = (node.ground.state_dir(), node.ground.dir().join("elsewhere"));
+    for name in ["stopped", "removed"] {
+        let mut body = script(name, "trap '' TERM; while :; do sleep 0.1; done");
+        (body["restart"], body["grace"]) = (json!("always"), json!("1h"));
+        create(&mut node, &body);
+    }
+    fs::rename(&state_dir, &elsewhere).expect("moved");
+    node.ask("POST", "/v1/instances/stopped/stop", None, Some(&json!({}))).0.expect(202);
+    node.ask("DELETE", "/v1/instances/removed?force=true", None, None).0.expect(202);
+    node.daemon.take().expect("it serves").kill9_both().expect("killed");
+    fs::rename(&elsewhere, &state_dir).expect("moved back");
+    // From in there the processes cannot be seen.
+    let container = Container::serve(&node.ground);
+    for name in ["stopped", "removed"] {
+        let doubted = node.ground.client().get(&format!("/v1/instances/{name}")).expect("an answer").expect(200);
+        assert_eq!(doubted["state"], "unverified", "{doubted}");
+    }
+    drop(container);
+    node.serve();
+    // REGRESSION: the orders were refused in there, and forgotten.
+    for name in ["stopped", "removed"] {
+        assert_eq!(node.instance(name)["state"], "stopping");
+        stop(&mut node, name, &json!({ "force": true }));
+    }
+    assert_eq!(node.settled("stopped")["exit"]["signal"], 9);
+    assert_eq!(told_of(&node, "stopped").iter().filter(|kind| *kind == "instance.stopping").count(), 1);
+    eventually("it is off the list", SOON, || match node.ask("GET", "/v1/instances/removed", None, None).0.status {
+        404 => Ok(()),
+        other => Err(other.to_string()),
+    });
 }
 
 #[test]

@@ -25,11 +25,11 @@ use super::host::SharedHost;
 use super::keeper::is_of;
 use super::keys::{Keys, Known};
 use super::life::{Answer, Command, Life, LifeHandle, Next, not_admitted, refuse_or_answer};
-use super::noted::{Noted, Ordered};
+use super::noted::Noted;
 use super::reconcile::Reconciler;
 use super::recover;
 use super::request::{
-    Caller, Facts, Filter, IdempotencyKey, InFlight, NewInstance, Node, Operation, Page, Request, Stop, Wanted,
+    Caller, Facts, Filter, IdempotencyKey, InFlight, NewInstance, Node, Operation, Page, Request, Wanted,
 };
 use super::slots::SlotLeft;
 use crate::metrics::Metric;
@@ -117,14 +117,13 @@ impl Driver {
         let unanswered = self.host.ledger.reader().unanswered().unwrap_or_default();
         let mut unanswered: BTreeMap<_, _> =
             unanswered.into_iter().map(|record| (record.incarnation.clone(), record)).collect();
-        let mut noted = Noted::read(&self.host.paths);
+        let noted = Noted::read(&self.host.paths);
         for entry in entries {
             let seen = recover::look(&entry, &self.host);
             let name = entry.name.clone();
             let (mut life, handle) = Life::known(Arc::clone(&self.host), entry, self.removed.0.clone());
             life.request = unanswered.remove(&life.entry.incarnation);
-            // Before anything else is asked of it.
-            noted.take(&life.entry).into_iter().for_each(|ordered| order_again(&handle, ordered));
+            life.ordered_before(noted.of(&life.entry), &mut owed);
             let next = life.judged(seen, &mut owed);
             if next.is_over() {
                 self.ended.push(handle.clone());
@@ -132,9 +131,8 @@ impl Driver {
             self.lives.insert(name, handle);
             tokio::spawn(life.run(next));
         }
-        noted.forget_rest();
         // One record for all: it is on its way before anything that a life records.
-        self.host.owe_unwaited(owed);
+        noted.forget(self.host.owe_unwaited(owed));
         for record in self.host.keeper.exits() {
             self.exit_recorded(record);
         }
@@ -503,18 +501,6 @@ impl Filter {
             && self.kind.as_ref().is_none_or(|kind| *kind == entry.spec.kind)
             && self.labels.iter().all(has)
     }
-}
-
-/// Gives a life an order that an earlier worker had answered.
-fn order_again(life: &LifeHandle, ordered: Ordered) {
-    let (reply, answered) = oneshot::channel();
-    let (order, caller) = (ordered.order.clone(), ordered.caller.clone());
-    life.pass_on(if order.remove {
-        Command::Remove { force: true, caller, reply }
-    } else {
-        Command::Stop { stop: Stop { force: order.force, grace: Some(order.grace) }, caller, reply }
-    });
-    ordered.until(answered);
 }
 
 fn refuse(reply: Answer, refusal: Refusal) {

@@ -152,10 +152,7 @@ impl Host {
     /// goes on after a short wait, and the record follows: what is given then tells when, or
     /// that it never will.
     pub async fn owe(&self, batch: Batch) -> Option<oneshot::Receiver<()>> {
-        let (told, mut durable) = oneshot::channel();
-        self.commit_owed(batch, move || {
-            let _heard = told.send(());
-        });
+        let mut durable = self.owe_unwaited(batch);
         while self.ledger.writable() {
             match tokio::time::timeout(OWED_LOOK, &mut durable).await {
                 Ok(Ok(())) => return None,
@@ -173,12 +170,9 @@ impl Host {
         let _late = self.owe(Batch::default()).await;
     }
 
-    /// As [`Host::owe`], without waiting for the disk at all.
-    pub fn owe_unwaited(&self, batch: Batch) {
-        self.commit_owed(batch, || {});
-    }
-
-    fn commit_owed(&self, batch: Batch, durable: impl FnOnce() + Send + 'static) {
+    /// As [`Host::owe`], without waiting for the disk at all: it is told when that is durable.
+    pub fn owe_unwaited(&self, batch: Batch) -> oneshot::Receiver<()> {
+        let (told, durable) = oneshot::channel();
         let (metrics, began, events) = (Arc::clone(&self.metrics), Instant::now(), batch.events.len());
         let (answers, answered) = (self.answers.clone(), batch.request.as_ref().map(|request| request.key.clone()));
         batch.request.iter().for_each(|request| self.answers.owed(request.clone()));
@@ -186,13 +180,14 @@ impl Host {
             Ok(_) => {
                 metrics.observe(Metric::CommitSeconds, began.elapsed());
                 answered.iter().for_each(|key| answers.durable(key));
-                durable();
+                let _heard = told.send(());
             }
             Err(error) => {
                 tracing::error!(%error, "a record was not written");
                 (0..events).for_each(|_| metrics.add(Metric::EventsDropped, &[], 1.0));
             }
         });
+        durable
     }
 
     /// The request with this key, with its answer if that was given.

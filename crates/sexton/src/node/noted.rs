@@ -28,7 +28,8 @@ struct Note {
 /// The notes that an earlier worker has left, oldest first.
 #[derive(Debug, Default)]
 pub struct Noted {
-    notes: Vec<(PathBuf, Note)>,
+    notes: Vec<Note>,
+    paths: Vec<PathBuf>,
 }
 
 /// Keeps `order` to the life of `entry` until its record is `durable`.
@@ -37,7 +38,7 @@ pub fn keep(host: &Host, entry: &Entry, order: StopOrder, caller: &Caller, durab
     // Names in the order of time.
     let path = host.paths.orders().join(sexton_ledger::new_incarnation().as_str());
     match write(&host.paths, &path, &note) {
-        Ok(()) => remove_when(path, durable),
+        Ok(()) => remove_when(vec![path], durable),
         Err(error) => {
             // It may have been begun.
             let _gone = fs::remove_file(path);
@@ -57,68 +58,48 @@ fn write(paths: &Paths, path: &PathBuf, note: &Note) -> io::Result<()> {
     }
 }
 
-/// Removes the note at `path` once what it keeps is settled; nobody says so where this worker ends before.
-fn remove_when<T: Send + 'static>(path: PathBuf, settled: oneshot::Receiver<T>) {
+/// Removes the notes at `paths` once what they keep is `durable`; nobody says so where this worker ends before.
+fn remove_when(paths: Vec<PathBuf>, durable: oneshot::Receiver<()>) {
     tokio::spawn(async move {
-        if settled.await.is_ok() {
-            let _gone = fs::remove_file(path);
+        if durable.await.is_ok() {
+            paths.iter().for_each(|path| drop(fs::remove_file(path)));
         }
     });
-}
-
-/// An order that was answered and is not recorded.
-#[derive(Debug)]
-pub struct Ordered {
-    /// What.
-    pub order: StopOrder,
-    /// By whom.
-    pub caller: Caller,
-    path: PathBuf,
-}
-
-impl Ordered {
-    /// Forgets it once it is `answered` again: by then it is recorded, or noted anew.
-    pub fn until<T: Send + 'static>(self, answered: oneshot::Receiver<T>) {
-        remove_when(self.path, answered);
-    }
 }
 
 impl Noted {
     /// Reads them, and removes what was not written whole: that was never answered.
     pub fn read(paths: &Paths) -> Noted {
         let mut noted = Noted::default();
-        for file in fs::read_dir(paths.orders()).into_iter().flatten().flatten() {
-            let path = file.path();
+        let files = fs::read_dir(paths.orders()).into_iter().flatten().flatten();
+        let mut files: Vec<PathBuf> = files.map(|file| file.path()).collect();
+        files.sort_unstable();
+        for path in files {
             match fs::read(&path).map(|text| serde_json::from_slice(&text)) {
-                Ok(Ok(note)) => noted.notes.push((path, note)),
+                Ok(Ok(note)) => {
+                    noted.notes.push(note);
+                    noted.paths.push(path);
+                }
                 Ok(Err(_)) => drop(fs::remove_file(path)),
                 Err(error) => tracing::error!(path = %path.display(), %error, "noted order not read"),
             }
         }
-        noted.notes.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
         noted
     }
 
-    /// Takes out the orders to the life of `entry`, which are to be given again.
-    pub fn take(&mut self, entry: &Entry) -> Vec<Ordered> {
-        let mut ordered = Vec::new();
-        for (path, note) in self.notes.extract_if(.., |(_, note)| note.life == entry.incarnation) {
-            if entry.stop.as_ref() == Some(&note.order) {
-                // It was recorded in the last moment.
-                let _gone = fs::remove_file(path);
-                continue;
-            }
-            let caller = Caller { uid: note.uid, by: note.by };
-            ordered.push(Ordered { order: note.order, caller, path });
-        }
-        ordered
+    /// What was ordered of the life of `entry` and is not recorded, and by whom. Each order has taken in those before it.
+    pub fn of(&self, entry: &Entry) -> Vec<(StopOrder, Caller)> {
+        let notes: Vec<&Note> = self.notes.iter().filter(|note| note.life == entry.incarnation).collect();
+        // Recorded in the last moment, as is what came before it.
+        let recorded =
+            notes.iter().rposition(|note| entry.stop.as_ref() == Some(&note.order)).map_or(0, |last| last + 1);
+        let ordered = |note: &&Note| (note.order.clone(), Caller { uid: note.uid, by: note.by.clone() });
+        notes.iter().skip(recorded).map(ordered).collect()
     }
 
-    /// Forgets those of lives that are none of this ledger's any more.
-    pub fn forget_rest(self) {
-        for (path, _) in self.notes {
-            let _gone = fs::remove_file(path);
-        }
+    /// Forgets them once what they say is recorded, `durable`. Those of lives that are none of this ledger's say nothing.
+    pub fn forget(self, durable: oneshot::Receiver<()>) {
+        remove_when(self.paths, durable);
     }
 }
 
@@ -145,10 +126,9 @@ mod tests {
         }
         fs::write(paths.orders().join("cut"), "{\"life\":").expect("written");
         let noted = Noted::read(&paths);
-        let graces: Vec<u64> = noted.notes.iter().map(|(_, note)| note.order.grace.as_secs()).collect();
+        let graces: Vec<u64> = noted.notes.iter().map(|note| note.order.grace.as_secs()).collect();
         assert_eq!((graces, fs::read_dir(paths.orders()).expect("there").count()), (vec![1, 2, 3], 3));
-        noted.forget_rest();
-        fs::remove_dir(paths.orders()).expect("empty");
+        fs::remove_dir_all(paths.orders()).expect("removed");
         fs::remove_dir(run_dir).expect("empty");
     }
 }

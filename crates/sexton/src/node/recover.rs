@@ -10,7 +10,7 @@ use serde_json::json;
 use sexton_core::handle::{Handle, Life as ProcessLife, OpenHandleError};
 use sexton_core::proc;
 use sexton_core::spawn::NeverRan;
-use sexton_ledger::entry::Entry;
+use sexton_ledger::entry::{Entry, StopOrder};
 use sexton_ledger::{Batch, EventKind};
 use sexton_plan::identity::Identity;
 use sexton_plan::judge::{Claimed, DomainSeen, MarkSeen, NamespaceSeen, ProcessSeen, Verdict, judge, out_of_sight};
@@ -23,8 +23,9 @@ use super::clock::now;
 use super::crash::crash_point;
 use super::host::Host;
 use super::keeper;
-use super::life::{Command, Life, Next, RollBack, fact};
+use super::life::{Command, Life, Next, RollBack, called, fact};
 use super::process::Process;
+use super::request::Caller;
 use super::resources::is_adoption_begun;
 use super::unstarted::Unstarted;
 use crate::chain::chain;
@@ -135,6 +136,25 @@ pub fn claimed(entry: &Entry) -> Claimed {
 }
 
 impl Life {
+    /// Takes in what was ordered of it, answered, and not recorded: from here on that is as good as recorded. Adds to `owed`
+    /// what is.
+    pub fn ordered_before(&mut self, ordered: Vec<(StopOrder, Caller)>, owed: &mut Batch) {
+        for (order, caller) in ordered {
+            let mut next = (*self.entry).clone();
+            owed.events.push(called(&next, if order.remove { "remove" } else { "stop" }, &caller));
+            next.stop = Some(order);
+            next.restarts.next_at = None;
+            self.put(next, owed);
+        }
+    }
+
+    /// Shows `next` at once; the record follows in its order.
+    fn put(&mut self, next: Entry, owed: &mut Batch) {
+        let next = Arc::new(next);
+        owed.puts.push(Arc::clone(&next));
+        self.show(next);
+    }
+
     /// Judges the instance by what was seen of it; tells what comes next, and adds to `owed` what is to be recorded.
     pub fn judged(&mut self, seen: Seen, owed: &mut Batch) -> Next {
         let Seen { process, handle, mark, refused, why } = seen;
@@ -159,7 +179,10 @@ impl Life {
                 None => self.doubted("its pidfd cannot be watched", owed),
             },
             Verdict::FinishStop => match process_of(handle) {
-                Some(process) => Next::End(Some(process)),
+                Some(process) => {
+                    self.stop_on(owed);
+                    Next::End(Some(process))
+                }
                 None => self.doubted("its pidfd cannot be watched", owed),
             },
             Verdict::RollBack => {
@@ -173,7 +196,7 @@ impl Life {
         }
     }
 
-    /// Takes custody again of a process that was found alive. Shown at once; the record follows in its order.
+    /// Takes custody again of a process that was found alive.
     fn adopt(&mut self, owed: &mut Batch) {
         let is_known = self.entry.adopted && self.entry.state == State::Running && self.entry.reason.is_none();
         if !is_known {
@@ -191,15 +214,25 @@ impl Life {
             next.adopted = true;
             next.state = State::Running;
             next.reason = None;
-            let next = Arc::new(next);
-            owed.puts.push(Arc::clone(&next));
-            self.show(next);
+            self.put(next, owed);
         }
         // Whoever asked for it was never answered; the next try is.
         let entry = Arc::clone(&self.entry);
         if let Some(request) = self.answered(201, || serde_json::to_string(&*entry).unwrap_or_default()) {
             self.host.owe_unwaited(Batch { request: Some(request), ..Batch::default() });
         }
+    }
+
+    /// Shows that its stop goes on, where nobody could see it begin.
+    fn stop_on(&mut self, owed: &mut Batch) {
+        if self.entry.stop.is_none() || matches!(self.entry.state, State::Stopping | State::Stuck) {
+            return;
+        }
+        let mut next = (*self.entry).clone();
+        owed.events.push(fact(EventKind::InstanceStopping, &next, json!({ "asked": true })));
+        next.state = State::Stopping;
+        next.reason = None;
+        self.put(next, owed);
     }
 
     /// Neither ours nor gone for certain: says so and keeps hands off.
@@ -209,9 +242,7 @@ impl Life {
             next.state = State::Unverified;
             next.reason = Some(why.to_owned());
             owed.events.push(fact(EventKind::InstanceUnverified, &next, json!({ "reason": why })));
-            let next = Arc::new(next);
-            owed.puts.push(Arc::clone(&next));
-            self.show(next);
+            self.put(next, owed);
         }
         Next::Doubt
     }
