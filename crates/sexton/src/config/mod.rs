@@ -18,7 +18,8 @@ pub use file::{
     StopStep, Sweep, Watch,
 };
 use sexton_core::delegation::Delegation;
-use value::{AbsolutePath, CgroupPath, ParseValueError, Span};
+pub use value::Target;
+use value::{AbsolutePath, CgroupPath, Span};
 
 /// Runtimes that need no `[[runtime]]` table.
 pub const BUILT_IN_RUNTIMES: &[&str] = &["command", "qemu", "firecracker", "cloud-hypervisor"];
@@ -65,24 +66,6 @@ impl Surroundings {
         let delegated = Delegation::of_this_process().map_err(|error| error.to_string());
         let delegated = delegated.map(|given| given.map(|given| given.path)).transpose();
         Surroundings { variables, directory: std::env::current_dir().ok(), uid, delegated }
-    }
-}
-
-/// What the CLI talks to.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Target {
-    /// A unix socket.
-    Unix(PathBuf),
-    /// A URL of a node elsewhere.
-    Url(String),
-}
-
-impl Serialize for Target {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self {
-            Target::Unix(path) => serializer.collect_str(&path.display()),
-            Target::Url(url) => serializer.serialize_str(url),
-        }
     }
 }
 
@@ -318,25 +301,12 @@ fn default_cgroup(around: &Surroundings) -> Result<String, ResolveError> {
 
 fn target(layers: &Layers<'_>, file: Option<&str>, config: Option<&Path>) -> Result<Option<Target>, ResolveError> {
     let base = layers.around.directory.as_deref();
-    if let Some(target) = layers.parsed(&layers.flags.socket, "socket", |text| parse_target(text, base))? {
+    if let Some(target) = layers.parsed(&layers.flags.socket, "socket", |text| Target::parse(text, base))? {
         return Ok(Some(target));
     }
     let Some(text) = file else { return Ok(None) };
     let origin = format!("{}: `socket`", config.unwrap_or(Path::new(DEFAULT_FILE)).display());
-    parse_target(text, None).map(Some).map_err(|error| ResolveError::Value { origin, why: error.to_string() })
-}
-
-/// A path, `http+unix://` with a path or a percent-encoded one, or `https://`.
-fn parse_target(text: &str, base: Option<&Path>) -> Result<Target, ParseValueError> {
-    if let Some(rest) = text.strip_prefix("http+unix://") {
-        let path = crate::api::path::decode(rest).unwrap_or_default();
-        return AbsolutePath::new(Path::new(&path), None).map(|path| Target::Unix(path.as_path().to_owned()));
-    }
-    if text.starts_with("https://") || text.starts_with("http://") {
-        return Ok(Target::Url(text.to_owned()));
-    }
-    value::refuse_scheme(text)?;
-    AbsolutePath::new(Path::new(text), base).map(|path| Target::Unix(path.as_path().to_owned()))
+    Target::parse(text, None).map(Some).map_err(|error| ResolveError::Value { origin, why: error.to_string() })
 }
 
 fn listen_address(text: &str) -> Result<SocketAddr, &'static str> {

@@ -156,18 +156,18 @@ fn a_named_file_must_be_there() {
 fn targets_are_paths_or_urls() {
     let base = Some(Path::new("/base"));
     for text in ["/run/s.sock", "http+unix:///run/s.sock", "http+unix://%2Frun%2Fs.sock"] {
-        assert_eq!(parse_target(text, base), Ok(Target::Unix("/run/s.sock".into())), "{text}");
+        assert_eq!(Target::parse(text, base), Ok(Target::Unix("/run/s.sock".into())), "{text}");
     }
-    assert_eq!(parse_target("s.sock", base), Ok(Target::Unix("/base/s.sock".into())));
-    assert_eq!(parse_target("https://n1:7070", base), Ok(Target::Url("https://n1:7070".into())));
-    assert!(parse_target("http+unix://", base).is_err());
+    assert_eq!(Target::parse("s.sock", base), Ok(Target::Unix("/base/s.sock".into())));
+    assert_eq!(Target::parse("https://n1:7070", base), Ok(Target::Url("https://n1:7070".into())));
+    assert!(Target::parse("http+unix://", base).is_err());
     for text in ["unix:///run/s.sock", "ftp://x", "HTTP+UNIX:///run/s.sock", "tcp://127.0.0.1:7070", "unix://"] {
-        let refused = parse_target(text, base).expect_err(text).to_string();
+        let refused = Target::parse(text, base).expect_err(text).to_string();
         let scheme = text.split("//").next().expect("a scheme");
         assert!(refused.contains(scheme) && refused.contains("`http+unix://`"), "{refused}");
     }
     for text in ["a:b", "/x/ftp://y", "./ftp://y", "://y", "9p://y", "a b://y"] {
-        assert!(matches!(parse_target(text, base), Ok(Target::Unix(_))), "{text}");
+        assert!(matches!(Target::parse(text, base), Ok(Target::Unix(_))), "{text}");
     }
 }
 

@@ -19,20 +19,6 @@ fn refuse<T>(what: impl Into<String>) -> Result<T, ParseValueError> {
     Err(ParseValueError(what.into()))
 }
 
-/// Refuses what begins like a URL: whoever writes a scheme means no file.
-///
-/// # Errors
-/// It has a scheme.
-pub fn refuse_scheme(text: &str) -> Result<(), ParseValueError> {
-    let Some((scheme, _)) = text.split_once("://") else { return Ok(()) };
-    let is_scheme = scheme.starts_with(|first: char| first.is_ascii_alphabetic())
-        && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+.-".contains(&byte));
-    match is_scheme {
-        true => refuse(format!("`{scheme}://` is not known: a path, `http+unix://` and a path, or `https://`")),
-        false => Ok(()),
-    }
-}
-
 macro_rules! text_value {
     ($name:ident) => {
         impl<'de> Deserialize<'de> for $name {
@@ -280,6 +266,48 @@ impl<'de> Deserialize<'de> for AbsolutePath {
 impl Serialize for AbsolutePath {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(&self.0.display())
+    }
+}
+
+/// What the CLI talks to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// A unix socket.
+    Unix(PathBuf),
+    /// A URL of a node elsewhere.
+    Url(String),
+}
+
+impl Target {
+    /// A path, from `base` where it is relative; `http+unix://` with a path or a percent-encoded one; or a URL.
+    ///
+    /// # Errors
+    /// It is none of these. Whoever writes another scheme means no file.
+    pub fn parse(text: &str, base: Option<&Path>) -> Result<Target, ParseValueError> {
+        let unix = |path: &Path, base| AbsolutePath::new(path, base).map(|path| Target::Unix(path.0));
+        match text.split_once("://") {
+            Some(("http+unix", path)) => unix(Path::new(&crate::api::path::decode(path).unwrap_or_default()), None),
+            Some(("https" | "http", _)) => Ok(Target::Url(text.to_owned())),
+            Some((scheme, _)) if is_scheme(scheme) => {
+                refuse(format!("`{scheme}://` is not known: a path, `http+unix://` and a path, or `https://`"))
+            }
+            _ => unix(Path::new(text), base),
+        }
+    }
+}
+
+/// RFC 3986, section 3.1.
+fn is_scheme(text: &str) -> bool {
+    text.starts_with(|first: char| first.is_ascii_alphabetic())
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+.-".contains(&byte))
+}
+
+impl Serialize for Target {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Target::Unix(path) => serializer.collect_str(&path.display()),
+            Target::Url(url) => serializer.serialize_str(url),
+        }
     }
 }
 
