@@ -68,13 +68,23 @@ pub fn make_uplink() {
 /// Everything of the network, to the last number: equal where nothing was touched, or everything is gone that was made.
 pub fn snapshot() -> Vec<String> {
     vec![
-        run("ip", "-j -d link"),
-        run("ip", "-j addr"),
+        links("-j -d link"),
+        links("-j addr"),
         run("ip", "-j route show table all"),
         run("nft", "-j list ruleset"),
         format!("{:?}", entries()),
         run("ip", "-o -4 netconf show"),
     ]
+}
+
+/// What `ip` says of every link, without what the kernel says some time later: that there is a carrier.
+fn links(args: &str) -> String {
+    let mut links: Vec<Value> = serde_json::from_str(&run("ip", args)).expect("JSON");
+    for link in links.iter_mut().filter_map(Value::as_object_mut) {
+        link.remove("operstate");
+        link.get_mut("flags").and_then(Value::as_array_mut).expect("flags").retain(|flag| flag != "NO-CARRIER");
+    }
+    Value::from(links).to_string()
 }
 
 /// Everything of the network, as text that is equal where it looks the same, though it was made anew.
