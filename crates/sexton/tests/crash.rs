@@ -131,6 +131,10 @@ fn what_a_forced_drain_found_in_doubt_is_ended_once_it_is_proven() {
     assert_eq!(node.instance("waits")["state"], "unverified");
     let drain = json!({ "status": "draining", "forceStop": true });
     node.ask("POST", "/v1/nodes/self", None, Some(&drain)).0.expect(202);
+    eventually("it is told that no signal was sent", SOON, || {
+        let events = node.ground.client().list("/v1/events").expect("events");
+        if events.iter().any(|event| event["kind"] == "signal.refused") { Ok(()) } else { Err(format!("{events:?}")) }
+    });
     fs::remove_file(&mark).expect("removed");
     fs::rename(&aside, &mark).expect("put back");
     node.ask("POST", "/v1/reconcile", None, None).0.expect(200);

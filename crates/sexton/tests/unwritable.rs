@@ -203,6 +203,8 @@ fn what_was_ordered_of_one_that_is_in_doubt_after_a_crash_is_carried_out_once_it
     for name in ["stopped", "removed"] {
         let doubted = node.ground.client().get(&format!("/v1/instances/{name}")).expect("an answer").expect(200);
         assert_eq!(doubted["state"], "unverified", "{doubted}");
+        // What was ordered is owed, and it is told why it is not done.
+        assert_eq!(told_of(&node, name).iter().filter(|kind| *kind == "signal.refused").count(), 1);
     }
     drop(container);
     node.serve();

@@ -11,7 +11,7 @@ use sexton_core::handle::{Handle, Life as ProcessLife, OpenHandleError};
 use sexton_core::proc;
 use sexton_core::spawn::NeverRan;
 use sexton_ledger::entry::{Entry, StopOrder};
-use sexton_ledger::{Batch, EventKind};
+use sexton_ledger::{Batch, EventKind, NewEvent};
 use sexton_plan::identity::Identity;
 use sexton_plan::judge::{Claimed, DomainSeen, MarkSeen, NamespaceSeen, ProcessSeen, Verdict, judge, out_of_sight};
 use sexton_plan::state::{ExitSource, ExitStatus, LostReason, State};
@@ -223,13 +223,14 @@ impl Life {
         }
     }
 
-    /// Shows that its stop goes on, where nobody could see it begin.
+    /// Shows that it is being ended, where that was not shown, or it was in doubt since.
     fn stop_on(&mut self, owed: &mut Batch) {
-        if self.entry.stop.is_none() || matches!(self.entry.state, State::Stopping | State::Stuck) {
+        if matches!(self.entry.state, State::Stopping | State::Stuck) {
             return;
         }
         let mut next = (*self.entry).clone();
-        owed.events.push(fact(EventKind::InstanceStopping, &next, json!({ "asked": true })));
+        let data = if next.stop.is_some() { json!({ "asked": true }) } else { json!({ "exit": next.exit }) };
+        owed.events.push(fact(EventKind::InstanceStopping, &next, data));
         next.state = State::Stopping;
         next.reason = None;
         self.put(next, owed);
@@ -242,6 +243,9 @@ impl Life {
             next.state = State::Unverified;
             next.reason = Some(why.to_owned());
             owed.events.push(fact(EventKind::InstanceUnverified, &next, json!({ "reason": why })));
+            if next.stop.is_some() {
+                owed.events.push(signal_refused(&next));
+            }
             self.put(next, owed);
         }
         Next::Doubt
@@ -254,7 +258,11 @@ impl Life {
         loop {
             let Some(command) = self.mailbox.recv().await else { return std::future::pending().await };
             match *command {
-                Command::Drain { force, reason } => drained = Some((force, reason)),
+                Command::Drain { force, reason } => {
+                    drained = Some((force, reason));
+                    let events = vec![signal_refused(&self.entry)];
+                    let _durable = self.host.owe_unwaited(Batch { events, ..Batch::default() });
+                }
                 Command::Rejudge => {
                     let seen = look(&self.entry, &self.host);
                     let mut owed = Batch::default();
@@ -339,6 +347,11 @@ async fn told_afterwards(entry: Arc<Entry>, host: &Host) -> Option<(ExitStatus, 
         host.keeper.told_exit_of(&identity).await
     };
     status.map(|status| (status, ExitSource::Keeper))
+}
+
+/// A signal is due, and not sent as long as its process is not proven ours; told once.
+fn signal_refused(entry: &Entry) -> NewEvent {
+    fact(EventKind::SignalRefused, entry, json!({ "pid": pid_of(entry), "reason": "unverified" }))
 }
 
 fn pid_of(entry: &Entry) -> Option<sexton_plan::id::Pid> {
