@@ -275,6 +275,18 @@ fn connect_read_only(files: &Files, wal: &Wal) -> Result<Connection, OpenError> 
     }
 }
 
+/// Removes the empty log and the index that a refused opening has made, unless somebody else has the ledger open by now.
+pub(crate) fn take_back(files: &Files) {
+    let _gate = enter_gate();
+    let Ok(conn) = connect_exclusively(files) else { return };
+    // Who has read has the lock, and keeps it until the connection is closed.
+    if migrate::version(&conn).is_ok() && fs::metadata(&files.wal).is_ok_and(|found| found.len() == 0) {
+        for part in [&files.shm, &files.wal] {
+            let _gone = fs::remove_file(part);
+        }
+    }
+}
+
 /// With exclusive locking SQLite keeps its index of the WAL in memory, and without a checkpoint writes nothing at all.
 fn connect_exclusively(files: &Files) -> Result<Connection, OpenError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;

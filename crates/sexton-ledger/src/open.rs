@@ -77,10 +77,16 @@ pub(crate) fn open(state_dir: &Path, options: &OpenOptions) -> Result<Opened, Op
         Sight::Sound(look) => Some(look.close()),
     };
     let files = Files::in_dir(state_dir);
+    let was_closed = seen.is_some() && !files.wal.exists() && !files.shm.exists();
     if seen.is_none() {
         prepare_fresh(state_dir, &files)?;
     }
-    let mut conn = connect(&files)?;
+    // On a full disk it begins both files and cannot go on.
+    let mut conn = connect(&files).inspect_err(|_| {
+        if was_closed {
+            look::take_back(&files)
+        }
+    })?;
     if options.wal_reserve > u64::from(WAL_SIZE_LIMIT) {
         conn.query_row(&format!("PRAGMA journal_size_limit = {}", options.wal_reserve), (), |_| Ok(()))?;
     }
@@ -225,6 +231,19 @@ mod tests {
         let second = seen(&dir, &boot_id);
         drop(ledger);
         assert!(!second.is_all(&files), "the log was copied back and is gone");
+        fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[test]
+    fn what_somebody_else_has_open_is_not_taken_back() {
+        let dir = std::env::temp_dir().join(format!("sexton-open-{}", std::process::id()));
+        let boot_id: BootId = "0f1d2c3b-4a59-6877-8695-a4b3c2d1e0ff".parse().unwrap();
+        let (ledger, _) = Ledger::open(&dir, OpenOptions::new(boot_id)).unwrap();
+        let files = Files::in_dir(&dir);
+        assert_eq!(fs::metadata(&files.wal).unwrap().len(), 0, "as a refused opening leaves it");
+        look::take_back(&files);
+        assert!(files.wal.exists() && files.shm.exists());
+        drop(ledger);
         fs::remove_dir_all(&dir).unwrap();
     }
 }

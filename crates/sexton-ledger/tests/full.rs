@@ -162,6 +162,20 @@ fn a_reserve_that_does_not_fit_takes_nothing() {
 }
 
 #[test]
+fn an_opening_that_finds_no_room_changes_nothing() {
+    let Some(disk) = SmallDisk::new(1_024) else { return };
+    drop(open(disk.0.path()));
+    disk.fill();
+    let before = disk.0.bytes();
+    // REGRESSION: an empty log and three bytes of an index stayed.
+    assert!(Ledger::open(disk.0.path(), options(1)).is_err());
+    assert_eq!(disk.0.bytes().keys().collect::<Vec<_>>(), before.keys().collect::<Vec<_>>());
+    assert!(disk.0.bytes() == before);
+    disk.free();
+    open(disk.0.path());
+}
+
+#[test]
 fn what_was_laid_out_records_stops_when_nothing_is_left() {
     let Some(disk) = SmallDisk::new(2_048) else { return };
     let (ledger, _) = Ledger::open(disk.0.path(), OpenOptions { wal_reserve: 512 << 10, ..options(1) }).unwrap();
