@@ -190,6 +190,7 @@ impl<'a> Keeper<'a> {
         self.shutdown = self.shutdown.saturating_add(1).min(3);
         log!("told to end (", u32::from(self.shutdown), " of 3)");
         self.swap_again = false;
+        self.worker.iter().for_each(Worker::wake);
         if !self.swap.is_retiring() {
             let leaver = self.swap.abandon();
             self.await_leaver(leaver);

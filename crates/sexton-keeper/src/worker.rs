@@ -107,6 +107,11 @@ impl Worker {
         let _ended_already = self.child.signal(Signal::KILL);
     }
 
+    /// Lets it go on where somebody has stopped it, so that it hears what it is told.
+    pub(crate) fn wake(&self) {
+        let _ended_already = self.child.signal(Signal::CONT);
+    }
+
     /// Lets a prepared candidate start.
     pub(crate) fn released(mut self) -> Worker {
         self.phase = Phase::Starting;

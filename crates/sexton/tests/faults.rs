@@ -267,6 +267,18 @@ fn a_keeper_that_is_stopped_keeps_nobody_waiting() {
 }
 
 #[test]
+fn a_daemon_whose_worker_is_stopped_ends_when_it_is_told_to() {
+    let mut node = Node::new(SEXTON, &[]);
+    create(&mut node, &spec("stays", &["/bin/sleep", "1000"]));
+    node.daemon().worker().expect("worker").signal(SIGSTOP).expect("stopped");
+    let daemon = node.daemon.take().expect("it serves");
+    // REGRESSION: nobody heard the first TERM.
+    daemon.terminate(SOON).expect("ended");
+    node.serve();
+    assert_eq!(node.instance("stays")["state"], "running");
+}
+
+#[test]
 fn a_keeper_that_is_stopped_is_told_by_healthz() {
     let mut node = Node::new(SEXTON, &[]);
     let keeper = node.daemon().keeper().expect("a keeper");
