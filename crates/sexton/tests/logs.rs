@@ -7,6 +7,7 @@ mod support;
 
 use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::process::{Child, Stdio};
@@ -133,6 +134,31 @@ fn nobody_waits_for_what_a_workload_has_put_in_its_logs_place() {
             assert_eq!((log.status, log.text().as_str()), (200, ""), "{name}");
         }
     }
+    node.clear();
+}
+
+#[test]
+fn nobody_waits_for_the_end_of_a_line_that_a_flood_never_ends() {
+    let mut node = Node::on(SEXTON, |ground| {
+        fs::write(ground.config(), "[logs]\nkeep = \"256KiB\"\n").expect("configured");
+    });
+    let flood = spec("floods", &["/bin/cat", "/dev/zero"]);
+    let log = text(&node.ask("POST", "/v1/instances", None, Some(&flood)).0.expect(201), "incarnation");
+    let log = node.ground.state_dir().join(format!("logs/floods/{log}.stdout"));
+    eventually("its head is dropped", SOON, || {
+        let about = fs::metadata(&log).expect("a log");
+        let dropped = about.len().saturating_sub(about.blocks() * 512);
+        if dropped > 8 << 20 { Ok(()) } else { Err(format!("{dropped} bytes")) }
+    });
+    // REGRESSION: each ran after its writer without end, and more than there are threads for readers kept all from theirs.
+    for _ in 0..8 {
+        let log = node.ground.client().get("/v1/instances/floods/logs").expect("an answer");
+        assert_eq!(log.status, 200);
+    }
+    node.ask("POST", "/v1/instances/floods/stop?wait=20s", None, Some(&json!({ "force": true }))).0.expect(200);
+    // Where no line ends, what is kept is told all the same.
+    let told = node.ground.client().get("/v1/instances/floods/logs").expect("an answer").body.len();
+    assert!(told >= 256 << 10, "{told} bytes");
     node.clear();
 }
 

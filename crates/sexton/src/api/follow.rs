@@ -1,6 +1,7 @@
 //! Reading a log that its workload writes to meanwhile, and whose head may be dropped meanwhile.
 //!
-//! A log's first bytes may be a hole: they were dropped to bound it. Reading begins at the first line that is whole.
+//! A log's first bytes may be a hole: they were dropped to bound it. Reading begins at the first line that is whole; or
+//! at the first byte, where no line ends near it.
 //! RACE: a hole may be punched while a piece is read. It always begins at the head, so a piece whose first byte is
 //! still there after it was read is whole.
 //!
@@ -30,6 +31,10 @@ use crate::refusal::{Kind, Refusal};
 
 /// Bytes read at once.
 const PIECE: usize = 64 * 1_024;
+
+/// How far behind what was dropped the end of a line is looked for. BOUND: a workload that ends no lines, and writes faster
+/// than is read here, is not run after.
+const LONGEST_LINE: u64 = 1 << 20;
 
 /// How often a log is looked at where the kernel gives no notices of it.
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
@@ -253,8 +258,8 @@ impl Follow {
                 return Ok(());
             }
             if piece.is_empty() {
-                // Something was dropped unread.
-                if self.life.is_some() {
+                // Something was dropped unread. Of a flood that may be all there is to see, also of a reader who is gone.
+                if self.life.is_some() || self.sender.is_closed() {
                     return Err(Ended::Cut);
                 }
             } else if self.sender.send(piece.into()).await.is_err() {
@@ -335,7 +340,7 @@ fn read_piece(file: &File, at: u64, room: usize) -> io::Result<(Vec<u8>, u64)> {
     if next == at { Ok((piece, at + count as u64)) } else { Ok((Vec::new(), next)) }
 }
 
-/// `at` itself where nothing was dropped from there on, otherwise the first whole line that is kept.
+/// `at` itself where nothing was dropped from there on, otherwise the first whole line that is kept, or the first byte.
 fn behind_dropped(file: &File, at: u64) -> io::Result<u64> {
     let size = file.metadata()?.len();
     if size < at {
@@ -371,20 +376,22 @@ fn first_byte(file: &File, from: Start) -> io::Result<u64> {
     }
 }
 
-/// The beginning of the first line behind `at`, or the end where no line ends any more.
-fn line_after(file: &File, mut at: u64) -> io::Result<u64> {
+/// The beginning of the first line behind `kept`; `kept` itself where none ends near it.
+fn line_after(file: &File, kept: u64) -> io::Result<u64> {
     let mut piece = vec![0; PIECE];
-    loop {
+    let mut at = kept;
+    while at - kept < LONGEST_LINE {
         let count = file.read_at(&mut piece, at)?;
         let read = piece.get(..count).unwrap_or_default();
         if let Some(line_end) = read.iter().position(|b| *b == b'\n') {
             return Ok(at + line_end as u64 + 1);
         }
         if count == 0 {
-            return Ok(at);
+            break;
         }
         at += count as u64;
     }
+    Ok(kept)
 }
 
 /// The beginning of the last `lines` lines between `first` and `end`.
