@@ -204,6 +204,34 @@ fn a_keyed_start_that_a_stop_overtakes_has_one_answer_for_ever() {
 }
 
 #[test]
+fn a_start_that_is_stopped_before_its_program_ran_has_failed() {
+    let mut node = Node::new(SEXTON, &[]);
+    let freeze = node.ground.cgroup_dir().join("cgroup.freeze");
+    // Who is born into a frozen cgroup does not come to its program; SIGKILL ends it there.
+    fs::write(&freeze, "1").expect("frozen");
+    let asked = {
+        let (client, body) = (node.ground.client(), spec("early", &["/bin/sleep", "1000"]));
+        std::thread::spawn(move || client.ask("POST", "/v1/instances", &[], Some(&body)).expect("an answer"))
+    };
+    eventually("it waits to run", SOON, || {
+        let entry = node.ask("GET", "/v1/instances/early", None, None).0.json();
+        if entry["state"] == "starting" && entry["identity"]["pid"].is_u64() { Ok(()) } else { Err(entry.to_string()) }
+    });
+    // REGRESSION: it had exited by SIGKILL, which was the end of a child that ran nothing.
+    let over = stop(&mut node, "early", &json!({ "force": true }));
+    assert_eq!((&over["state"], &over["exit"]), (&json!("failed"), &Value::Null), "{over}");
+    assert!(text(&over, "reason").contains("before its program ran"), "{over}");
+    assert_eq!(over["resources"], json!([]), "{over}");
+    let refusal = asked.join().expect("answered").expect(409);
+    assert_eq!(refusal["code"], "wrong_state", "{refusal}");
+    fs::write(&freeze, "0").expect("thawed");
+    let told = node.get("/v1/events?after=0&limit=1000")["items"].to_string();
+    assert!(told.contains("instance.failed") && !told.contains("instance.exited"), "{told}");
+    node.ask("POST", "/v1/instances/early/start?wait=10s", None, None).0.expect(200);
+    stop(&mut node, "early", &json!({ "force": true }));
+}
+
+#[test]
 fn a_pipe_in_the_place_of_a_file_keeps_no_daemon_waiting() {
     // REGRESSION: worker or keeper waited for ever for somebody who writes to it.
     for name in ["exits", "pins"] {

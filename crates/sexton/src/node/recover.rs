@@ -29,6 +29,7 @@ use super::request::Caller;
 use super::resources::is_adoption_begun;
 use super::unstarted::Unstarted;
 use crate::chain::chain;
+use crate::refusal::Kind;
 
 /// What a start says that was cut off before its program ran.
 pub const INTERRUPTED: &str = "the daemon ended before the program ran";
@@ -122,7 +123,16 @@ fn read_mark(path: &Path) -> io::Result<[u8; 8]> {
 /// # Errors
 /// It could not be read.
 pub fn refused_by_mark(entry: &Entry, host: &Host) -> io::Result<Option<Unstarted>> {
-    Ok(look_mark(entry, host)?.1.map(refused_in_child))
+    Ok(match look_mark(entry, host)? {
+        (MarkSeen::Waiting, _) => {
+            // Whoever is ended between the release and the first step after it.
+            let reason = "ended before its program ran".to_owned();
+            Some(Unstarted { reason, kind: Kind::WrongState, ran: false })
+        }
+        (MarkSeen::Absent | MarkSeen::Unread | MarkSeen::Released | MarkSeen::Refused, failure) => {
+            failure.map(refused_in_child)
+        }
+    })
 }
 
 /// The facts about a row on which its judgement rests.
