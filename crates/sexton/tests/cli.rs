@@ -131,6 +131,11 @@ fn it_tells_of_itself() {
     assert!(code == Some(0) && stdout.contains("complete") && stdout.contains("boot-check"));
     let (code, stdout, _) = output(&mut bare(&["man"]));
     assert!(code == Some(0) && stdout.contains(".TH") && stdout.contains("\\-\\-on\\-shutdown"), "{stdout}");
+    for args in [&["completions", "bash", "-o", "json"], &["man", "run", "-o", "json"]] {
+        let (_, plain, _) = output(&mut bare(&args[..2]));
+        let document: Value = output(&mut bare(args)).1.parse().expect("one document");
+        assert_eq!(document["text"], plain, "{args:?}");
+    }
     let (code, stdout, _) = output(&mut bare(&["--help"]));
     assert!(code == Some(0) && stdout.contains("Exit codes"));
     assert_eq!(output(&mut bare(&["--version"])).1, format!("sexton {}\n", env!("CARGO_PKG_VERSION")));

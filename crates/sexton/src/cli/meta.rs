@@ -2,9 +2,10 @@
 
 use clap::{Args, Command};
 use clap_complete::Shell;
+use serde_json::json;
 
 use super::failure::{Failure, exit};
-use super::out;
+use super::out::{self, Out};
 
 /// `sexton completions`.
 #[derive(Debug, Args)]
@@ -22,15 +23,14 @@ pub struct ManArgs {
 }
 
 /// Prints the completions.
-pub fn completions(args: &CompletionsArgs, command: &mut Command) -> Result<u8, Failure> {
+pub fn completions(args: &CompletionsArgs, command: &mut Command, out: Out) -> Result<u8, Failure> {
     let mut text = Vec::new();
     clap_complete::generate(args.shell, command, "sexton", &mut text);
-    out::raw(&text)?;
-    Ok(exit::DONE)
+    write(&text, out)
 }
 
 /// Prints a manual page.
-pub fn man(args: &ManArgs, mut command: Command) -> Result<u8, Failure> {
+pub fn man(args: &ManArgs, mut command: Command, out: Out) -> Result<u8, Failure> {
     command.build();
     let page = match &args.command {
         None => command,
@@ -45,7 +45,13 @@ pub fn man(args: &ManArgs, mut command: Command) -> Result<u8, Failure> {
     let mut text = Vec::new();
     let told = |error: std::io::Error| Failure::new(exit::FAILED, format!("could not make the page: {error}"));
     clap_mangen::Man::new(page).render(&mut text).map_err(told)?;
-    out::raw(&text)?;
+    write(&text, out)
+}
+
+/// Writes what clap has made, which a shell or `man` reads as it is.
+fn write(text: &[u8], out: Out) -> Result<u8, Failure> {
+    let text = String::from_utf8_lossy(text);
+    out.document(&json!({ "text": text }), |_| text.to_string())?;
     Ok(exit::DONE)
 }
 

@@ -246,10 +246,10 @@ fn run_verb(cli: Cli) -> Result<u8, Failure> {
         Verb::Top(args) => block_on(top::run(&context()?, &args)),
         Verb::Doctor => block_on(doctor::run(&context()?)),
         Verb::Ledger(args) => ledger::run(&context()?, &args),
-        Verb::Demo => serve::demo(),
+        Verb::Demo => serve::demo(out),
         Verb::Config(args) => config::run(&args, &flags, out),
-        Verb::Completions(args) => meta::completions(&args, &mut Cli::command()),
-        Verb::Man(args) => meta::man(&args, Cli::command()),
+        Verb::Completions(args) => meta::completions(&args, &mut Cli::command(), out),
+        Verb::Man(args) => meta::man(&args, Cli::command(), out),
     }
 }
 

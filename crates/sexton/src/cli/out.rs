@@ -258,6 +258,32 @@ impl io::Write for Lines {
     }
 }
 
+/// Lines that others write to stdout, each as an object that holds it; empty ones are left out.
+#[derive(Debug, Default)]
+pub struct LinesAsJson {
+    /// A line that has not ended yet.
+    open: Vec<u8>,
+}
+
+impl io::Write for LinesAsJson {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.open.extend_from_slice(bytes);
+        while let Some(end) = self.open.iter().position(|byte| *byte == b'\n') {
+            let line: Vec<u8> = self.open.drain(..=end).collect();
+            let line = String::from_utf8_lossy(&line);
+            if !line.trim().is_empty() {
+                let object = json(&serde_json::json!({ "line": line.trim_end() }), serde_json::to_string);
+                writeln!(io::stdout().lock(), "{object}")?;
+            }
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stdout().lock().flush()
+    }
+}
+
 /// Lines of JSON that others write to stdout, made safe for a terminal and still JSON.
 #[derive(Debug, Default)]
 pub struct JsonLines {

@@ -1,7 +1,7 @@
 //! `serve` and `demo`: what is more than a command.
 
 use super::failure::{Failure, exit};
-use super::out;
+use super::out::{self, Out};
 use crate::config::Flags;
 
 /// `sexton serve`: everything it takes is among the flags of every command.
@@ -17,8 +17,10 @@ pub fn serve(flags: &Flags) -> Result<u8, Failure> {
 }
 
 /// Shows the promises.
-pub fn demo() -> Result<u8, Failure> {
-    match crate::demo::run(&mut out::Lines::default()) {
+pub fn demo(out: Out) -> Result<u8, Failure> {
+    let (mut text, mut json) = (out::Lines::default(), out::LinesAsJson::default());
+    let lines: &mut dyn std::io::Write = if out.is_json() { &mut json } else { &mut text };
+    match crate::demo::run(lines) {
         Ok(()) => Ok(exit::DONE),
         Err(error) => {
             Err(Failure::new(exit::FAILED, crate::chain::chain(&error))
