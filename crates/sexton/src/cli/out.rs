@@ -267,14 +267,9 @@ pub struct LinesAsJson {
 
 impl io::Write for LinesAsJson {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.open.extend_from_slice(bytes);
-        while let Some(end) = self.open.iter().position(|byte| *byte == b'\n') {
-            let line: Vec<u8> = self.open.drain(..=end).collect();
-            let line = String::from_utf8_lossy(&line);
-            if !line.trim().is_empty() {
-                let object = json(&serde_json::json!({ "line": line.trim_end() }), serde_json::to_string);
-                writeln!(io::stdout().lock(), "{object}")?;
-            }
+        let lines = whole_lines(&mut self.open, bytes);
+        for line in lines.lines().filter(|line| !line.trim().is_empty()) {
+            writeln!(io::stdout().lock(), "{}", json(&serde_json::json!({ "line": line }), serde_json::to_string))?;
         }
         Ok(bytes.len())
     }
@@ -293,18 +288,22 @@ pub struct JsonLines {
 
 impl io::Write for JsonLines {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.open.extend_from_slice(bytes);
-        if let Some(end) = self.open.iter().rposition(|byte| *byte == b'\n') {
-            let rest = self.open.split_off(end + 1);
-            let lines = std::mem::replace(&mut self.open, rest);
-            io::stdout().lock().write_all(escape_json(String::from_utf8_lossy(&lines).into_owned()).as_bytes())?;
-        }
+        let lines = whole_lines(&mut self.open, bytes);
+        io::stdout().lock().write_all(escape_json(lines).as_bytes())?;
         Ok(bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
         io::stdout().lock().flush()
     }
+}
+
+/// The lines that `bytes` end; a line that they leave open stays in `open` for the next.
+fn whole_lines(open: &mut Vec<u8>, bytes: &[u8]) -> String {
+    open.extend_from_slice(bytes);
+    let ends = open.iter().rposition(|byte| *byte == b'\n').map_or(0, |last| last + 1);
+    let lines: Vec<u8> = open.drain(..ends).collect();
+    String::from_utf8_lossy(&lines).into_owned()
 }
 
 /// Makes a workload's bytes safe for a terminal, whatever the pieces they come in.
