@@ -474,6 +474,9 @@ impl Life {
         let mut left = Vec::new();
         for resource in self.entry.resources.iter().rev() {
             let released = match resource.kind.as_str() {
+                "cgroup" if self.host.subtree.is_none() => {
+                    Err("there is no cgroup2 here, where it could be looked at".to_owned())
+                }
                 "cgroup" => match domain.filter(|domain| !domain.try_remove()).cloned() {
                     Some(nested) => beside(move || nested.remove().map_err(|error| chain(&error))).await,
                     None => Ok(Released::WasGone),
