@@ -54,6 +54,31 @@ fn a_full_disk_refuses_what_is_new_and_ends_what_is_old() {
 }
 
 #[test]
+fn a_ledger_that_was_away_for_a_while_loses_no_exit() {
+    let mut node = Node::new(SEXTON, &[]);
+    let (state_dir, elsewhere) = (node.ground.state_dir(), node.ground.dir().join("elsewhere"));
+    let (body, gate) = gated(&node, "ends", 7);
+    let pid = create(&mut node, &body)["identity"]["pid"].as_i64().expect("a PID");
+    node.kill(Dead::Both, || {
+        fs::write(gate, "").expect("gate opened");
+        eventually("somebody reaps it", SOON, || fs::read_to_string(format!("/proc/{pid}/stat")).map_or(Ok(()), Err));
+        fs::rename(&state_dir, &elsewhere).expect("moved");
+    });
+    assert_eq!(node.instances(), Vec::<Value>::new(), "a new ledger");
+    let pass = node.ask("POST", "/v1/reconcile", None, None).0.expect(200)["generation"].as_u64();
+    eventually("a pass is over", SOON, || {
+        let last = node.get("/v1/self")["generation"].as_u64();
+        if last >= pass { Ok(()) } else { Err(format!("{last:?} of {pass:?}")) }
+    });
+    node.kill(Dead::Both, || {
+        fs::remove_dir_all(&state_dir).expect("removed");
+        fs::rename(&elsewhere, &state_dir).expect("moved back");
+    });
+    // REGRESSION: beside the new ledger its pin was nobody's, and taken down.
+    ended_unwatched(&node.settled("ends"), "code", 7);
+}
+
+#[test]
 fn a_disk_that_is_full_when_worker_and_keeper_die_loses_no_exit() {
     let mut disk = None;
     let mut node = Node::on(SEXTON, |ground| disk = Some(SmallDisk::mount(ground)));

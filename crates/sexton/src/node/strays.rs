@@ -89,19 +89,18 @@ impl Strays {
         let cgroups: Vec<&str> =
             self.cgroups.iter().map(String::as_str).filter(|name| !is_of_life(name, &lives)).collect();
         let orphans = self.orphans(host, &cgroups);
-        // Beside a ledger that is new, logs may be all that is left of what the old one knew.
-        let of_logs = if host.fresh_ledger { Owner::Forgotten } else { Owner::Nobody };
-        let plain =
-            |kind, key: &String, owner| Marked { kind, key: key.clone(), ino: None, owner, content: Content::Dead };
+        // Beside a ledger that is new, logs, pins and marks may be all that is left of what the old one knew.
+        let owner = if host.fresh_ledger { Owner::Forgotten } else { Owner::Nobody };
+        let plain = |kind, key: &String| Marked { kind, key: key.clone(), ino: None, owner, content: Content::Dead };
         let is_of_nobody =
             |name: &&String| !listed.contains(name.as_str()) && holds_logs_alone(&host.paths.all_logs().join(name));
-        let logs = self.logs.iter().filter(is_of_nobody).map(|key| plain(MarkedKind::Logs, key, of_logs));
+        let logs = self.logs.iter().filter(is_of_nobody).map(|key| plain(MarkedKind::Logs, key));
         if !host.ledger.writable() {
             // An exit that is owed to it may be known to its pin alone.
             return (logs.collect(), orphans);
         }
-        let marks = self.marks.iter().filter(is_of_no_life).map(|key| plain(MarkedKind::Mark, key, Owner::Nobody));
-        let pins = self.pins.iter().filter(is_of_no_life).map(|key| plain(MarkedKind::Pin, key, Owner::Nobody));
+        let marks = self.marks.iter().filter(is_of_no_life).map(|key| plain(MarkedKind::Mark, key));
+        let pins = self.pins.iter().filter(is_of_no_life).map(|key| plain(MarkedKind::Pin, key));
         let ours =
             cgroups.into_iter().filter(|name| life_of(name).is_some_and(|life| life.parse::<Incarnation>().is_ok()));
         let cgroups = ours.filter_map(|name| stray_cgroup(host, name));
