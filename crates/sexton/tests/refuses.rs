@@ -3,7 +3,11 @@
 #![allow(clippy::indexing_slicing, reason = "a JSON value indexed by a name that is not there is null")]
 #![allow(clippy::disallowed_types, reason = "a test starts programs as a user does")]
 
+#[path = "support/owner.rs"]
+mod owner;
 mod support;
+#[path = "support/unanswering.rs"]
+mod unanswering;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -14,9 +18,11 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
+use owner::Owner;
 use serde_json::{Value, json};
-use sexton_testkit::{Daemon, Ground, Held, SOON, eventually, mounts_below, pidfds_can_be_mounted, refusing};
+use sexton_testkit::{Daemon, Ground, Held, SOON, eventually, mounts_below, pidfds_can_be_mounted, refusing, skip};
 use support::{Node, SEXTON, SIGCONT, SIGSTOP, file_appears, launcher, spec};
+use unanswering::Unanswering;
 
 /// Mode, owner, time of change and bytes of everything below, by path.
 type Files = BTreeMap<PathBuf, (u32, u32, i64, i64, Vec<u8>)>;
@@ -206,6 +212,40 @@ fn a_first_start_that_a_full_disk_refuses_leaves_nothing() {
         }
         sexton_sys::mount::unmount(&target).expect("unmounted");
     }
+}
+
+/// A worker serves before its first pass is over. Where it dies by then, and its successor is refused, what knows of
+/// the instances that it has started stays.
+#[test]
+fn a_successor_that_is_refused_takes_nothing_back_that_the_first_worker_may_have_used() {
+    const SIGKILL: i32 = 9;
+    let ground = Ground::new(SEXTON).expect("a ground");
+    let mut owner = Owner::new(ground.dir());
+    fs::write(ground.config(), owner.config("1h", "report")).expect("written");
+    owner.guest("a", Some("{}"));
+    owner.fake("a");
+    let Some(mut hole) = Unanswering::mount(&owner.dir.join("guests")) else { skip!("no /dev/fuse") };
+    let mut daemon = Daemon::launch(&ground, &[]).expect("launched");
+    hole.wait_asked(1);
+    let started =
+        daemon.client().post("/v1/instances", &spec("own", &["sleep", "1000"])).expect("an answer").expect(201);
+    let ledger = ground.state_dir().join("sexton.db");
+    let lock = rusqlite::Connection::open(&ledger).expect("opened");
+    lock.execute_batch("BEGIN IMMEDIATE").expect("locked");
+    let worker = daemon.worker().expect("a worker");
+    worker.signal(SIGKILL).expect("sent");
+    // Who waits for that file system dies once it has an answer.
+    hole.release();
+    worker.wait_end();
+    assert_eq!(daemon.wait_end(SOON).code(), Some(75), "{}", daemon.log());
+    drop(lock);
+    // REGRESSION: the ledger was gone, and with it who knew whose process that is.
+    assert!(ledger.exists(), "{:?}", all(&ground).keys());
+    let daemon = ground.serve().expect("serves");
+    let found = daemon.client().get("/v1/instances/own").expect("an answer").expect(200);
+    assert_eq!((&found["state"], &found["identity"]), (&json!("running"), &started["identity"]), "{found}");
+    let over = daemon.client().post("/v1/instances/own/stop?wait=20s", &json!({})).expect("an answer").expect(200);
+    assert_eq!((&over["state"], &over["exit"]["signal"]), (&json!("exited"), &json!(15)), "{over}");
 }
 
 /// A child that a dead worker had not released yet has the worker's listener open until it ends, and its lock a little
