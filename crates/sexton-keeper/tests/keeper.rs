@@ -26,9 +26,11 @@ use common::{eventually, is_alive, send, stat};
 use rig::{Rig, install, start};
 use sexton_keeper::link::KeeperLink;
 use sexton_keeper::wire::ToKeeper;
+use sexton_testkit::refusing;
 
 const HUP: u8 = 1;
 const KILL: u8 = 9;
+const STOP: u8 = 19;
 const TERM: u8 = 15;
 
 /// The worker's part: does nothing unless a keeper started it.
@@ -102,7 +104,12 @@ fn a_worker_that_never_gets_ready_is_started_ever_more_slowly() {
     let pauses: Vec<u128> = starts.windows(2).map(|pair| (pair[1] - pair[0]).as_millis()).collect();
     assert!(pauses[1] >= 100 && pauses[2] >= 200 && pauses[3] >= 400, "{pauses:?}");
     assert!(!rig.dir.join("run/keeper.status").exists(), "a start that was never ready leaves no trace");
-    drop(rig.ready_worker());
+    let ready = rig.ready_worker();
+    let killed = Instant::now();
+    send(ready.pid, KILL);
+    // It would have been 1.6 s, had no worker been ready.
+    let _next = rig.worker();
+    assert!(killed.elapsed() < Duration::from_millis(1000), "it took {:?}", killed.elapsed());
 }
 
 #[test]
@@ -225,6 +232,69 @@ fn a_released_process_and_a_number_used_again_are_not_recorded() {
 }
 
 #[test]
+fn a_release_of_an_earlier_process_of_that_number_leaves_the_exit_of_the_present_one() {
+    let rig = Rig::new("stale-release");
+    let mut first = rig.ready_worker();
+    let (pid, ino) = first.spawn_held("exit 7");
+    // In the way of its file, so that the exit is not recorded yet.
+    let in_the_way = rig.dir.join("run/exits.new");
+    std::fs::create_dir(&in_the_way).unwrap();
+    send(first.pid, KILL);
+    let mut second = rig.ready_worker();
+    eventually("it is the keeper's zombie", || {
+        let parent = stat(pid, 4).filter(|_| !is_alive(pid));
+        parent.filter(|parent| *parent == rig.keeper.id().to_string())
+    });
+    second.order(&format!("release {pid} {}", ino + 1));
+    std::fs::remove_dir(in_the_way).unwrap();
+    let told = second.hears("Exit");
+    assert!(told.contains(&format!("pid: {pid}, ino: {ino}, status: {},", 7 << 8)), "{told}");
+}
+
+#[test]
+fn an_exit_that_the_disk_does_not_confirm_stays_a_zombie_and_is_told_to_nobody() {
+    let mut rig = Rig::new("unsynced");
+    let _former = rig.ready_worker();
+    rig.signal(KILL);
+    rig.keeper.wait().unwrap();
+    let log = rig.dir.join("log");
+    let mut command = Command::new("sh");
+    let line = format!("{} \"$@\" 2> \"$LOG\"", refusing(&["fdatasync EIO"]));
+    command.args(["-c", &line, "sh"]).env("LOG", &log);
+    rig.keeper = start(command, &rig.dir, &[]);
+    let mut first = rig.ready_worker();
+    let (pid, _) = first.spawn_held("exit 7");
+    send(first.pid, KILL);
+    let mut second = rig.ready_worker();
+    eventually("the keeper says so", || {
+        std::fs::read_to_string(&log).unwrap().contains("could not record 1 exits").then_some(())
+    });
+    assert_eq!(stat(pid, 3).as_deref(), Some("Z"));
+    second.order("unstore nothing");
+    assert!(!second.heard.iter().any(|said| said.contains("Exit")), "{:?}", second.heard);
+}
+
+#[test]
+fn a_keeper_that_was_started_with_sigchld_ignored_learns_of_every_end() {
+    let mut rig = Rig::new("ignored");
+    let _former = rig.ready_worker();
+    rig.signal(KILL);
+    rig.keeper.wait().unwrap();
+    let mut command = Command::new("env");
+    command.arg("--ignore-signal=CHLD");
+    rig.keeper = start(command, &rig.dir, &[]);
+    let mut first = rig.ready_worker();
+    let fifo = rig.dir.join("go");
+    assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+    let (pid, _) = first.spawn_held(&format!("read x < {}; exit 7", fifo.display()));
+    send(first.pid, KILL);
+    let mut second = rig.ready_worker();
+    std::fs::write(&fifo, "x\n").unwrap();
+    let told = second.hears("Exit");
+    assert!(told.contains(&format!("pid: {pid},")) && told.contains(&format!("status: {},", 7 << 8)), "{told}");
+}
+
+#[test]
 fn orphans_are_swept_after_their_grace_and_counted_exactly() {
     let rig = Rig::new("sweep");
     let mut worker = rig.ready_worker();
@@ -265,6 +335,16 @@ fn a_dead_keeper_takes_its_worker_along_and_leaves_the_rest() {
     assert!(killed.elapsed() < Duration::from_secs(3), "{:?}", killed.elapsed());
     assert!(is_alive(instance));
     send(instance, KILL);
+}
+
+#[test]
+fn a_dead_keeper_takes_along_a_worker_that_hears_nothing_any_more() {
+    let rig = Rig::new("keeper-dies-alone");
+    let worker = rig.ready_worker();
+    send(worker.pid, STOP);
+    eventually("the worker stands still", || stat(worker.pid, 3).filter(|state| state == "T"));
+    rig.signal(KILL);
+    eventually("the worker is gone", || (!is_alive(worker.pid)).then_some(()));
 }
 
 #[test]

@@ -8,8 +8,8 @@ import ctypes, errno, os, platform, struct, sys
 
 # On x86-64 and on arm64.
 CALLS = {
-    "chmod": (90, 53), "clone3": (435, 435), "close_range": (436, 436), "fstat": (5, 80), "fstatfs": (138, 44),
-    "ioctl": (16, 29), "mount": (165, 40), "name_to_handle_at": (303, 264), "open_by_handle_at": (304, 265),
+    "chmod": (90, 53), "clone3": (435, 435), "close_range": (436, 436), "fdatasync": (75, 83), "fstat": (5, 80),
+    "fstatfs": (138, 44), "ioctl": (16, 29), "mount": (165, 40), "name_to_handle_at": (303, 264), "open_by_handle_at": (304, 265),
     "open_tree": (428, 428), "openat": (257, 56), "pidfd_open": (434, 434), "pidfd_send_signal": (424, 424), "setpgid": (109, 154),
     "socket": (41, 198), "statx": (332, 291), "waitid": (247, 95),
 }

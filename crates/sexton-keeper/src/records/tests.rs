@@ -195,6 +195,21 @@ fn an_exit_that_is_found_again_is_recorded_once_and_a_batch_has_a_bound() {
 }
 
 #[test]
+fn what_could_not_be_written_is_not_written_with_what_comes_later() {
+    let dir = Dir::new("refused");
+    let path = dir.c();
+    let mut records = Records::load(&path).unwrap();
+    let in_the_way = dir.0.join("exits.new");
+    std::fs::create_dir(&in_the_way).unwrap();
+    assert!(add(&mut records, &[exit(7)]).is_err());
+    std::fs::remove_dir(in_the_way).unwrap();
+    // By then its number may be another's, who would be reaped as what was recorded.
+    assert!(records.staged().is_empty());
+    add(&mut records, &[exit(8)]).unwrap();
+    assert_eq!(pids(&records), [8]);
+}
+
+#[test]
 fn a_file_of_more_than_ever_wait_is_read_to_its_end() {
     let dir = Dir::new("long");
     let path = dir.c();
