@@ -250,7 +250,7 @@ pub struct Access {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Fleet {
-    /// NATS servers; none for a single node.
+    /// NATS servers; none for a single node, which is all that this version can be.
     pub servers: Vec<String>,
     /// NATS credentials file, empty for none.
     pub credentials: String,
@@ -453,6 +453,11 @@ fn check(file: &File) -> Result<(), (String, String)> {
         if span.0.is_zero() {
             return Err((key.to_owned(), format!("`{key}` must be longer than 0")));
         }
+    }
+    if !file.fleet.servers.is_empty() {
+        // Taken without a word, it would leave a node that others believe to be in their fleet.
+        let why = "`fleet.servers`: this version joins no fleet; leave it empty, and ask each node itself";
+        return Err(("servers".to_owned(), why.to_owned()));
     }
     if file.fleet.lease.0.is_zero() {
         return Err(("lease".to_owned(), "`fleet.lease` must be longer than 0".to_owned()));

@@ -86,6 +86,7 @@ fn a_value_outside_its_rules_is_named_with_its_key_and_line() {
         ("[slots]\nuplink = \"a/b\"\n", "uplink", 2),
         ("[slots]\ncount = -1\n", "count", 2),
         ("cgroup = \"../x\"\n", "cgroup", 1),
+        ("[fleet]\nservers = [\"tls://nats.example:4222\"]\n", "fleet.servers", 2),
         ("[[access]]\nuid = 1\nrole = \"root\"\n", "role", 3),
         ("[[access]]\nuid = -1\nrole = \"read\"\n", "uid", 2),
         ("[[access]]\nuid = 4294967295\nrole = \"read\"\n", "uid", 2),
