@@ -30,7 +30,6 @@ use sexton_testkit::refusing;
 
 const HUP: u8 = 1;
 const KILL: u8 = 9;
-const STOP: u8 = 19;
 const TERM: u8 = 15;
 
 /// The worker's part: does nothing unless a keeper started it.
@@ -340,9 +339,8 @@ fn a_dead_keeper_takes_its_worker_along_and_leaves_the_rest() {
 #[test]
 fn a_dead_keeper_takes_along_a_worker_that_hears_nothing_any_more() {
     let rig = Rig::new("keeper-dies-alone");
-    let worker = rig.ready_worker();
-    send(worker.pid, STOP);
-    eventually("the worker stands still", || stat(worker.pid, 3).filter(|state| state == "T"));
+    let mut worker = rig.ready_worker();
+    worker.order("hang");
     rig.signal(KILL);
     eventually("the worker is gone", || (!is_alive(worker.pid)).then_some(()));
 }

@@ -10,6 +10,9 @@ use sexton_keeper::wire::{HeldProcess, OnShutdown, StoreName, SweepPolicy, ToKee
 use sexton_sys::poll::{PollFd, events, poll};
 use sexton_sys::{Errno, pidfd};
 
+/// What a worker answers that hears nothing from then on.
+const HANGING: &str = "hanging";
+
 /// Carries out orders and passes on what the keeper says, until one of the two has gone.
 pub fn serve(link: &KeeperLink, mut control: UnixStream, mut orders: BufReader<UnixStream>) {
     let mut kept: Vec<UnixListener> = Vec::new();
@@ -27,6 +30,11 @@ pub fn serve(link: &KeeperLink, mut control: UnixStream, mut orders: BufReader<U
             }
             let answer = obey(link, &mut kept, line.trim_end());
             writeln!(control, "{answer}").unwrap();
+            if answer == HANGING {
+                loop {
+                    std::thread::park();
+                }
+            }
         }
     }
 }
@@ -83,6 +91,7 @@ fn obey(link: &KeeperLink, kept: &mut Vec<UnixListener>, order: &str) -> String 
         }
         "stdin" => return format!("stdin {}", std::fs::read_link("/proc/self/fd/0").unwrap().display()),
         "fds" => return format!("fds {}", std::fs::read_dir("/proc/self/fd").unwrap().count()),
+        "hang" => return HANGING.to_owned(),
         "exit" => std::process::exit(i32::try_from(numbers[0]).unwrap()),
         other => panic!("no such order: {other}"),
     };
