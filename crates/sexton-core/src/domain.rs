@@ -477,3 +477,18 @@ fn member(pid: Pid, cgroups: &HashSet<u64>, here: &Here) -> Option<Handle> {
     let is_in = handle.cgroup_id().is_some_and(|id| cgroups.contains(&id)) || handle.has_thread_in(cgroups);
     is_in.then_some(handle)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_elsewhere_by_now_is_no_member() {
+        let here = proc::here().expect("readable");
+        let me = Pid::new(std::process::id().cast_signed()).expect("not init");
+        // RACE: a number that was listed may be another's by the time it is opened.
+        assert!(member(me, &HashSet::from([u64::MAX]), &here).is_none());
+        let Some(home) = Handle::open(me, &here).expect("a hold").cgroup_id() else { return };
+        assert!(member(me, &HashSet::from([home]), &here).is_some());
+    }
+}

@@ -136,8 +136,7 @@ impl Handle {
     /// Whether an equal start tick and a cgroup that only the recorded process's kin can be in agree.
     fn is_vouched_for(&self, recorded: &Identity, cgroup: Option<u64>) -> bool {
         let same_tick = recorded.began_with(&self.identity) == Some(true);
-        let weak = recorded.pidfs_ino.is_none() || self.identity.pidfs_ino.is_none();
-        weak && same_tick && cgroup.is_some() && self.cgroup_id() == cgroup
+        same_tick && cgroup.is_some() && self.cgroup_id() == cgroup
     }
 
     /// A hold through a pidfd that the kernel itself kept for the recorded process (a pin).
@@ -359,5 +358,41 @@ mod tests {
         // REGRESSION: before Linux 6.9, what had been reaped was taken for a zombie for ever, and never settled.
         assert_eq!(handle.life_when_over(), handle.life().expect("polled"));
         assert!(matches!(handle.life_when_over(), Life::Reaped(_)));
+    }
+
+    #[test]
+    fn what_the_zombie_of_that_number_tells_is_not_this_ones_unless_the_number_is() {
+        let here = proc::here().expect("readable");
+        let zombie = |code: &str| {
+            let child = std::process::Command::new("sh").args(["-c", code]).spawn().expect("runs");
+            let handle = Handle::open(Pid::new(child.id().cast_signed()).expect("not init"), &here).expect("a hold");
+            while !handle.is_over().expect("polled") {
+                std::thread::yield_now();
+            }
+            (child, handle)
+        };
+        let ((mut one, it), (mut other, stranger)) = (zombie("exit 7"), zombie("exit 9"));
+        // As where it was recorded in another PID namespace, in which the stranger's number was its own.
+        let recorded = Identity { start_ticks: None, ..stranger.identity().clone() };
+        let pinned = Handle::of_pinned(pidfd::open(it.identity().pid.as_raw()).expect("opened"), recorded);
+        if pidfd::facts(pinned.pidfd.raw()).is_ok() {
+            assert_eq!(pinned.life_when_over(), Life::Zombie(None));
+        }
+        one.wait().expect("reaped");
+        other.wait().expect("reaped");
+    }
+
+    #[test]
+    fn nobody_takes_the_tag_of_another_away() {
+        let here = proc::here().expect("readable");
+        let me = Handle::open(Pid::new(std::process::id().cast_signed()).expect("not init"), &here).expect("a hold");
+        if !me.tag("its-owner") {
+            // Not root, or no pidfs.
+            return;
+        }
+        me.untag("another");
+        assert_eq!(me.tagged().as_deref(), Some("its-owner"));
+        me.untag("its-owner");
+        assert!(me.tagged().is_none_or(|tag| tag.is_empty()));
     }
 }

@@ -11,11 +11,12 @@ use sexton_core::domain::{Domain, DomainError, Subtree};
 use sexton_core::handle::{Handle, Life, OpenHandleError};
 use sexton_core::pin::{PinBoard, Released};
 use sexton_core::proc::{self, Here};
-use sexton_core::spawn::{self, Going, Program, SpawnError};
+use sexton_core::spawn::{self, Going, Program, SpawnError, User};
+use sexton_plan::identity::Identity;
 use sexton_plan::state::ExitStatus;
 use sexton_sys::pidfd::{self, FileHandle};
 use sexton_sys::{Fd, xattr};
-use sexton_testkit::{pidfds_can_be_mounted, skip};
+use sexton_testkit::{cgroup2, pidfds_can_be_mounted, skip};
 
 /// A directory and a cgroup subtree of this test's own, removed at its end.
 struct Ground {
@@ -39,6 +40,15 @@ impl Ground {
     }
 
     fn try_start(&self, argv: &[&str], domain: Option<&Domain>) -> Result<(spawn::Waiting, Handle), SpawnError> {
+        self.try_start_as(None, argv, domain)
+    }
+
+    fn try_start_as(
+        &self,
+        user: Option<&User>,
+        argv: &[&str],
+        domain: Option<&Domain>,
+    ) -> Result<(spawn::Waiting, Handle), SpawnError> {
         let argv: Vec<String> = argv.iter().map(|arg| (*arg).to_owned()).collect();
         let out = File::create(self.dir.join("out")).expect("out");
         let null = File::open("/dev/null").expect("null");
@@ -50,7 +60,7 @@ impl Ground {
             argv: &argv,
             env: &env,
             cwd: "/",
-            user: None,
+            user,
             stdio,
             mark: Some(mark.as_raw_fd()),
             domain,
@@ -114,6 +124,26 @@ fn a_program_runs_with_nothing_but_its_three_descriptors() {
 }
 
 #[test]
+fn a_program_begins_as_its_user_in_a_session_of_its_own_with_no_signal_blocked() {
+    let ground = Ground::new("user");
+    let user = User { uid: 65_534, gid: 65_533, groups: vec![4_242] };
+    // By no shell, for that would unblock signals itself.
+    let argv = ["grep", "-hE", "^(Uid|Gid|Groups|SigBlk):|^[0-9]", "/proc/self/status", "/proc/self/stat"];
+    let (waiting, handle) = ground.try_start_as(Some(&user), &argv, None).expect("spawned");
+    left(&mut waiting.release().expect("released"));
+    eventually("exit", || handle.reap().expect("own child"));
+    let output = ground.output();
+    let all = |id: u32| [id; 4].map(|id| id.to_string()).join("\t");
+    let told = format!("Uid:\t{}\nGid:\t{}\nGroups:\t4242 \nSigBlk:\t{:016}\n", all(65_534), all(65_533), 0);
+    let stat = output.strip_prefix(&told).unwrap_or_else(|| panic!("{output}"));
+    assert_eq!(
+        stat.split(' ').nth(5),
+        Some(handle.identity().pid.to_string().as_str()),
+        "it leads its session: {stat}"
+    );
+}
+
+#[test]
 fn one_that_is_killed_before_its_release_has_left_and_its_status_tells_how() {
     let ground = Ground::new("killed");
     let (waiting, handle) = ground.start(&["true"], None);
@@ -171,7 +201,14 @@ fn a_removed_domain_takes_nobody_in_and_nobody_is_left() {
     domain.remove().expect("removed");
     let refused = ground.try_start(&["true"], Some(&domain));
     assert!(matches!(refused, Err(SpawnError::Domain(DomainError::Gone(_)))), "{refused:?}");
+    // Another one that bears its name is another one.
+    fs::create_dir(cgroup2().expect("mounted").join(domain.path().trim_start_matches('/'))).expect("made");
+    let refused = ground.try_start(&["true"], Some(&domain));
+    assert!(matches!(refused, Err(SpawnError::Domain(DomainError::Gone(_)))), "{refused:?}");
     assert_eq!(fs::read_to_string("/proc/thread-self/children").expect("children"), "");
+    let other = ground.subtree.find_path(domain.path()).expect("there");
+    assert!(matches!(ground.subtree.find_again(domain.path(), domain.ino()), Err(DomainError::Gone(_))));
+    other.remove().expect("removed");
 }
 
 #[test]
@@ -351,6 +388,10 @@ fn a_process_is_found_again_by_its_handle_and_never_once_reaped() {
     assert!(!bytes.is_empty(), "this kernel has pidfs handles");
     let again = Handle::reopen(handle.identity(), &bytes, None, &ground.here).expect("found");
     let by_number = Handle::reopen(handle.identity(), &[], None, &ground.here).expect("found by number and inode");
+    // Inodes are given out anew with each boot, so one of another boot proves nothing.
+    let boot_id = "0f1d2c3b-4a59-6877-8695-a4b3c2d1e0ff".parse().expect("a UUID");
+    let before = Identity { boot_id, ..handle.identity().clone() };
+    assert!(matches!(Handle::reopen(&before, &bytes, None, &ground.here), Err(OpenHandleError::Gone)));
     assert!(again.signal(9).expect("signalled"));
     eventually("exit", || handle.reap().expect("own child"));
     assert_eq!(again.life().expect("polled"), Life::Reaped(Some(ExitStatus::Signal(9))));

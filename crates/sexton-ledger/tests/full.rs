@@ -280,3 +280,21 @@ fn what_is_not_where_it_was_opened_takes_nothing_until_it_is_back() {
         assert_eq!(open(dir.path()).1.entries[0].state, State::Exited, "{moved}");
     }
 }
+
+#[test]
+fn what_may_be_refused_never_overtakes_what_is_owed() {
+    let dir = TempDir::new();
+    let (ledger, _) = open(dir.path());
+    fs::rename(dir.file("sexton.db"), dir.file("elsewhere")).unwrap();
+    let (sender, receiver) = mpsc::channel();
+    let over = put(&entry("owed", State::Exited), EventKind::InstanceExited);
+    ledger.commit(over, OWED, move |result| sender.send(result).unwrap());
+    let asked =
+        || ledger.commit_now(put(&entry("asked", State::Running), EventKind::InstanceRunning), Urgency::Refusable);
+    assert!(asked().is_err());
+    fs::rename(dir.file("elsewhere"), dir.file("sexton.db")).unwrap();
+    // Asked for without a pause, and owed with one.
+    let first = std::iter::repeat_with(asked).find_map(Result::ok).unwrap();
+    let owed = receiver.recv_timeout(Duration::from_secs(10)).unwrap().unwrap();
+    assert!(owed.last_seq < first.last_seq, "{owed:?} {first:?}");
+}

@@ -62,6 +62,8 @@ mod tests {
             assert_eq!(restarts(policy, ended(State::Lost, false)), lost, "{policy}");
             let stopped = Ended { stopped: true, ..ended(State::Exited, false) };
             assert!(!restarts(policy, stopped), "{policy}");
+            // What never ran will not run by being tried again.
+            assert!(!restarts(policy, ended(State::Failed, false)), "{policy}");
         }
     }
 
