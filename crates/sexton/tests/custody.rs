@@ -16,7 +16,7 @@ use std::time::Duration;
 use failing::Failing;
 use serde_json::{Value, json};
 use sexton_testkit::{Connection, Held, SOON, eventually, pidfds_can_be_mounted};
-use support::{Dead, Node, SEXTON, compile, file_appears, launcher, script, spec, text};
+use support::{Dead, Node, SEXTON, compile, ended_unwatched, file_appears, launcher, script, spec, text};
 
 fn create(node: &mut Node, body: &Value) -> Value {
     node.ask("POST", "/v1/instances", None, Some(body)).0.expect(201)
@@ -442,4 +442,66 @@ fn keeper_events(node: &mut Node, after: u64) -> Vec<Value> {
     let events = node.ground.client().list_after("/v1/events", after.into()).expect("events");
     let of_keepers = events.iter().filter(|event| event["kind"] == "keeper.restarted");
     of_keepers.map(|event| event["data"].clone()).collect()
+}
+
+#[test]
+fn what_is_not_recorded_as_whose_it_is_does_not_run() {
+    let mut node = Node::new(SEXTON, &[]);
+    let ledger = node.ground.state_dir().join("sexton.db");
+    let worker = node.daemon().worker_pid().expect("a worker");
+    // It is looked for once before each record: its intent is taken, and nothing that follows.
+    let moved = Failing::of(worker, "statx", &ledger, "ENOENT", "2+");
+    let refused = node.ask("POST", "/v1/instances", None, Some(&spec("vm", &["/bin/sleep", "1000"]))).0;
+    assert_eq!(refused.expect(503)["code"], "ledger_unwritable", "{}", refused.text());
+    // Had it run it would be listed, for nobody runs it a second time unasked.
+    node.ask("GET", "/v1/instances/vm", None, None).0.expect(404);
+    drop(moved);
+    eventually("the ledger can be written", SOON, || {
+        let (answer, _) = node.ask("POST", "/v1/instances", None, Some(&spec("vm", &["/bin/true"])));
+        if answer.status == 201 { Ok(()) } else { Err(answer.text()) }
+    });
+    let told = node.ground.client().list("/v1/events").expect("events");
+    let kinds: Vec<String> =
+        told.iter().map(|event| text(event, "kind")).filter(|kind| kind.starts_with("instance.")).collect();
+    assert_eq!(kinds[..3], ["instance.starting", "instance.failed", "instance.removed"]);
+}
+
+#[test]
+fn a_disk_that_confirms_nothing_refuses_what_is_new_and_leaves_no_damage_behind() {
+    let mut node = Node::new(SEXTON, &[]);
+    let worker = node.daemon().worker_pid().expect("a worker");
+    create(&mut node, &spec("a", &["/bin/sleep", "1000"]));
+    let unconfirmed = Failing::everywhere(worker, "fsync,fdatasync", "EIO", "1+");
+    // Of many pages, so that what is written in its place covers a part of it.
+    let (status, answer) = keep(&node, &format!("\"{}\"", "x".repeat(60_000)));
+    assert_eq!(status, 503, "{answer}");
+    let refused = node.ask("POST", "/v1/instances", None, Some(&spec("vm", &["/bin/sleep", "1000"]))).0;
+    assert_eq!(refused.expect(503)["code"], "ledger_unwritable", "{}", refused.text());
+    drop(unconfirmed);
+    let small = spec("small", &["/bin/sleep", "1000"]);
+    eventually("the ledger can be written", SOON, || {
+        let (answer, _) = node.ask("POST", "/v1/instances", None, Some(&small));
+        if answer.status == 201 { Ok(()) } else { Err(answer.text()) }
+    });
+    node.kill(Dead::Both, || {});
+    assert_eq!(node.instance("small")["state"], "running");
+    node.clear();
+}
+
+#[test]
+fn a_strangers_cgroup_of_the_same_name_is_not_the_instances() {
+    let mut node = Node::new(SEXTON, &[]);
+    let vm = create(&mut node, &spec("vm", &["/bin/sleep", "1000"]));
+    let dir = node.ground.cgroup_at(&text(&vm["cgroup"], "path"));
+    let mut stranger = Command::new("sleep").arg("1000").spawn().expect("a stranger");
+    node.kill(Dead::Both, || {
+        kill(&vm);
+        fs::remove_dir(&dir).expect("empty");
+        fs::create_dir(&dir).expect("another one");
+        fs::write(dir.join("cgroup.procs"), stranger.id().to_string()).expect("moved in");
+    });
+    ended_unwatched(&node.settled("vm"), "signal", 9);
+    assert!(matches!(stranger.try_wait(), Ok(None)), "it is nobody's to end");
+    stranger.kill().expect("killed");
+    stranger.wait().expect("reaped");
 }

@@ -290,6 +290,43 @@ fn a_forced_drain_hangs_up_on_a_reader_who_does_not_read() {
     node.clear();
 }
 
+#[test]
+fn a_drain_waits_for_what_was_admitted_though_no_instance_is_left() {
+    let mut node = Node::new(SEXTON, &[]);
+    let body = script("talked", "head -c 8000000 /dev/zero | tr '\\0' x");
+    node.ask("POST", "/v1/instances", None, Some(&body)).0.expect(201);
+    assert_eq!(node.settled("talked")["exit"]["code"], 0);
+    let mut reader = Connection::open(&node.ground.run_dir().join("sexton.sock")).expect("connected");
+    reader.send_raw(b"GET /v1/instances/talked/logs HTTP/1.1\r\nhost: sexton\r\n\r\n").expect("sent");
+    eventually("the log is in flight", SOON, || {
+        let shown = node.get("/v1/node");
+        if count(&shown, "log_export") == 1 { Ok(()) } else { Err(shown.to_string()) }
+    });
+    drain(&mut node);
+    for _ in 0..100 {
+        let shown = node.get("/v1/node");
+        assert_eq!((&shown["drained"], count(&shown, "log_export")), (&json!(false), 1), "{shown}");
+    }
+    drop(reader);
+    drained(&mut node);
+}
+
+#[test]
+fn a_node_is_not_drained_before_that_is_durable() {
+    let mut node = Node::new(SEXTON, &[]);
+    let (state_dir, elsewhere) = (node.ground.state_dir(), node.ground.dir().join("elsewhere"));
+    std::fs::rename(&state_dir, &elsewhere).expect("moved");
+    drain(&mut node);
+    for _ in 0..100 {
+        let shown = node.get("/v1/node");
+        assert_eq!((&shown["status"], &shown["drained"]), (&json!("draining"), &json!(false)), "{shown}");
+    }
+    std::fs::rename(&elsewhere, &state_dir).expect("moved back");
+    drained(&mut node);
+    node.kill(Dead::Worker, || {});
+    assert_eq!(node.get("/v1/node")["drained"], true);
+}
+
 fn count(shown: &Value, kind: &str) -> u64 {
     let kinds = shown["operations"].as_array().expect("a list");
     kinds.iter().find(|one| one["kind"] == kind).and_then(|one| one["count"].as_u64()).unwrap_or(0)
@@ -308,6 +345,29 @@ fn a_forced_drain_cancels_builds_too() {
     for (kind, reason) in [("sandbox", "drained"), ("build", "cancelled")] {
         assert_eq!(text(&node.settled(kind), "reason"), reason);
     }
+}
+
+#[test]
+fn a_later_order_takes_nothing_back_of_an_earlier_one() {
+    let mut node = Node::new(SEXTON, &[]);
+    let Some(mut hole) = Unanswering::mount(&node.ground.dir().join("hole")) else {
+        sexton_testkit::skip!("no /dev/fuse");
+    };
+    let mut body = spec("held", &["/bin/cat", &hole.file()]);
+    body["kind"] = "build".into();
+    node.ask("POST", "/v1/instances", None, Some(&body)).0.expect(201);
+    hole.wait_asked(1);
+    drain(&mut node);
+    for later in [json!({ "force": true }), json!({})] {
+        assert_eq!(order(&mut node, "/v1/instances/held/stop", later).0, 202);
+    }
+    let dump = node.ground.command(&["ledger", "dump"]).output().expect("a dump");
+    let rows = String::from_utf8(dump.stdout).expect("text");
+    let row = rows.lines().find(|row| row.contains("\"argv\"")).expect("its row");
+    // It is what the next worker carries to its end.
+    assert!(row.contains("\"force\":true") && row.contains("\"reason\":\"cancelled\""), "{row}");
+    hole.release();
+    assert_eq!(text(&node.settled("held"), "reason"), "cancelled");
 }
 
 #[test]
@@ -349,16 +409,27 @@ fn a_drain_goes_on_whoever_dies_at_whichever_step() {
         let mut node = Node::new(bin.join("sexton"), &[("SEXTON_CRASH_FILE", &order_file)]);
         for point in ["drain.closed", "drain.recorded", "drain.forcing", "drain.empty", "drain.drained"] {
             for who in [Dead::Worker, Dead::Keeper, Dead::Both] {
-                goes_on(&mut node, &scratch, point, who);
+                goes_on(&mut node, &scratch, (point, who), |node| {
+                    let body = json!({ "status": "draining", "timeout": "300ms" });
+                    node.ask("POST", "/v1/nodes/self", None, Some(&body));
+                });
                 assert_eq!(network::snapshot(), nothing, "{point} {who:?}");
             }
         }
+        // Nobody has been told to end by then, and there is no deadline: the ledger alone knows that it is by force.
+        goes_on(&mut node, &scratch, ("drain.recorded", Dead::Worker), |node| {
+            let body = json!({ "status": "draining", "forceStop": true });
+            assert!(
+                node.ground.client().post("/v1/nodes/self", &body).is_err(),
+                "nobody answers, and nobody asks again"
+            );
+        });
     });
     let _gone = std::fs::remove_file(&scratch);
 }
 
 /// Drains a node on which somebody dies at `point`; one of those who are on it has a network slot.
-fn goes_on(node: &mut Node, order_file: &std::path::Path, point: &str, who: Dead) {
+fn goes_on(node: &mut Node, order_file: &std::path::Path, (point, who): (&str, Dead), order: impl FnOnce(&mut Node)) {
     for (name, kind) in [("box", "sandbox"), ("make", "build")] {
         let mut body = script(name, "sleep 1000");
         (body["kind"], body["slot"]) = (kind.into(), (kind == "sandbox").into());
@@ -371,8 +442,7 @@ fn goes_on(node: &mut Node, order_file: &std::path::Path, point: &str, who: Dead
         Dead::Keeper => node.end_keeper_at(order_file.to_owned()),
         Dead::Nobody | Dead::Worker => {}
     }
-    let body = json!({ "status": "draining", "timeout": "300ms" });
-    node.ask("POST", "/v1/nodes/self", None, Some(&body));
+    order(node);
     let (first, shown) = (node.get("/v1/node")["deadline"].clone(), node.get("/v1/node"));
     assert_eq!(shown["status"], "draining", "{point} {who:?}");
     let entry = node.settled("box");

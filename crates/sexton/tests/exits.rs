@@ -12,7 +12,7 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 use sexton_testkit::{SOON, eventually};
-use support::{Dead, Node, SEXTON, launcher, script, text};
+use support::{Dead, Node, SEXTON, ended_unwatched, launcher, script, text};
 
 /// When they die, as seen from the exits.
 #[derive(Clone, Copy, Debug)]
@@ -47,6 +47,23 @@ fn with_the_keeper_dead_every_exit_is_right() {
 #[test]
 fn with_worker_and_keeper_dead_every_exit_is_right() {
     play(Dead::Both, &[When::Before, When::During, When::After]);
+}
+
+#[test]
+fn a_pass_takes_away_no_pin_that_alone_knows_an_exit() {
+    let mut node = Node::new(SEXTON, &[]);
+    let gate = Gate::new(node.ground.dir());
+    let body = script("late", &format!("read _ < {}; exit 7", gate.path.display()));
+    node.ask("POST", "/v1/instances", None, Some(&body)).0.expect(201);
+    let (state_dir, elsewhere) = (node.ground.state_dir(), node.ground.dir().join("elsewhere"));
+    std::fs::rename(&state_dir, &elsewhere).expect("moved");
+    gate.let_go(1);
+    assert_eq!(node.settled("late")["exit"]["code"], 7);
+    // It is over, and holds nothing any more; only its record is missing.
+    let plan = node.get("/v1/plan");
+    assert_eq!(plan["actions"], json!([]), "{plan}");
+    node.kill(Dead::Both, || std::fs::rename(&elsewhere, &state_dir).expect("moved back"));
+    ended_unwatched(&node.settled("late"), "code", 7);
 }
 
 #[test]

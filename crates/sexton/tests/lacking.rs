@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use sexton_core::proc;
 use sexton_plan::id::Pid;
 use sexton_testkit::{Daemon, Ground, SOON, cgroup2, eventually, processes_in, refusing};
-use support::{Dead, Node, SEXTON, launcher, script, text};
+use support::{Dead, Node, SEXTON, launcher, script, spec, text};
 
 /// `sexton`, to which `refused` is refused.
 fn lacking(name: &str, refused: &[&str]) -> PathBuf {
@@ -120,6 +120,33 @@ fn before_pidfs_an_instance_is_found_again_by_its_cgroup_and_its_exit_by_the_kee
     create(&mut node, &script("both", "sleep 1000"));
     node.kill(Dead::Both, || {});
     assert_eq!(node.instance("both")["state"], "running");
+}
+
+#[test]
+fn before_pidfs_who_is_not_where_it_was_put_is_doubted_and_let_alone() {
+    let mut node = Node::new(lacking("pidfs-elsewhere", &BEFORE_PIDFS), &[]);
+    let made = create(&mut node, &spec("vm", &["sleep", "1000"]));
+    let (home, elsewhere) =
+        (node.ground.cgroup_at(&text(&made["cgroup"], "path")), node.ground.cgroup_dir().join("elsewhere"));
+    let pid = made["identity"]["pid"].to_string();
+    let put = |place: &Path| std::fs::write(place.join("cgroup.procs"), &pid).expect("moved");
+    std::fs::create_dir(&elsewhere).expect("made");
+    put(&elsewhere);
+    node.kill(Dead::Worker, || {});
+    // Its number and its start tick are all that is left, and a stranger may have both.
+    let doubted = node.instance("vm");
+    assert_eq!((&doubted["state"], &doubted["identity"]), (&json!("unverified"), &made["identity"]), "{doubted}");
+    node.ask("POST", "/v1/reconcile", None, Some(&json!({}))).0.expect(200);
+    node.ask("POST", "/v1/instances/vm/stop", None, Some(&json!({ "force": true }))).0.expect(409);
+    assert_eq!(processes_in(&elsewhere).len(), 1);
+    put(&home);
+    node.ask("POST", "/v1/reconcile", None, Some(&json!({}))).0.expect(200);
+    eventually("it is proven", SOON, || match node.instance("vm") {
+        found if found["state"] == "running" => Ok(()),
+        found => Err(found.to_string()),
+    });
+    let over = node.ask("POST", "/v1/instances/vm/stop?wait=20s", None, Some(&json!({}))).0.expect(200);
+    assert_eq!((&over["state"], &over["exit"]["signal"]), (&json!("exited"), &json!(15)), "{over}");
 }
 
 #[test]

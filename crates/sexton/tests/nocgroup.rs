@@ -181,6 +181,23 @@ fn instances_are_known_again_whoever_died() {
 }
 
 #[test]
+fn who_is_in_custody_is_not_taken_a_second_time() {
+    if !sexton_core::features::pidfs() {
+        skip!("no pidfs (Linux 6.9): nothing but its cgroup tells whose a process is");
+    }
+    let mut node = Node::new(hidden(), &[]);
+    let other = Node::new(hidden(), &[]);
+    let pid = create(&mut node, &script("vm", "exec sleep 1000"))["identity"]["pid"].clone();
+    let ticks = proc::stat(Pid::new(i32::try_from(pid.as_i64().expect("a number")).expect("fits")).expect("a PID"));
+    let body = json!({ "name": "again", "pid": pid, "start_ticks": ticks.expect("it lives").start_ticks });
+    for node in [&node, &other] {
+        let refused = node.ground.client().post("/v1/adopt", &body).expect("an answer").expect(409);
+        assert!(refused["detail"].as_str().expect("why").contains("in custody already"), "{refused}");
+    }
+    stop(&mut node, "vm");
+}
+
+#[test]
 fn what_a_container_held_ended_with_it() {
     let ground = Ground::new(hidden()).expect("a ground");
     let first = Container::serve(&ground);

@@ -518,6 +518,10 @@ fn what_the_caller_left_open_does_not_reach_the_daemon() {
             let open = fs::read_dir(format!("/proc/{pid}/fd")).expect("its descriptors").flatten();
             let targets: Vec<PathBuf> = open.filter_map(|fd| fs::read_link(fd.path()).ok()).collect();
             assert!(!targets.contains(&ground.config()), "{pid}: {targets:?}");
+            // What holds them lasts as long as the last of the two.
+            for held in [ground.state_dir(), ground.run_dir()] {
+                assert!(targets.contains(&held), "{pid}: {targets:?}");
+            }
         }
     }
 }

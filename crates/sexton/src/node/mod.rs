@@ -30,6 +30,8 @@ mod recover;
 pub mod request;
 mod resources;
 mod rest;
+#[cfg(test)]
+pub(crate) mod sample;
 pub mod slots;
 mod start;
 mod stop;

@@ -272,3 +272,37 @@ fn living(host: &Host, name: &str) -> Vec<Orphan> {
         }
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::disallowed_types, clippy::zombie_processes, reason = "a zombie is what is tested")]
+mod tests {
+    use sexton_core::handle::Life;
+    use sexton_plan::state::State;
+
+    use super::*;
+    use crate::node::sample;
+
+    #[test]
+    fn a_pass_reaps_who_is_the_process_of_no_row_and_of_no_end_that_is_owed() {
+        let here = proc::here().expect("readable");
+        let child = std::process::Command::new("true").spawn().expect("runs");
+        let pid = Pid::new(child.id().cast_signed()).expect("not init");
+        let handle = Handle::open(pid, &here).expect("a hold");
+        let is_zombie = || matches!(handle.life(), Ok(Life::Zombie(_)));
+        while !is_zombie() {
+            std::thread::yield_now();
+        }
+        let seen = || Strays { ended: vec![Handle::open(pid, &here).expect("a hold")], ..Strays::default() };
+        let known = Entry { identity: Some(handle.identity().clone()), ..sample::entry("its") };
+        let being_made = Entry { state: State::Starting, ..sample::entry("another") };
+        let over = Entry { state: State::Exited, ..sample::entry("over") };
+        let (nobody, it) = (BTreeSet::new(), BTreeSet::from([child.id()]));
+        // Where the kernel keeps no status (before Linux 6.15), whoever reaps it is the only one to know its exit.
+        for (entry, owed) in [(known, &nobody), (being_made, &nobody), (over.clone(), &it)] {
+            seen().reap(&[Arc::new(entry)], owed);
+            assert!(is_zombie());
+        }
+        seen().reap(&[Arc::new(over)], &nobody);
+        assert!(!is_zombie(), "it is nobody's");
+    }
+}

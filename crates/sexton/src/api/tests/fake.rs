@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use sexton_ledger::entry::{Entry, Restarts};
+use sexton_ledger::entry::Entry;
 use sexton_plan::gate::{NodeStatus, Turn};
 use sexton_plan::id::Name;
 use sexton_plan::plan::Plan;
@@ -13,33 +13,13 @@ use tokio::sync::{mpsc, watch};
 
 use crate::node::request::NodeState;
 use crate::node::request::{Facts, Filter, InFlight, NewInstance, Page, Request};
+use crate::node::sample;
 use crate::refusal::{Kind, Refusal};
 
 type Lives = BTreeMap<Name, watch::Sender<Option<Arc<Entry>>>>;
 
 fn entry_of(new: NewInstance) -> Entry {
-    Entry {
-        name: new.name,
-        incarnation: "01ARZ3NDEKTSV4RRFFQ69G5FAV".parse().expect("a ULID"),
-        state: State::Running,
-        reason: None,
-        spec: new.spec,
-        identity: None,
-        handle: Vec::new(),
-        cgroup: None,
-        resources: Vec::new(),
-        slot: None,
-        exit: None,
-        stuck: None,
-        snapshot: None,
-        node: "n1".parse().expect("a node"),
-        created_at: Timestamp::UNIX_EPOCH,
-        started_at: None,
-        ended_at: None,
-        adopted: false,
-        stop: None,
-        restarts: Restarts::default(),
-    }
+    Entry { name: new.name, spec: new.spec, ..sample::entry("any") }
 }
 
 fn unknown() -> Refusal {

@@ -251,16 +251,9 @@ impl Line {
 
 #[cfg(test)]
 mod tests {
+    use super::super::sample::spec;
     use super::*;
     use sexton_plan::id::Pid;
-
-    fn spec(runtime: &str, argv: &[&str]) -> Spec {
-        let body = serde_json::json!({
-            "argv": argv, "env": {}, "cwd": null, "user": null, "kind": "sandbox", "runtime": runtime, "labels": {},
-            "grace": "8s", "stop_signal": 15, "slot": false, "limits": {}, "pidns": false, "restart": "never",
-        });
-        serde_json::from_value(body).expect("a spec")
-    }
 
     fn identity() -> Identity {
         Identity {
