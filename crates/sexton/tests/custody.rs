@@ -76,6 +76,41 @@ fn only_always_follows_a_life_of_which_nobody_knows_the_end() {
     node.clear();
 }
 
+/// An instance that fails at once, over and over, with its next restart some seconds away.
+fn awaits_its_restart(node: &mut Node, name: &str) -> Value {
+    let mut body = spec(name, &["/bin/false"]);
+    body["restart"] = json!("on-failure");
+    create(node, &body);
+    eventually("its pauses have grown", SOON, || {
+        let now = node.instance(name);
+        let is_far = now["restarts"]["count"].as_u64() >= Some(5) && now["restarts"]["next_at"].is_string();
+        if is_far { Ok(now) } else { Err(now.to_string()) }
+    })
+}
+
+#[test]
+fn a_pending_restart_is_ended_for_good_by_whoever_ends_the_instance() {
+    let mut node = Node::new(SEXTON, &[]);
+    let stopped = awaits_its_restart(&mut node, "stopped");
+    let over = node.ask("POST", "/v1/instances/stopped/stop", None, Some(&json!({}))).0.expect(200);
+    assert_eq!((&over["restarts"]["next_at"], &over["incarnation"]), (&Value::Null, &stopped["incarnation"]), "{over}");
+    node.kill(Dead::Both, || {});
+    assert_eq!(node.instance("stopped")["restarts"]["next_at"], Value::Null, "it is recorded");
+    let begun = node.ask("POST", "/v1/instances/stopped/start", None, None).0.expect(200);
+    assert_eq!(begun["restarts"]["count"], 0, "who starts it counts anew: {begun}");
+
+    awaits_its_restart(&mut node, "drained");
+    node.ask("POST", "/v1/nodes/self?wait=20s", None, Some(&json!({ "status": "draining", "forceStop": true })));
+    eventually("drained", SOON, || {
+        let shown = node.get("/v1/node");
+        if shown["drained"] == true { Ok(()) } else { Err(shown.to_string()) }
+    });
+    for name in ["stopped", "drained"] {
+        assert_eq!(node.instance(name)["restarts"]["next_at"], Value::Null, "{name}");
+        node.ask("DELETE", &format!("/v1/instances/{name}?wait=10s"), None, None).0.expect(200);
+    }
+}
+
 #[test]
 fn who_runs_out_of_memory_takes_nobody_along() {
     let mut node = Node::new(SEXTON, &[]);

@@ -249,7 +249,16 @@ fn a_cgroup_that_cannot_be_looked_at_is_not_given_back() {
     // REGRESSION: it held nothing any more, while what had left the tree lived on in its cgroup.
     assert_eq!((&stop["state"], &stop["resources"][0]["kind"]), (&json!("exited"), &json!("cgroup")), "{stop}");
     assert_eq!((&stop["resources"][0]["state"], sleepers.living().len()), (&json!("releasing"), 1), "{stop}");
+    let refused = node.ask("POST", "/v1/instances/left/start", None, None).0.expect(409);
+    assert!(refused["detail"].as_str().is_some_and(|why| why.contains("not given back everything")), "{refused}");
+    node.ask("DELETE", "/v1/instances/left?wait=1s", None, None).0.expect(202);
+    assert_eq!(node.instance("left")["state"], "exited", "listed as long as it holds something");
     node.kill(Dead::Both, || fs::remove_file(&flag).expect("removed"));
-    assert_eq!(node.settled("left")["resources"], json!([]));
+    eventually("it is given back, and gone", SOON, || {
+        match node.ask("GET", "/v1/instances/left", None, None).0.status {
+            404 => Ok(()),
+            other => Err(other.to_string()),
+        }
+    });
     assert_eq!(sleepers.living(), []);
 }
