@@ -32,8 +32,7 @@ impl Claims {
     /// Claims a process for as long as the claim is held; `None` while somebody else has it.
     fn claim(&mut self, identity: &Identity) -> Option<Arc<Identity>> {
         self.0.retain(|claim| claim.strong_count() > 0);
-        let is_it = |claim: Arc<Identity>| claim.pid == identity.pid && claim.compare(identity) != Match::Different;
-        if self.0.iter().filter_map(Weak::upgrade).any(is_it) {
+        if self.0.iter().filter_map(Weak::upgrade).any(|claim| may_be(&claim, identity)) {
             return None;
         }
         let claim = Arc::new(identity.clone());
@@ -42,12 +41,29 @@ impl Claims {
     }
 }
 
-/// Opens the process that `wanted` means, if it may be taken.
+/// Whether they are one process, or it cannot be told that they are two.
+fn may_be(known: &Identity, identity: &Identity) -> bool {
+    match known.compare(identity) {
+        Match::Same => true,
+        Match::Unproven => known.pid == identity.pid,
+        Match::Different => false,
+    }
+}
+
+/// Whether it may be the process of one of `entries`: where there is no cgroup2, and pidfds take no tag (before Linux
+/// 6.17), nothing else tells that it is in our custody.
+fn is_of_a_life(identity: &Identity, entries: &[Arc<Entry>]) -> bool {
+    let live = entries.iter().filter(|entry| !entry.state.is_terminal());
+    live.filter_map(|entry| entry.identity.as_ref()).any(|known| may_be(known, identity))
+}
+
+/// Opens the process that `wanted` means, if it may be taken: not that of one of `entries`.
 ///
 /// # Errors
 /// Gone, another one, or one that nobody may take.
 pub fn take(
     wanted: Wanted,
+    entries: &[Arc<Entry>],
     host: &Host,
     keeper_pid: u32,
     claims: &mut Claims,
@@ -93,7 +109,7 @@ pub fn take(
     // Before the tag is looked at, so that of two who ask for it the second finds the one or the other.
     let claim = claims.claim(identity).ok_or_else(|| refused("is in custody already".to_owned()))?;
     let is_held = in_custody(wanted.pid, host).map_err(|why| refused(format!("cannot be read: {why}")))?;
-    if handle.tagged().is_some() || is_held {
+    if handle.tagged().is_some() || is_held || is_of_a_life(identity, entries) {
         return Err(refused("is in custody already".to_owned()));
     }
     // What was read by number was read of this process, if it still has the number.
@@ -258,5 +274,28 @@ impl Life {
         self.owe(next, events).await;
         self.answer(reply);
         Next::Guard(process)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::node::sample;
+
+    #[test]
+    fn who_is_the_process_of_a_life_is_known_without_tag_and_cgroup() {
+        let here = proc::here().expect("readable");
+        let me = Pid::new(std::process::id().cast_signed()).expect("not init");
+        let me = Handle::open(me, &here).expect("a hold").identity().clone();
+        let of = |identity: Identity, state| {
+            vec![Arc::new(Entry { identity: Some(identity), state, ..sample::entry("its") })]
+        };
+        assert!(is_of_a_life(&me, &of(me.clone(), State::Running)));
+        assert!(!is_of_a_life(&me, &of(me.clone(), State::Exited)), "its number may be anybody's since");
+        let weak = Identity { pidfs_ino: None, ..me.clone() };
+        assert!(is_of_a_life(&me, &of(weak.clone(), State::Unverified)), "nobody can tell that it is another");
+        let other = Pid::new(2).expect("not init");
+        assert!(!is_of_a_life(&me, &of(Identity { pid: other, ..weak }, State::Running)));
+        assert!(!is_of_a_life(&me, &[]));
     }
 }

@@ -26,7 +26,7 @@ use super::keeper::is_of;
 use super::keys::{Keys, Known};
 use super::life::{Answer, Command, Life, LifeHandle, Next, not_admitted, refuse_or_answer};
 use super::noted::Noted;
-use super::reconcile::Reconciler;
+use super::reconcile::{self, Reconciler};
 use super::recover;
 use super::request::{
     Caller, Facts, Filter, IdempotencyKey, InFlight, NewInstance, Node, Operation, Page, Request, Wanted,
@@ -293,7 +293,8 @@ impl Driver {
         }
         let admitted = self.admit(&new.name, gate::Kind::ADOPT);
         let blank = first_incarnation(new, &self.host);
-        let take = |permit| adopt::take(wanted, &self.host, self.keeper_pid, &mut self.claims, permit);
+        let entries = reconcile::entries(&self.lives);
+        let take = |permit| adopt::take(wanted, &entries, &self.host, self.keeper_pid, &mut self.claims, permit);
         let intended = admitted.and_then(take).and_then(|taken| Ok((adopt::intent(blank, &taken, &self.host)?, taken)));
         let (entry, taken) = match intended {
             Ok(intended) => intended,
