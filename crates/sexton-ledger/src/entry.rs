@@ -62,6 +62,32 @@ pub struct Entry {
 }
 
 impl Entry {
+    /// A life that is to start: nothing is known of it yet, and it holds nothing.
+    pub fn new(name: Name, incarnation: Incarnation, spec: Spec, node: NodeId, created_at: Timestamp) -> Entry {
+        Entry {
+            name,
+            incarnation,
+            state: State::Starting,
+            reason: None,
+            spec,
+            identity: None,
+            handle: Vec::new(),
+            cgroup: None,
+            resources: Vec::new(),
+            slot: None,
+            exit: None,
+            stuck: None,
+            snapshot: None,
+            node,
+            created_at,
+            started_at: None,
+            ended_at: None,
+            adopted: false,
+            stop: None,
+            restarts: Restarts::default(),
+        }
+    }
+
     /// By what this life is ended as one; `None` where it never had a process.
     pub fn kill_by(&self) -> Option<KillBy> {
         self.identity.as_ref().map(|_| KillBy::of(self.cgroup.is_some(), self.spec.pidns))

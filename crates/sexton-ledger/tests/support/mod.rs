@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use sexton_ledger::entry::{Entry, Limits, Restarts, Spec};
+use sexton_ledger::entry::{Entry, Limits, Spec};
 use sexton_ledger::slot::SlotRow;
 use sexton_ledger::{Batch, Contents, EventKind, Ledger, NewEvent, OpenOptions, Snapshot, new_incarnation};
 use sexton_plan::id::{BootId, Name, NodeId};
@@ -88,28 +88,10 @@ pub fn entry(text: &str, state: State) -> Entry {
         pidns: false,
         restart: Restart::Never,
     };
-    Entry {
-        name: name(text),
-        incarnation: new_incarnation(),
-        state,
-        reason: None,
-        spec,
-        identity: None,
-        handle: Vec::new(),
-        cgroup: None,
-        resources: Vec::new(),
-        slot: None,
-        exit: None,
-        stuck: None,
-        snapshot: Some(Snapshot::new(&serde_json::json!({"cursor": text}).to_string()).expect("JSON")),
-        node: node("here"),
-        created_at: "2025-01-01T00:00:00Z".parse().unwrap(),
-        started_at: None,
-        ended_at: None,
-        adopted: false,
-        stop: None,
-        restarts: Restarts::default(),
-    }
+    let snapshot = Snapshot::new(&serde_json::json!({"cursor": text}).to_string()).expect("JSON");
+    let created_at = "2025-01-01T00:00:00Z".parse().unwrap();
+    let blank = Entry::new(name(text), new_incarnation(), spec, node("here"), created_at);
+    Entry { state, snapshot: Some(snapshot), ..blank }
 }
 
 /// The row of slot `index` in `state`, held by a life where it is one's.

@@ -520,27 +520,7 @@ pub(super) fn unknown(name: &Name) -> Refusal {
 
 /// The row of a new instance.
 fn first_incarnation(new: NewInstance, host: &super::host::Host) -> Entry {
-    let blank = Entry {
-        name: new.name,
-        incarnation: sexton_ledger::new_incarnation(),
-        state: State::Starting,
-        reason: None,
-        spec: new.spec,
-        identity: None,
-        handle: Vec::new(),
-        cgroup: None,
-        resources: Vec::new(),
-        slot: None,
-        exit: None,
-        stuck: None,
-        snapshot: None,
-        node: host.node.clone(),
-        created_at: super::clock::now(),
-        started_at: None,
-        ended_at: None,
-        adopted: false,
-        stop: None,
-        restarts: Restarts::default(),
-    };
+    let life = sexton_ledger::new_incarnation();
+    let blank = Entry::new(new.name, life, new.spec, host.node.clone(), super::clock::now());
     super::rest::next_incarnation(&blank, host, Restarts::default())
 }

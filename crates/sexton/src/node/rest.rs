@@ -174,24 +174,9 @@ impl Life {
 
 /// The row of the life that follows `entry`.
 pub fn next_incarnation(entry: &Entry, host: &super::host::Host, restarts: Restarts) -> Entry {
-    let mut next = Entry {
-        incarnation: sexton_ledger::new_incarnation(),
-        state: State::Starting,
-        reason: None,
-        identity: None,
-        handle: Vec::new(),
-        cgroup: None,
-        resources: Vec::new(),
-        slot: None,
-        exit: None,
-        stuck: None,
-        started_at: None,
-        ended_at: None,
-        adopted: false,
-        stop: None,
-        restarts,
-        ..entry.clone()
-    };
+    let Entry { name, spec, node, snapshot, created_at, .. } = entry.clone();
+    let blank = Entry::new(name, sexton_ledger::new_incarnation(), spec, node, created_at);
+    let mut next = Entry { snapshot, restarts, ..blank };
     next.resources = intents(&next, host.subtree.is_some(), &host.v1, host.pins.is_some());
     next
 }

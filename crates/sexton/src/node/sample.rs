@@ -1,7 +1,7 @@
 //! Rows for the tests beside the code.
 
 use jiff::Timestamp;
-use sexton_ledger::entry::{Entry, Restarts, Spec};
+use sexton_ledger::entry::{Entry, Spec};
 use sexton_plan::state::State;
 
 /// How `argv` is to run.
@@ -15,26 +15,7 @@ pub fn spec(runtime: &str, argv: &[&str]) -> Spec {
 
 /// One that runs, of whose process nothing is recorded.
 pub fn entry(name: &str) -> Entry {
-    Entry {
-        name: name.parse().expect("a name"),
-        incarnation: "01ARZ3NDEKTSV4RRFFQ69G5FAV".parse().expect("a ULID"),
-        state: State::Running,
-        reason: None,
-        spec: spec("command", &["true"]),
-        identity: None,
-        handle: Vec::new(),
-        cgroup: None,
-        resources: Vec::new(),
-        slot: None,
-        exit: None,
-        stuck: None,
-        snapshot: None,
-        node: "n1".parse().expect("a node"),
-        created_at: Timestamp::UNIX_EPOCH,
-        started_at: None,
-        ended_at: None,
-        adopted: false,
-        stop: None,
-        restarts: Restarts::default(),
-    }
+    let life = "01ARZ3NDEKTSV4RRFFQ69G5FAV".parse().expect("a ULID");
+    let (name, node) = (name.parse().expect("a name"), "n1".parse().expect("a node"));
+    Entry { state: State::Running, ..Entry::new(name, life, spec("command", &["true"]), node, Timestamp::UNIX_EPOCH) }
 }
