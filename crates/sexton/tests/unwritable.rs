@@ -25,6 +25,14 @@ use serde_json::{Value, json};
 use sexton_testkit::{Connection, SOON, eventually, refusing, skip};
 use support::{Dead, Node, SEXTON, SIGCONT, SIGSTOP, ended_unwatched, launcher, script, spec, text};
 
+/// What was noted beside the ledger is recorded in it.
+fn no_note_is_left(node: &Node) {
+    eventually("no note is left", SOON, || {
+        let notes = fs::read_dir(node.ground.run_dir().join("orders")).map_or(0, Iterator::count);
+        if notes == 0 { Ok(()) } else { Err(notes.to_string()) }
+    });
+}
+
 #[test]
 fn a_full_disk_refuses_what_is_new_and_ends_what_is_old() {
     let mut disk = None;
@@ -201,10 +209,44 @@ fn what_was_ordered_while_the_ledger_takes_nothing_is_carried_out_after_a_crash(
                 }
             });
         }
-        eventually("no note is left", SOON, || {
-            let notes = fs::read_dir(node.ground.run_dir().join("orders")).map_or(0, Iterator::count);
-            if notes == 0 { Ok(()) } else { Err(notes.to_string()) }
-        });
+        no_note_is_left(&node);
+        node.clear();
+    }
+}
+
+#[test]
+fn a_drain_that_is_ordered_while_the_ledger_takes_nothing_goes_on_after_a_crash() {
+    for dead in [Dead::Worker, Dead::Both] {
+        let mut node = Node::new(SEXTON, &[]);
+        let (state_dir, elsewhere) = (node.ground.state_dir(), node.ground.dir().join("elsewhere"));
+        create(&mut node, &spec("stays", &["/bin/sleep", "1000"]));
+        fs::rename(&state_dir, &elsewhere).expect("moved");
+        let drain = |node: &mut Node, path: &str, body: Value| {
+            let (answer, _) = node.ask("POST", path, None, Some(&body));
+            (answer.status, answer.json())
+        };
+        for timeout in ["3h", "2h"] {
+            let body = json!({ "status": "draining", "timeout": timeout });
+            assert_eq!(drain(&mut node, "/v1/nodes/self", body).0, 202);
+        }
+        let ordered = node.get("/v1/node");
+        assert_eq!(ordered["status"], "draining");
+        node.kill(dead, || fs::rename(&elsewhere, &state_dir).expect("moved back"));
+        // REGRESSION: it took work again.
+        let after = node.get("/v1/node");
+        assert_eq!((&after["status"], &after["deadline"]), (&json!("draining"), &ordered["deadline"]), "{after}");
+        let refused = node.ask("POST", "/v1/instances", None, Some(&spec("new", &["/bin/true"]))).0.expect(503);
+        assert_eq!(refused["code"], "node_draining");
+        let events = node.ground.client().list("/v1/events").expect("events");
+        let told = |kind: &str| events.iter().filter(|event| event["kind"] == kind).count();
+        assert_eq!((told("node.status"), told("api.called")), (1, 3), "{events:?}");
+        no_note_is_left(&node);
+        // What is recorded is not ordered anew by the next one.
+        node.kill(dead, || {});
+        assert_eq!(node.get("/v1/node")["deadline"], ordered["deadline"]);
+        let body = json!({ "status": "draining", "forceStop": true });
+        let (status, drained) = drain(&mut node, "/v1/nodes/self?wait=20s", body);
+        assert_eq!((status, &drained["drained"]), (200, &json!(true)), "{drained}");
         node.clear();
     }
 }

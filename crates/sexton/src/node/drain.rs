@@ -21,14 +21,17 @@ use super::crash::crash_point;
 use super::deadline::{Clocks, Deadline};
 use super::host::Host;
 use super::life::{Command, LifeHandle};
+use super::noted::{self, Noted, Ordered};
 use super::reconcile::entries;
-use super::request::{NodeState, Unclaimed};
+use super::request::{Caller, NodeState, Unclaimed};
 use super::strays;
 use crate::refusal::{Kind, Refusal};
 
 const STATUS: &str = "node.status";
 const FORCED: &str = "node.forced";
 const DRAINED: &str = "node.drained";
+/// How many orders have led to what is recorded, so that a note of one of them says nothing more.
+const ORDERED: &str = "node.drain_orders";
 
 /// How long a forced drain waits for an end by SIGKILL: until what does not end has been called stuck.
 const FORCE_TIME: Duration = STUCK_AFTER.saturating_add(Duration::from_millis(500));
@@ -73,6 +76,8 @@ pub struct Drain {
     state: watch::Sender<NodeState>,
     news: mpsc::UnboundedSender<DrainNews>,
     rules: DrainRules,
+    /// As [`ORDERED`].
+    ordered: u64,
     orders: u64,
     /// Somebody is going to tell [`DrainNews::Empty`]: one alone, however often the drain is ordered.
     is_awaited: bool,
@@ -95,18 +100,34 @@ impl Drain {
         let deadline = Deadline::resume(meta).filter(|_| draining);
         let (news, heard) = mpsc::unbounded_channel();
         let forced = draining && meta.contains_key(FORCED);
+        let ordered = ordered(meta.get(ORDERED));
         let state = NodeState { status, forced, ends: false, drained: drained && draining, deadline };
         (
             Drain {
                 state: watch::Sender::new(state),
                 news,
                 rules,
+                ordered,
                 orders: 0,
                 is_awaited: false,
                 unclaimed: Vec::new(),
             },
             heard,
         )
+    }
+
+    /// Adds to `owed` what was ordered, answered, and is not in the ledger, whose facts are `meta`.
+    pub fn ordered_before(&self, noted: &Noted, meta: &BTreeMap<String, String>, owed: &mut Batch) {
+        let recorded = ordered(meta.get(ORDERED));
+        for (facts, caller) in noted.drains().filter(|(facts, _)| number_of(facts) > recorded) {
+            let is_forced = facts.get(FORCED).is_some_and(Option::is_some);
+            owed.events.push(called(&caller, is_forced));
+            owed.meta.extend(facts.clone());
+        }
+        let was: NodeStatus = meta.get(STATUS).and_then(|status| status.parse().ok()).unwrap_or_default();
+        if !owed.meta.is_empty() && was.turn(NodeStatus::Draining) == Turn::Becomes {
+            owed.events.push(turned(&self.state()));
+        }
     }
 
     /// The node's status as a stream.
@@ -161,13 +182,14 @@ impl Drain {
         Ok(())
     }
 
-    /// Begins a drain, or changes the one under way: a deadline, or force.
+    /// Begins a drain, or changes the one under way: a deadline, or force. Nobody but a shutdown has no caller, and the
+    /// keeper orders that again.
     pub async fn order(
         &mut self,
         host: &Host,
         lives: &BTreeMap<Name, LifeHandle>,
-        force: bool,
-        timeout: Option<Duration>,
+        (force, timeout): (bool, Option<Duration>),
+        caller: Option<&Caller>,
     ) {
         // The gate first: what was admitted before is in `lives`, and nothing comes after.
         self.close(host);
@@ -177,19 +199,30 @@ impl Drain {
         let deadline = set.or_else(|| before.deadline.clone());
         let status = NodeStatus::Draining;
         let next = NodeState { status, forced: before.forced || force, deadline, ..before.clone() };
-        if next != before {
-            let mut meta = vec![(STATUS.to_owned(), Some(status.to_string()))];
-            meta.extend(Deadline::meta(next.deadline.as_ref()));
-            meta.push((FORCED.to_owned(), next.forced.then(|| "true".to_owned())));
-            let events = (before.status.turn(status) == Turn::Becomes).then(|| turned(&next));
-            let events = events.into_iter().collect();
-            host.owe(Batch { meta, events, ..Batch::default() }).await;
-            crash_point!("drain.recorded");
-            self.state.send_replace(next);
+        let asked = caller.map(|caller| called(caller, force));
+        let becomes = (before.status.turn(status) == Turn::Becomes).then(|| turned(&next));
+        let events = asked.into_iter().chain(becomes).collect();
+        let facts = if next == before { BTreeMap::new() } else { self.facts(&next) };
+        let meta = facts.clone().into_iter().collect();
+        let late = host.owe(Batch { meta, events, ..Batch::default() }).await;
+        if let (Some(durable), Some(caller), false) = (late, caller, facts.is_empty()) {
+            noted::keep(host, Ordered::Drain { facts }, caller, durable);
         }
+        crash_point!("drain.recorded");
+        self.state.send_replace(next);
         if !before.drained {
             self.empty(host, lives);
         }
+    }
+
+    /// As the ledger keeps the next order, which leads to `next`.
+    fn facts(&mut self, next: &NodeState) -> BTreeMap<String, Option<String>> {
+        self.ordered += 1;
+        let mut facts = BTreeMap::from(Deadline::meta(next.deadline.as_ref()));
+        facts.insert(STATUS.to_owned(), Some(next.status.to_string()));
+        facts.insert(FORCED.to_owned(), next.forced.then(|| "true".to_owned()));
+        facts.insert(ORDERED.to_owned(), Some(self.ordered.to_string()));
+        facts
     }
 
     /// The daemon ends with this drain.
@@ -373,6 +406,33 @@ impl Drain {
             let _heard = news.send(DrainNews::Empty);
         });
     }
+}
+
+/// The ledger's facts, and over them what was ordered after they were written.
+pub fn with_noted(meta: &BTreeMap<String, String>, noted: &Noted) -> BTreeMap<String, String> {
+    let mut meta = meta.clone();
+    for (facts, _) in noted.drains() {
+        if number_of(facts) > ordered(meta.get(ORDERED)) {
+            meta.retain(|key, _| !facts.contains_key(key));
+            meta.extend(facts.iter().filter_map(|(key, value)| Some((key.clone(), value.clone()?))));
+        }
+    }
+    meta
+}
+
+/// The number of an order, from 1; 0 where there has been none.
+fn ordered(recorded: Option<&String>) -> u64 {
+    recorded.and_then(|number| number.parse().ok()).unwrap_or(0)
+}
+
+fn number_of(facts: &BTreeMap<String, Option<String>>) -> u64 {
+    ordered(facts.get(ORDERED).and_then(Option::as_ref))
+}
+
+/// The event of whoever asked.
+fn called(caller: &Caller, is_forced: bool) -> NewEvent {
+    let data = json!({ "call": "drain", "by": caller.by, "uid": caller.uid, "force": is_forced });
+    NewEvent::of_node(EventKind::ApiCalled, data)
 }
 
 /// The event of a status that is new.

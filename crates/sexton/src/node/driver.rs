@@ -111,13 +111,13 @@ impl Driver {
     }
 
     /// Finds every recorded instance again: look, judge, go on.
-    pub async fn recover(&mut self, entries: Vec<Entry>, meta: &BTreeMap<String, String>) {
+    pub async fn recover(&mut self, entries: Vec<Entry>, meta: &BTreeMap<String, String>, noted: Noted) {
         let mut owed = Batch::default();
+        self.drain.ordered_before(&noted, meta, &mut owed);
         self.reconciler.resume(meta);
         let unanswered = self.host.ledger.reader().unanswered().unwrap_or_default();
         let mut unanswered: BTreeMap<_, _> =
             unanswered.into_iter().map(|record| (record.incarnation.clone(), record)).collect();
-        let noted = Noted::read(&self.host.paths);
         for entry in entries {
             let seen = recover::look(&entry, &self.host);
             let name = entry.name.clone();
@@ -208,11 +208,7 @@ impl Driver {
             Request::Apply { plan, caller, reply } => self.reconciler.apply(plan, caller, &self.lives, reply).await,
             Request::Adopt { new, wanted, caller, reply } => self.adopt(*new, wanted, caller, reply),
             Request::Drain { force, timeout, caller, reply } => {
-                let data = json!({ "call": "drain", "by": caller.by, "uid": caller.uid, "force": force });
-                let events = vec![NewEvent::of_node(EventKind::ApiCalled, data)];
-                // The gate does not stay open until that is written.
-                self.host.owe_unwaited(Batch { events, ..Batch::default() });
-                self.drain.order(&self.host, &self.lives, force, timeout).await;
+                self.drain.order(&self.host, &self.lives, (force, timeout), Some(&caller)).await;
                 let _heard = reply.send(());
             }
             Request::SetStatus { status, caller, reply } => {
@@ -428,7 +424,7 @@ impl Driver {
         let Some(timeout) = self.shutdown.drains else { return Some(Stopped::Shutdown(level)) };
         self.shutdown.level = level;
         self.drain.ends();
-        self.drain.order(&self.host, &self.lives, level > 1, timeout).await;
+        self.drain.order(&self.host, &self.lives, (level > 1, timeout), None).await;
         self.drain.state().drained.then_some(Stopped::Shutdown(level))
     }
 

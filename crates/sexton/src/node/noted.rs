@@ -4,6 +4,7 @@
 //! Notes lie in the run directory, which is most often not on the disk that is full. Where one cannot be written either,
 //! the order is carried out all the same, and a crash takes it back.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::PathBuf;
@@ -16,13 +17,37 @@ use tokio::sync::oneshot;
 use super::host::{Host, Paths};
 use super::request::Caller;
 
-/// What was ordered, of which life, and by whom.
+/// What was ordered.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Ordered {
+    /// The end of one life.
+    Stop {
+        /// Which.
+        life: Incarnation,
+        /// How.
+        order: StopOrder,
+    },
+    /// A drain of the node.
+    Drain {
+        /// As the ledger keeps it.
+        facts: BTreeMap<String, Option<String>>,
+    },
+}
+
+/// What was ordered, and by whom.
 #[derive(Debug, Serialize, Deserialize)]
 struct Note {
-    life: Incarnation,
-    order: StopOrder,
+    #[serde(flatten)]
+    ordered: Ordered,
     by: String,
     uid: Option<u32>,
+}
+
+impl Note {
+    fn caller(&self) -> Caller {
+        Caller { uid: self.uid, by: self.by.clone() }
+    }
 }
 
 /// The notes that an earlier worker has left, oldest first.
@@ -32,9 +57,9 @@ pub struct Noted {
     paths: Vec<PathBuf>,
 }
 
-/// Keeps `order` to the life of `entry` until its record is `durable`.
-pub fn keep(host: &Host, entry: &Entry, order: StopOrder, caller: &Caller, durable: oneshot::Receiver<()>) {
-    let note = Note { life: entry.incarnation.clone(), order, by: caller.by.clone(), uid: caller.uid };
+/// Keeps what was `ordered` until its record is `durable`.
+pub fn keep(host: &Host, ordered: Ordered, caller: &Caller, durable: oneshot::Receiver<()>) {
+    let note = Note { ordered, by: caller.by.clone(), uid: caller.uid };
     // Names in the order of time.
     let path = host.paths.orders().join(sexton_ledger::new_incarnation().as_str());
     match write(&host.paths, &path, &note) {
@@ -42,7 +67,7 @@ pub fn keep(host: &Host, entry: &Entry, order: StopOrder, caller: &Caller, durab
         Err(error) => {
             // It may have been begun.
             let _gone = fs::remove_file(path);
-            tracing::error!(name = %entry.name, %error, "order not noted: a crash takes it back");
+            tracing::error!(order = ?note.ordered, %error, "order not noted: a crash takes it back");
         }
     }
 }
@@ -89,12 +114,22 @@ impl Noted {
 
     /// What was ordered of the life of `entry` and is not recorded, and by whom. Each order has taken in those before it.
     pub fn of(&self, entry: &Entry) -> Vec<(StopOrder, Caller)> {
-        let notes: Vec<&Note> = self.notes.iter().filter(|note| note.life == entry.incarnation).collect();
+        let of_it = |note: &Note| match &note.ordered {
+            Ordered::Stop { life, order } if *life == entry.incarnation => Some((order.clone(), note.caller())),
+            Ordered::Stop { .. } | Ordered::Drain { .. } => None,
+        };
+        let orders: Vec<(StopOrder, Caller)> = self.notes.iter().filter_map(of_it).collect();
         // Recorded in the last moment, as is what came before it.
-        let recorded =
-            notes.iter().rposition(|note| entry.stop.as_ref() == Some(&note.order)).map_or(0, |last| last + 1);
-        let ordered = |note: &&Note| (note.order.clone(), Caller { uid: note.uid, by: note.by.clone() });
-        notes.iter().skip(recorded).map(ordered).collect()
+        let recorded = orders.iter().rposition(|(order, _)| entry.stop.as_ref() == Some(order));
+        orders.into_iter().skip(recorded.map_or(0, |last| last + 1)).collect()
+    }
+
+    /// The drains that were ordered, as the ledger would have them, and by whom.
+    pub fn drains(&self) -> impl Iterator<Item = (&BTreeMap<String, Option<String>>, Caller)> {
+        self.notes.iter().filter_map(|note| match &note.ordered {
+            Ordered::Drain { facts } => Some((facts, note.caller())),
+            Ordered::Stop { .. } => None,
+        })
     }
 
     /// Forgets them once what they say is recorded, `durable`. Those of lives that are none of this ledger's say nothing.
@@ -115,8 +150,10 @@ mod tests {
         let paths = Paths { state_dir: run_dir.clone(), run_dir: run_dir.clone() };
         let life = sexton_ledger::new_incarnation();
         let note = |seconds| Note {
-            life: life.clone(),
-            order: StopOrder { force: false, grace: Duration::from_secs(seconds), remove: false, reason: None },
+            ordered: Ordered::Stop {
+                life: life.clone(),
+                order: StopOrder { force: false, grace: Duration::from_secs(seconds), remove: false, reason: None },
+            },
             by: "unix".to_owned(),
             uid: Some(0),
         };
@@ -126,7 +163,11 @@ mod tests {
         }
         fs::write(paths.orders().join("cut"), "{\"life\":").expect("written");
         let noted = Noted::read(&paths);
-        let graces: Vec<u64> = noted.notes.iter().map(|note| note.order.grace.as_secs()).collect();
+        let grace = |note: &Note| match &note.ordered {
+            Ordered::Stop { order, .. } => Some(order.grace.as_secs()),
+            Ordered::Drain { .. } => None,
+        };
+        let graces: Vec<u64> = noted.notes.iter().filter_map(grace).collect();
         assert_eq!((graces, fs::read_dir(paths.orders()).expect("there").count()), (vec![1, 2, 3], 3));
         fs::remove_dir_all(paths.orders()).expect("removed");
         fs::remove_dir(run_dir).expect("empty");

@@ -20,13 +20,14 @@ use tokio::sync::watch;
 
 use super::adapter::Runtimes;
 use super::answers::Answers;
-use super::drain::{Drain, DrainRules};
+use super::drain::{Drain, DrainRules, with_noted};
 use super::driver::Driver;
 use super::host::{Host, Paths};
 use super::keeper::Keeper;
 use super::limits::V1;
 use super::logs::LogKeeper;
 use super::namespaces::Namespaces;
+use super::noted::Noted;
 use super::reconcile::Reconciler;
 use super::request::Node;
 use super::slots::{Owner, Pool, Slots};
@@ -166,7 +167,8 @@ pub async fn begin(options: &Options, keeper: Keeper, new_keeper: bool) -> Resul
     if contents.meta.get(&key) != ended.as_ref() {
         host.owe_unwaited(Batch { meta: vec![(key, ended)], ..Batch::default() });
     }
-    let drain = Drain::resume(&contents.meta, options.drain.clone(), new_keeper);
+    let noted = Noted::read(&host.paths);
+    let drain = Drain::resume(&with_noted(&contents.meta, &noted), options.drain.clone(), new_keeper);
     let pool = Pool { is_closed: drain.0.state().is_draining(), ..options.slots.clone() };
     let owner = Owner::new(Arc::clone(&host), asked_of_slots, pool, contents.slots, &contents.entries);
     tokio::spawn(owner.resume(&contents.meta).run());
@@ -174,7 +176,7 @@ pub async fn begin(options: &Options, keeper: Keeper, new_keeper: bool) -> Resul
     tokio::spawn(watcher.run());
     let reconciler = (Reconciler::new(Arc::clone(&host), watching), options.reconcile_every);
     let (mut driver, node) = Driver::new(Arc::clone(&host), drain, reconciler, options.drain_at_shutdown);
-    driver.recover(contents.entries, &contents.meta).await;
+    driver.recover(contents.entries, &contents.meta, noted).await;
     Ok(Begun { driver, node, host, log_keeper, reader, last_seq, facts_before: contents.meta })
 }
 
