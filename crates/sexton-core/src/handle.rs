@@ -225,6 +225,7 @@ impl Handle {
     fn zombie_status(&self) -> Option<ExitStatus> {
         let pid = self.identity.pid;
         let stat = proc::stat(pid).ok()?;
+        let status = proc::zombie_status(pid, &stat)?;
         // RACE: asked last. Who has not been reaped by now had the number when it was read.
         let is_its_own = match pidfd::facts(self.pidfd.raw()) {
             Ok(facts) => facts.pid == Some(pid.as_raw()),
@@ -234,7 +235,7 @@ impl Handle {
                 still_here && self.identity.start_ticks.is_none_or(|ticks| ticks == stat.start_ticks)
             }
         };
-        if is_its_own { stat.zombie_status() } else { None }
+        is_its_own.then_some(status)
     }
 
     /// What the kernel kept of a reaped process.

@@ -166,12 +166,24 @@ impl Stat {
         self.flags & PF_EXITING != 0
     }
 
-    /// How a zombie ended, where the reader may know: the kernel shows 0 to others, so a status of 0 counts only for
-    /// a reader with the right to trace it, which root is.
-    pub fn zombie_status(&self) -> Option<ExitStatus> {
-        let over = matches!(self.state, 'Z' | 'X') && self.threads <= 1;
-        if over { ExitStatus::from_wait_word(self.wait_word) } else { None }
+    /// Whether the whole of it has ended and is not reaped: a main thread may end before the others.
+    pub fn is_zombie(&self) -> bool {
+        matches!(self.state, 'Z' | 'X') && self.threads <= 1
     }
+}
+
+/// How the zombie `pid`, which `stat` is of, ended; `None` for what is none, and where the reader may not know. To who
+/// has no right to trace it the kernel shows 0 instead (`proc_pid_stat(5)`, `PTRACE_MODE_READ_FSCREDS`): root too has
+/// none over another user's, or one in another user namespace, without `CAP_SYS_PTRACE` there.
+pub fn zombie_status(pid: Pid, stat: &Stat) -> Option<ExitStatus> {
+    let is_told = || stat.wait_word != 0 || may_trace_zombie(pid);
+    if stat.is_zombie() && is_told() { ExitStatus::from_wait_word(stat.wait_word) } else { None }
+}
+
+/// Whether the kernel tells the caller what it tells those alone who may trace the zombie `pid`. The link to the program
+/// asks for the same right, and only then finds that a zombie has none.
+fn may_trace_zombie(pid: Pid) -> bool {
+    fs::read_link(format!("/proc/{pid}/exe")).is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
 }
 
 /// The kernel function that a process waits in (`/proc/PID/wchan`); empty where the kernel does not say.
@@ -591,11 +603,12 @@ mod tests {
     #[test]
     fn a_living_process_has_no_exit_status() {
         let mut stat = parse_stat(line("sh").as_bytes()).expect("parses");
-        assert_eq!(stat.zombie_status(), None);
+        let told = |stat: &Stat| zombie_status(Pid::new(2).expect("not init"), stat);
+        assert_eq!(told(&stat), None);
         stat.state = 'Z';
-        assert_eq!(stat.zombie_status(), None, "a zombie leader with live threads");
+        assert_eq!(told(&stat), None, "a zombie leader with live threads");
         stat.threads = 1;
-        assert_eq!(stat.zombie_status(), Some(ExitStatus::Code(1)));
+        assert_eq!(told(&stat), Some(ExitStatus::Code(1)));
     }
 
     #[test]

@@ -170,6 +170,30 @@ fn time_namespaces_change_nothing() {
     node.clear();
 }
 
+#[test]
+fn how_a_zombie_ended_that_the_daemon_may_not_look_into_is_told_by_nobody_until_it_is_reaped() {
+    // As above: it stays a zombie until this test, its new parent, reaps it.
+    sexton_sys::process::become_subreaper().expect("a subreaper");
+    // What a container has by default; another user's process may not be traced with it.
+    let line = format!("exec setpriv --bounding-set -sys_ptrace '{SEXTON}' \"$@\"");
+    let mut node = Node::new(launcher("sexton-without-ptrace", &line), &[]);
+    let gate = Gate::new(node.ground.dir());
+    std::os::unix::fs::chown(&gate.path, Some(65534), None).expect("root");
+    let mut body = script("others", &format!("read _ < {}; exit 9", gate.path.display()));
+    body["user"] = json!("65534");
+    let pid = node.ask("POST", "/v1/instances", None, Some(&body)).0.expect(201)["identity"]["pid"].clone();
+    let pid = pid.as_i64().expect("a PID");
+    node.kill(Dead::Both, || {
+        gate.let_go(1);
+        all_end(&[pid]);
+    });
+    // REGRESSION: the kernel shows 0 to who may not know, and that was taken for its code.
+    let shown = node.instance("others");
+    assert_eq!(shown["exit"], Value::Null, "{shown}");
+    sexton_sys::wait::reap(pid.try_into().expect("a PID")).expect("a child of this test").expect("over");
+    ended_unwatched(&node.settled("others"), "code", 9);
+}
+
 fn play(who: Dead, times: &[When]) {
     let mut node = Node::new(SEXTON, &[]);
     for when in times {

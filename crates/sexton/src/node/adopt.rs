@@ -93,7 +93,7 @@ pub fn take(
     if stat.is_kernel_thread() {
         return Err(refused("is a kernel thread".to_owned()));
     }
-    if stat.zombie_status().is_some() {
+    if stat.is_zombie() {
         return Err(refused("has ended".to_owned()));
     }
     if stat.is_exiting() {
