@@ -167,16 +167,23 @@ impl Life {
             return Next::Removed;
         }
         drop(permit);
-        match self.acquire_for(&handle).await {
-            Ok((process, domain)) => self.in_custody(process, domain, reply).await,
-            Err(reason) => {
+        let held = match self.acquire_for(&handle).await {
+            Ok((process, domain)) => self.in_custody(&process, domain).await.map(|()| process),
+            Err(reason) => Err(Refusal::new(Kind::WrongState, reason)),
+        };
+        match held {
+            Ok(process) => {
+                self.answer(reply);
+                Next::Guard(process)
+            }
+            Err(refusal) => {
                 handle.untag(self.entry.incarnation.as_str());
                 let next = self.give_up_adoption().await;
-                let mut detail = format!("`{}` was not taken into custody: {reason}", self.entry.name);
+                let mut detail = format!("`{}` was not taken into custody: {}", self.entry.name, refusal.detail);
                 if let Some(why) = &self.entry.reason {
                     detail = format!("{detail}; {why}");
                 }
-                let _heard = reply.send(Err(Refusal::new(Kind::WrongState, detail)));
+                let _heard = reply.send(Err(Refusal::new(refusal.kind, detail)));
                 next
             }
         }
@@ -258,7 +265,8 @@ impl Life {
         Ok((process, domain))
     }
 
-    async fn in_custody(&mut self, process: Process, domain: Option<Domain>, reply: Answer) -> Next {
+    /// Makes durable that it is in custody: until then the next worker gives the adoption up.
+    async fn in_custody(&mut self, process: &Process, domain: Option<Domain>) -> Result<(), Refusal> {
         let mut next = (*self.entry).clone();
         next.cgroup = domain.map(|domain| Cgroup { path: domain.path().to_owned(), ino: domain.ino() });
         next.resources.retain(|resource| resource.kind != ORIGIN);
@@ -271,9 +279,7 @@ impl Life {
             fact(EventKind::InstanceRunning, &next, json!({ "pid": pid })),
             fact(EventKind::InstanceAdopted, &next, data),
         ];
-        self.owe(next, events).await;
-        self.answer(reply);
-        Next::Guard(process)
+        self.record(next, events, false).await
     }
 }
 

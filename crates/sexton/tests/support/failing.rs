@@ -33,6 +33,11 @@ impl Failing {
         Failing::by(&[], pid, call, &format!("error={error}:when={when}"))
     }
 
+    /// As [`Failing::slowly`], wherever it is about.
+    pub fn slowly_everywhere(pid: i32, call: &str, longer: Duration) -> Failing {
+        Failing::by(&[], pid, call, &format!("delay_enter={}", longer.as_micros()))
+    }
+
     fn by(filter: &[&OsStr], pid: i32, call: &str, how: &str) -> Failing {
         let mut strace = Command::new("strace");
         strace.args(["-f", "-o", "/dev/null", "-p", &pid.to_string()]).args(filter);
