@@ -273,16 +273,15 @@ impl Handle {
         pidfd::facts(self.pidfd.raw()).ok()?.ppid
     }
 
-    /// Writes the owner's tag where only root can; `false` where the kernel has no place for it.
+    /// Writes the owner's tag where only root can; `false` where there is one, or the kernel has no place for it.
     pub fn tag(&self, owner: &str) -> bool {
-        xattr::set(self.pidfd.raw(), TAG, owner.as_bytes()).is_ok()
+        xattr::create(self.pidfd.raw(), TAG, owner.as_bytes()).is_ok()
     }
 
     /// Takes the tag away, if it is `owner`'s.
     pub fn untag(&self, owner: &str) {
         if self.tagged().as_deref() == Some(owner) {
-            // An empty value is the absence of one.
-            let _untagged = xattr::set(self.pidfd.raw(), TAG, b"");
+            let _untagged = xattr::remove(self.pidfd.raw(), TAG);
         }
     }
 
@@ -313,7 +312,6 @@ pub const fn source_of(life: Life) -> ExitSource {
     }
 }
 
-/// As [`gone_or`], for a number: that of a thread which leads no process is no process's. KERNEL: such a number is
 /// The start tick of the process behind `pidfd`, whose number is `pid`; `None` where `/proc` does not tell it.
 fn read_start_ticks(pidfd: &Fd, pid: Pid) -> Result<Option<u64>, OpenHandleError> {
     let start_ticks = proc::stat(pid).map(|stat| stat.start_ticks);
@@ -327,6 +325,7 @@ fn read_start_ticks(pidfd: &Fd, pid: Pid) -> Result<Option<u64>, OpenHandleError
     }
 }
 
+/// As [`gone_or`], for a number: that of a thread which leads no process is no process's. KERNEL: such a number is
 /// `EINVAL`, or `ENOENT` on newer kernels, and nothing else is, where no flag is given (`pidfd_open(2)`).
 fn no_process_or(error: SysError) -> OpenHandleError {
     if matches!(error.errno, Errno::ENOENT | Errno::EINVAL) { OpenHandleError::Gone } else { gone_or(error) }
@@ -393,7 +392,11 @@ mod tests {
         }
         me.untag("another");
         assert_eq!(me.tagged().as_deref(), Some("its-owner"));
+        assert!(!me.tag("another"), "nor is it given to another");
+        assert_eq!(me.tagged().as_deref(), Some("its-owner"));
         me.untag("its-owner");
-        assert!(me.tagged().is_none_or(|tag| tag.is_empty()));
+        assert_eq!(me.tagged(), None);
+        assert!(me.tag("another"), "what was given back can be taken again");
+        me.untag("another");
     }
 }

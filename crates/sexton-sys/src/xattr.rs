@@ -12,7 +12,20 @@ use crate::fd::{RawFd, word};
 /// # Errors
 /// `EPERM` for `trusted.*` without `CAP_SYS_ADMIN`, `EOPNOTSUPP` where the file system keeps none.
 pub fn set(fd: RawFd, name: &CStr, value: &[u8]) -> Result<(), SysError> {
-    let args = [word(fd), name.as_ptr() as usize, value.as_ptr() as usize, value.len(), 0];
+    set_with(fd, name, value, 0)
+}
+
+/// As [`set`], where there is none of that name yet: of two who do so at once one is refused (`XATTR_CREATE`).
+///
+/// # Errors
+/// `EEXIST`, and as [`set`].
+pub fn create(fd: RawFd, name: &CStr, value: &[u8]) -> Result<(), SysError> {
+    const CREATE: usize = 1;
+    set_with(fd, name, value, CREATE)
+}
+
+fn set_with(fd: RawFd, name: &CStr, value: &[u8], flags: usize) -> Result<(), SysError> {
+    let args = [word(fd), name.as_ptr() as usize, value.as_ptr() as usize, value.len(), flags];
     // SAFETY: the kernel reads the name up to its NUL and `len` bytes of the value.
     let set = unsafe { syscall(nr::FSETXATTR, args) };
     set.map(|_| ()).map_err(|errno| SysError::about(c"fsetxattr", fd, errno))

@@ -284,3 +284,40 @@ fn a_process_started_elsewhere_is_taken_into_custody_and_only_the_one_that_is_me
         assert!(told == Some(9) || told.is_none() && !pidfds_can_be_mounted(), "{told:?}");
     });
 }
+
+#[test]
+fn two_daemons_that_are_asked_for_one_process_at_once_do_not_both_have_it() {
+    use sexton::node::request::{Proof, Wanted};
+    let grounds = [Ground::new("adopt-one"), Ground::new("adopt-other")];
+    run(async {
+        let mut nodes = Vec::new();
+        for ground in &grounds {
+            let mut begun = worker::begin(&ground.options, Keeper::none(), true).await.expect("begun");
+            nodes.push(begun.node.clone());
+            tokio::spawn(async move { begun.driver.run().await });
+        }
+        let mut elsewhere = std::process::Command::new("sleep").arg("1000").spawn().expect("sleep");
+        let pid = sexton_plan::id::Pid::new(i32::try_from(elsewhere.id()).expect("fits")).expect("pid");
+        let proof = Proof::StartTicks(sexton_core::proc::stat(pid).expect("stat").start_ticks);
+        let ask = |node: &Node| {
+            let node = node.clone();
+            async move { node.adopt(new("x", spec(&["sleep"])), Wanted { pid, proof }, me()).await }
+        };
+        // Neither has recorded its intent when the other looks whose it is.
+        let (one, other) = tokio::join!(ask(&nodes[0]), ask(&nodes[1]));
+        let (winner, taken, refused) = match (one, other) {
+            (Ok(taken), Err(refused)) => (&nodes[0], taken, refused),
+            (Err(refused), Ok(taken)) => (&nodes[1], taken, refused),
+            both => panic!("{both:?}"),
+        };
+        assert_eq!(refused.kind.status(), 409, "{refused}");
+        let path = sexton_core::proc::cgroup_path(pid).expect("cgroup");
+        assert_eq!(Some(&path), taken.cgroup.as_ref().map(|cgroup| &cgroup.path));
+        let handle = sexton_core::handle::Handle::open(pid, &sexton_core::proc::here().expect("here")).expect("a hold");
+        // KERNEL(6.17): before, a pidfd takes no tag.
+        assert!(handle.tagged().is_none_or(|tag| tag == taken.incarnation.as_str()));
+        winner.stop("x".parse().expect("name"), Stop { force: true, grace: None }, me()).await.expect("stopped");
+        let _reaped = tokio::task::spawn_blocking(move || elsewhere.wait()).await.expect("joined");
+        settled(winner, "x").await;
+    });
+}

@@ -226,10 +226,11 @@ impl Life {
     }
 
     async fn acquire_for(&self, handle: &Arc<Handle>) -> Result<(Process, Option<Domain>), String> {
-        if handle.tagged().is_some() {
-            return Err("another daemon has taken it meanwhile".to_owned());
-        }
+        let taken = || Err("another daemon has taken it meanwhile".to_owned());
         handle.tag(self.entry.incarnation.as_str());
+        if handle.tagged().is_some_and(|tag| tag != self.entry.incarnation.as_str()) {
+            return taken();
+        }
         crash_point!("adopt.tagged");
         let process = Process::watch(Arc::clone(handle)).map_err(|error| error.to_string())?;
         let domain = self.make_domain().map_err(|why| why.reason)?;
@@ -251,6 +252,10 @@ impl Life {
             let lives = || handle.signal(0) == Ok(true);
             if !lives() {
                 return Err("it has ended".to_owned());
+            }
+            // RACE: where pidfds take no tag (before Linux 6.17) nothing but this tells, and not of who does the same now.
+            if in_custody(pid, &self.host)? {
+                return taken();
             }
             self.host.v1.take_in(&self.entry.spec.limits, &domain_name(&self.entry), pid)?;
             domain.take_in(pid).map_err(|error| chain(&error))?;
