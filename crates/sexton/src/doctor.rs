@@ -23,6 +23,7 @@ use crate::config::Settings;
 use crate::lacking::{lacking, open_null};
 use crate::net::{Net, Scheme};
 use crate::node::host::Host;
+use crate::node::strays;
 
 /// How good or bad one thing is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -365,11 +366,8 @@ fn orphans(settings: &Settings, entries: &[impl AsRef<Entry>]) -> Check {
         .filter(|domain| !matches!(domain.is_subtree(), Ok(true)))
         .filter_map(|domain| domain.processes().ok())
         .flatten();
-    // Under systemd the keeper and the worker live in the subtree's own cgroup.
-    let own = [std::process::id(), sexton_sys::process::parent_pid()];
-    let at_root = subtree.processes().unwrap_or_default().into_iter();
-    let strangers = at_root.filter(|pid| !own.contains(&pid.as_raw().cast_unsigned()));
-    let found: Vec<String> = inside.chain(strangers).map(shown).collect();
+    let at_root = subtree.processes().unwrap_or_default();
+    let found: Vec<String> = inside.chain(at_root).filter(|pid| !strays::is_own(*pid)).map(shown).collect();
     if found.is_empty() {
         return ok("orphans", format!("every process below {} is in custody", subtree.path()));
     }

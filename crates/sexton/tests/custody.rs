@@ -318,6 +318,33 @@ fn a_caller_that_ignores_its_children_takes_no_exit_away() {
 }
 
 #[test]
+fn a_daemon_in_a_leaf_of_its_own_cgroup_does_not_take_itself_for_a_stranger() {
+    let mount = sexton_testkit::cgroup2().expect("cgroup2");
+    // The sixth word is what stands behind `--cgroup`.
+    let leaf = format!("leaf='{}'/\"$6\"/daemon", mount.display());
+    let enters = "mkdir -p \"$leaf\" && echo $$ > \"$leaf/cgroup.procs\"";
+    let line = format!("{leaf}; {enters} && exec '{SEXTON}' \"$@\"");
+    let mut node = Node::new(launcher("sexton-in-a-leaf", &line), &[]);
+    let mut own = sexton_testkit::processes_in(&node.ground.cgroup_dir().join("daemon"));
+    own.sort_unstable();
+    let worker = node.daemon().worker_pid().expect("a worker");
+    let keeper = node.daemon().keeper_pid().cast_signed();
+    assert_eq!(own, [keeper.min(worker), keeper.max(worker)], "both live there");
+    create(&mut node, &spec("in", &["/bin/sleep", "1000"]));
+    let plan = node.get("/v1/plan");
+    assert_eq!(plan["left"], json!([]), "{plan}");
+    let told = node.ground.client().list("/v1/events").expect("events");
+    assert!(told.iter().all(|event| event["kind"] != "orphan.seen"), "{told:?}");
+    let doctor = node.get("/v1/doctor");
+    let orphans = doctor["checks"].as_array().expect("checks").iter().find(|check| check["name"] == "orphans");
+    assert_eq!(orphans.expect("looked for")["ok"], true, "{doctor}");
+    // REGRESSION: no drain ended, for it waited for who was to end it.
+    let order = json!({ "status": "draining", "forceStop": true });
+    let (status, shown) = stop(&mut node, "/v1/nodes/self?wait=5s", &order);
+    assert_eq!((status, &shown["drained"]), (200, &json!(true)), "{shown}");
+}
+
+#[test]
 fn a_daemon_below_another_ones_cgroup_is_left_alone() {
     let mut outer = Node::new(SEXTON, &[]);
     let mut deep = outer.ground.below().expect("a ground below");

@@ -35,7 +35,7 @@ pub(crate) mod sample;
 pub mod slots;
 mod start;
 mod stop;
-mod strays;
+pub mod strays;
 mod unstarted;
 mod user;
 pub mod watch;

@@ -143,16 +143,21 @@ pub fn inhabited(host: &Host, entries: &[Arc<Entry>]) -> Vec<Unclaimed> {
         let path = format!("{}/{name}", subtree.path());
         let look = || {
             let Some(domain) = stop::unless_gone(subtree.find_path(&path))? else { return Ok(None) };
-            let is_inhabited = !domain.is_subtree()? && domain.is_populated()?;
-            if is_inhabited { domain.processes().map(Some) } else { Ok(None) }
+            if domain.is_subtree()? || !domain.is_populated()? {
+                return Ok(None);
+            }
+            let living = domain.processes()?;
+            let is_ours_alone = !living.is_empty() && living.iter().all(|pid| is_own(*pid));
+            Ok(if is_ours_alone { None } else { Some(living) })
         };
         look().map_or_else(|error| unread(&path, &error), |living| told(&path, living?))
     });
     at_root.into_iter().chain(unlisted).chain(below).collect()
 }
 
-/// Whether it is the keeper or this worker: under systemd they live in the subtree's own cgroup.
-fn is_own(pid: Pid) -> bool {
+/// Whether it is the keeper or this worker: under systemd they live in the subtree's own cgroup, or in a leaf of it
+/// (`DelegateSubgroup=`).
+pub fn is_own(pid: Pid) -> bool {
     [std::process::id(), sexton_sys::process::parent_pid()].contains(&pid.as_raw().cast_unsigned())
 }
 
@@ -265,7 +270,7 @@ fn living(host: &Host, name: &str) -> Vec<Orphan> {
         if domain.is_subtree()? { Ok(Vec::new()) } else { domain.processes() }
     };
     match living() {
-        Ok(found) => found.into_iter().map(|pid| orphan(pid, &path)).collect(),
+        Ok(found) => found.into_iter().filter(|pid| !is_own(*pid)).map(|pid| orphan(pid, &path)).collect(),
         Err(error) => {
             tracing::warn!(error = chain(&error), "stray cgroup not read");
             Vec::new()
