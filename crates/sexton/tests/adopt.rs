@@ -6,9 +6,11 @@
 mod failing;
 mod support;
 
+use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
+use std::time::Duration;
 
 use failing::Failing;
 use serde_json::{Value, json};
@@ -123,6 +125,32 @@ fn cut_off(node: &mut Node, order: &Path, elsewhere: &Elsewhere, point: &str, me
     node.daemon().wait_ready().expect("another worker");
 }
 
+/// What is answered to who asks for `elsewhere` as `x`; `meanwhile` runs once the intent is recorded, and before anything
+/// is made.
+fn asks_while(node: &mut Node, elsewhere: &Elsewhere, meanwhile: impl FnOnce(&Node)) -> Response {
+    let worker = node.daemon().worker_pid().expect("a worker");
+    let slow = Failing::slowly_everywhere(worker, "fsetxattr", Duration::from_secs(2));
+    let (client, wanted) = (node.ground.client(), elsewhere.wanted("x"));
+    let asking = std::thread::spawn(move || client.post("/v1/adopt", &wanted).expect("an answer"));
+    let log = node.ground.state_dir().join("sexton.db-wal");
+    eventually("its intent is recorded", SOON, || {
+        let log = fs::read(&log).map_err(|error| error.to_string())?;
+        let intent: &[u8] = b"cgroup-origin";
+        let is_there = log.windows(intent.len()).any(|window| window == intent);
+        if is_there { Ok(()) } else { Err("not yet".to_owned()) }
+    });
+    meanwhile(node);
+    let answer = asking.join().expect("answered");
+    drop(slow);
+    answer
+}
+
+/// What is left of `x` in the cgroups of `node`.
+fn cgroups_of_x(node: &Node) -> Vec<OsString> {
+    let names = fs::read_dir(node.ground.cgroup_dir()).expect("listed").flatten().map(|entry| entry.file_name());
+    names.filter(|name| name.to_string_lossy().starts_with("x.")).collect()
+}
+
 fn with_crash_points(order: &str) -> Option<(Node, PathBuf)> {
     let bin = crash_bin_dir()?;
     let order = std::env::temp_dir().join(format!("sexton-adopt-crash-{order}-{}", std::process::id()));
@@ -175,6 +203,52 @@ fn whose_place_cannot_be_read_is_not_taken() {
 }
 
 #[test]
+fn an_adoption_that_the_ledger_refuses_on_the_way_is_given_up() {
+    if !sexton_testkit::skip::has_program("strace") {
+        skip!(package "strace");
+    }
+    let mut node = Node::new(SEXTON, &[]);
+    let elsewhere = Elsewhere::start(node.ground.dir());
+    let home = elsewhere.cgroups();
+    let (state_dir, away) = (node.ground.state_dir(), node.ground.dir().join("away"));
+    // REGRESSION: it got 201, and the next worker took it out of custody again.
+    asks_while(&mut node, &elsewhere, |_| fs::rename(&state_dir, &away).expect("moved")).expect(503);
+    assert_eq!((elsewhere.cgroups(), elsewhere.tag()), (home, None));
+    fs::rename(&away, &state_dir).expect("moved back");
+    leaves_the_list(&mut node);
+}
+
+#[test]
+fn who_loses_its_main_thread_while_it_is_adopted_is_put_back() {
+    if !sexton_testkit::skip::has_program("strace") {
+        skip!(package "strace");
+    }
+    let mut node = Node::new(SEXTON, &[]);
+    let elsewhere = Elsewhere::start(node.ground.dir());
+    let home = elsewhere.cgroups();
+    let refused = asks_while(&mut node, &elsewhere, |_| elsewhere.lose_main_thread());
+    assert_eq!(refused.status, 409, "{}", refused.text());
+    assert!(refused.text().contains("its main thread is not in its cgroup"), "{}", refused.text());
+    assert_eq!((elsewhere.cgroups(), elsewhere.tag(), cgroups_of_x(&node)), (home, None, vec![]));
+}
+
+#[test]
+fn who_ends_while_it_is_adopted_is_let_go() {
+    if !sexton_testkit::skip::has_program("strace") {
+        skip!(package "strace");
+    }
+    let mut node = Node::new(SEXTON, &[]);
+    let elsewhere = Elsewhere::start(node.ground.dir());
+    let handle = Handle::open(elsewhere.pid, &proc::here().expect("here")).expect("it lives");
+    // Its parent leaves it the zombie that it is: the kernel moves one without a word.
+    let refused = asks_while(&mut node, &elsewhere, |_| assert!(handle.signal(9).expect("killed")));
+    assert_eq!(refused.status, 409, "{}", refused.text());
+    assert!(refused.text().contains("it ended"), "{}", refused.text());
+    leaves_the_list(&mut node);
+    assert_eq!(cgroups_of_x(&node), [] as [OsString; 0]);
+}
+
+#[test]
 fn a_worker_that_dies_before_the_intent_leaves_the_process_free() {
     let Some((mut node, order)) = with_crash_points("begun") else {
         skip!("the daemon with crash points is built by `cargo xtask ci`")
@@ -206,10 +280,7 @@ fn a_process_that_lost_its_main_thread_on_the_way_is_put_back() {
     });
     leaves_the_list(&mut node);
     assert_eq!((elsewhere.cgroups(), elsewhere.tag()), (home, None));
-    let left = fs::read_dir(node.ground.cgroup_dir()).expect("listed").flatten();
-    let left: Vec<_> =
-        left.map(|entry| entry.file_name()).filter(|name| name.to_string_lossy().starts_with("x.")).collect();
-    assert!(left.is_empty(), "{left:?}");
+    assert_eq!(cgroups_of_x(&node), [] as [OsString; 0]);
 }
 
 #[test]

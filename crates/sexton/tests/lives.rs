@@ -265,12 +265,24 @@ fn a_process_started_elsewhere_is_taken_into_custody_and_only_the_one_that_is_me
         let meant = |ticks| Wanted { pid, proof: Proof::StartTicks(ticks) };
         let other = node.adopt(new("x", spec(&["sleep"])), meant(ticks + 1), me()).await.expect_err("another one");
         assert_eq!(other.kind.status(), 409);
-        let both = ["x", "z"].map(|name| node.adopt(new(name, spec(&["sleep"])), meant(ticks), me()));
-        let [first, second] = both;
-        let (first, second) = tokio::join!(first, second);
+        let wanted = Wanted { pid, proof: Proof::PidfsIno(1) };
+        let other = node.adopt(new("x", spec(&["sleep"])), wanted, me()).await.expect_err("no process has that inode");
+        assert!(other.detail.contains("another one than the caller means"), "{other}");
+        let [first, second, third] =
+            ["x", "z", "w"].map(|name| node.adopt(new(name, spec(&["sleep"])), meant(ticks), me()));
+        let while_it_is_recorded = async {
+            // The first one's life has begun by then, and waits for the disk.
+            for _ in 0..3 {
+                tokio::task::yield_now().await;
+            }
+            third.await
+        };
+        let (first, second, third) = tokio::join!(first, second, while_it_is_recorded);
         let entry = first.expect("adopted");
-        let second = second.expect_err("asked for at the same time");
-        assert!(second.detail.contains("in custody already"), "{second}");
+        for other in [second, third] {
+            let refused = other.expect_err("asked for at the same time");
+            assert!(refused.detail.contains("in custody already"), "{refused}");
+        }
         assert!(entry.adopted && entry.state == State::Running);
         let path = sexton_core::proc::cgroup_path(pid).expect("cgroup");
         assert_eq!(Some(path), entry.cgroup.as_ref().map(|cgroup| cgroup.path.clone()));

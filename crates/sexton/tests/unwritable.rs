@@ -15,7 +15,6 @@ mod support;
 
 use std::fs;
 use std::path::PathBuf;
-use std::process::Command;
 use std::time::Duration;
 
 use asking::{create, creates_again, gated, refuses_to_create, stop, told_of};
@@ -23,9 +22,6 @@ use container::Container;
 use disk::{SmallDisk, exhaust};
 use failing::Failing;
 use serde_json::{Value, json};
-use sexton_core::handle::Handle;
-use sexton_core::proc;
-use sexton_plan::id::Pid;
 use sexton_testkit::{Connection, SOON, eventually, refusing, skip};
 use support::{Dead, Node, SEXTON, SIGCONT, SIGSTOP, ended_unwatched, launcher, script, spec, text};
 
@@ -390,42 +386,6 @@ fn who_asks_again_while_a_start_is_undone_is_answered_as_the_first() {
     // REGRESSION: it got 201.
     assert_eq!(second.join().expect("answered").expect(503), refusal);
     creates_again(&mut node, "later");
-}
-
-#[test]
-fn an_adoption_that_the_ledger_refuses_on_the_way_is_given_up() {
-    if !sexton_testkit::skip::has_program("strace") {
-        skip!(package "strace");
-    }
-    let mut node = Node::new(SEXTON, &[]);
-    let mut elsewhere = Command::new("sleep").arg("1000").spawn().expect("sleep");
-    let pid = Pid::new(elsewhere.id().cast_signed()).expect("a PID");
-    let home = proc::cgroup_path(pid).expect("it lives");
-    let worker = node.daemon().worker_pid().expect("a worker");
-    let wanted = json!({ "name": "x", "pid": pid, "start_ticks": proc::stat(pid).expect("it lives").start_ticks });
-    let (state_dir, gone) = (node.ground.state_dir(), node.ground.dir().join("elsewhere"));
-    let slow = Failing::slowly_everywhere(worker, "mkdir", Duration::from_secs(2));
-    let client = node.ground.client();
-    let asking = std::thread::spawn(move || client.post("/v1/adopt", &wanted).expect("an answer"));
-    let log = node.ground.state_dir().join("sexton.db-wal");
-    eventually("its intent is recorded", SOON, || {
-        let log = fs::read(&log).map_err(|error| error.to_string())?;
-        let has = |text: &[u8]| log.windows(text.len()).any(|window| window == text);
-        if has(b"cgroup-origin") { Ok(()) } else { Err("not yet".to_owned()) }
-    });
-    fs::rename(&state_dir, &gone).expect("moved");
-    // REGRESSION: it got 201, and the next worker took it out of custody again.
-    let refused = asking.join().expect("answered");
-    assert_eq!(refused.status, 503, "{}", refused.text());
-    drop(slow);
-    let handle = Handle::open(pid, &proc::here().expect("here")).expect("it lives");
-    assert_eq!((proc::cgroup_path(pid).expect("it lives"), handle.tagged()), (home, None));
-    fs::rename(&gone, &state_dir).expect("moved back");
-    eventually("its row is gone", SOON, || match node.ask("GET", "/v1/instances/x", None, None).0.status {
-        404 => Ok(()),
-        other => Err(other.to_string()),
-    });
-    elsewhere.kill().and_then(|()| elsewhere.wait()).expect("ended");
 }
 
 #[test]
