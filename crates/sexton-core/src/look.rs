@@ -206,7 +206,11 @@ mod tests {
             assert!(found.pids.contains(&pid), "{found:?}");
         }
         let here = proc::here().expect("here");
-        let seen = look_at(pid, &here).expect("readable").expect("alive");
+        // Its parent goes on when its `execve` is under way, and has not laid out its arguments yet.
+        let seen = sexton_testkit::eventually("its arguments", sexton_testkit::SOON, || {
+            let seen = look_at(pid, &here).expect("readable").expect("alive");
+            if seen.arguments.is_empty() { Err("none".to_owned()) } else { Ok(seen) }
+        });
         assert_eq!(seen.arguments, [b"sleep".to_vec(), b"1000".to_vec()]);
         assert_eq!(seen.parent, me().as_raw());
         child.kill().expect("killed");
