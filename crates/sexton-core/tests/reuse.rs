@@ -1,8 +1,5 @@
 //! A PID that passed to a stranger: never signalled, whatever else the two have in common.
 
-use std::os::unix::process::CommandExt;
-use std::process::Command;
-
 use sexton_core::features;
 use sexton_core::handle::{Handle, OpenHandleError};
 use sexton_core::proc;
@@ -11,8 +8,6 @@ use sexton_plan::identity::Identity;
 use sexton_sys::pidfd::{self, End};
 use sexton_sys::{Fd, renumber, wait};
 
-/// Set in the process that is alone in a PID namespace, where numbers can be chosen and nobody else takes them.
-const INSIDE: &str = "SEXTON_TEST_INSIDE";
 const NUMBER: i32 = 4711;
 const ROUNDS: u32 = 4000;
 /// The cgroup that the recorded process was in and the stranger is not: nothing vouches for a weak identity then.
@@ -20,21 +15,8 @@ const OTHER_CGROUP: u64 = u64::MAX;
 
 #[test]
 fn a_stranger_with_the_same_number_and_start_tick_is_never_signalled() {
-    if std::env::var_os(INSIDE).is_some() {
-        return reuse_many_times();
-    }
     let test = "a_stranger_with_the_same_number_and_start_tick_is_never_signalled";
-    let may = Command::new("unshare").args(["--pid", "--fork", "--mount-proc", "true"]).status();
-    if !may.is_ok_and(|status| status.success()) {
-        sexton_testkit::skip!("no PID namespace of one's own");
-    }
-    let mut inside = Command::new("unshare");
-    inside.args(["--pid", "--fork", "--mount-proc", "--kill-child"]).arg(std::env::current_exe().expect("own program"));
-    inside.args(["--exact", test, "--nocapture"]).env(INSIDE, "1").process_group(0);
-    let out = inside.output().expect("unshare runs");
-    let said = String::from_utf8_lossy(&out.stdout);
-    assert!(out.status.success(), "{said}\n{}", String::from_utf8_lossy(&out.stderr));
-    assert!(said.contains("1 passed"), "{said}");
+    sexton_testkit::with_own_numbers(test, reuse_many_times);
 }
 
 fn reuse_many_times() {

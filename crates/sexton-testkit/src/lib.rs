@@ -13,6 +13,7 @@ mod daemon;
 mod ground;
 mod held;
 mod host;
+mod numbers;
 pub mod skip;
 
 use std::time::{Duration, Instant};
@@ -23,6 +24,7 @@ pub use daemon::Daemon;
 pub use ground::{Ground, crash_bin_dir};
 pub use held::Held;
 pub use host::{HostSnapshot, cgroup2, host_snapshot, mounts_below, processes_in};
+pub use numbers::with_own_numbers;
 
 /// How long anything that is bound to happen may take on a machine that is busy with other tests.
 pub const SOON: Duration = Duration::from_secs(30);

@@ -271,7 +271,7 @@ impl Reaper {
         if let Some(slot) = registry.registered(pid, &self.shared.epoll) {
             return Ok(Registration { pid, slot });
         }
-        let fd = match self.shared.watching {
+        let fd = match registry.watching {
             Watching::Pidfd => open(),
             Watching::Poll => Err(SysError::of(c"pidfd_open", Errno::ENOSYS)),
         };

@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 use sexton_plan::id::Pid;
 use sexton_plan::state::ExitStatus;
 
-use super::{Exit, Fate, Slot};
+use super::{Exit, Fate, Slot, Watching};
 use crate::proc::{self, ReadProcError, Stat};
 use crate::sys::poll::{Epoll, Trigger, events};
 use crate::sys::wait::{self, Ended};
@@ -71,6 +71,8 @@ pub(super) struct Counts {
 
 #[derive(Debug, Default)]
 pub(super) struct Registry {
+    /// Whether pidfds are to be had at all.
+    pub watching: Watching,
     entries: HashMap<u64, Entry>,
     tokens: HashMap<Pid, u64>,
     last_token: u64,
@@ -87,6 +89,11 @@ pub(super) struct Registry {
 }
 
 impl Registry {
+    /// Nobody is registered yet.
+    pub fn new(watching: Watching) -> Registry {
+        Registry { watching, ..Registry::default() }
+    }
+
     /// The registration of the process that has the number `pid` now, if there is one. One that no longer has its
     /// number is settled on the way.
     pub fn registered(&mut self, pid: Pid, epoll: &Epoll) -> Option<Arc<Slot>> {
@@ -108,7 +115,7 @@ impl Registry {
         self.tokens.contains_key(&pid)
     }
 
-    /// Adds a process; one whose pidfd has no place in the set is watched by its number.
+    /// Adds a process of whose number none is registered; one whose pidfd has no place in the set is watched by its number.
     pub fn add(&mut self, pid: Pid, watch: Watch, epoll: &Epoll) -> Arc<Slot> {
         self.last_token += 1;
         let token = self.last_token;
@@ -213,6 +220,7 @@ impl Registry {
         entry.asked = 0;
         let armed = match &entry.watch {
             Watch::Pidfd(fd) => epoll.rearm(fd.raw(), events::IN, Trigger::OneShot, token).is_ok(),
+            Watch::Number { .. } if self.watching == Watching::Poll => false,
             Watch::Number { start_ticks } => match pidfd_of(entry.pid, *start_ticks, &mut self.spare) {
                 Some(fd) if epoll.add(fd.raw(), events::IN, Trigger::OneShot, token).is_ok() => {
                     entry.watch = Watch::Pidfd(fd);
@@ -256,9 +264,7 @@ impl Registry {
     fn settle(&mut self, token: u64, fate: Fate, epoll: &Epoll, woke: Duration) {
         self.ask_no_more(token);
         let Some(entry) = self.entries.remove(&token) else { return };
-        if self.tokens.get(&entry.pid) == Some(&token) {
-            self.tokens.remove(&entry.pid);
-        }
+        self.tokens.remove(&entry.pid);
         match &entry.watch {
             // Before it is closed: a copy in a forked child would keep it in the set.
             Watch::Pidfd(fd) => drop(epoll.remove(fd.raw())),

@@ -23,7 +23,6 @@ const BELL: u64 = 0;
 const EVENTS: usize = 256;
 
 pub(super) struct Shared {
-    pub watching: Watching,
     pub epoll: Epoll,
     pub bell: EventFd,
     /// A fork has the memory and the descriptors, and neither the thread nor the children.
@@ -42,7 +41,7 @@ pub(super) struct Shared {
 
 impl std::fmt::Debug for Shared {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Shared").field("watching", &self.watching).finish_non_exhaustive()
+        f.debug_struct("Shared").field("owner", &self.owner).finish_non_exhaustive()
     }
 }
 
@@ -51,11 +50,10 @@ impl Shared {
         let (epoll, bell) = (Epoll::new()?, EventFd::new()?);
         epoll.add(bell.raw(), events::IN, Trigger::Level, BELL)?;
         Ok(Shared {
-            watching,
             epoll,
             bell,
             owner: std::process::id(),
-            registry: Mutex::default(),
+            registry: Mutex::new(Registry::new(watching)),
             callback,
             channels: Mutex::default(),
             thread: Mutex::default(),
