@@ -33,6 +33,11 @@ fn no_note_is_left(node: &Node) {
     });
 }
 
+/// Whoever is the parent of `pid` by now waits for it.
+fn is_reaped(pid: i64) {
+    eventually("somebody reaps it", SOON, || fs::read_to_string(format!("/proc/{pid}/stat")).map_or(Ok(()), Err));
+}
+
 #[test]
 fn a_full_disk_refuses_what_is_new_and_ends_what_is_old() {
     let mut disk = None;
@@ -69,7 +74,7 @@ fn a_ledger_that_was_away_for_a_while_loses_no_exit() {
     let pid = create(&mut node, &body)["identity"]["pid"].as_i64().expect("a PID");
     node.kill(Dead::Both, || {
         fs::write(gate, "").expect("gate opened");
-        eventually("somebody reaps it", SOON, || fs::read_to_string(format!("/proc/{pid}/stat")).map_or(Ok(()), Err));
+        is_reaped(pid);
         fs::rename(&state_dir, &elsewhere).expect("moved");
     });
     assert_eq!(node.instances(), Vec::<Value>::new(), "a new ledger");
@@ -426,6 +431,39 @@ fn an_exit_that_the_ledger_does_not_have_yet_is_kept_where_nothing_is_pinned() {
     let ended: Vec<&Value> = events.iter().filter(|event| event["kind"] == "instance.exited").collect();
     let of_removed = ended.iter().find(|event| event["instance"] == "removed");
     assert_eq!(of_removed.map(|event| &event["data"]["exit"]["code"]), Some(&json!(6)), "{ended:?}");
+}
+
+#[test]
+fn an_exit_that_was_told_is_not_lost_with_worker_and_keeper_where_nothing_is_pinned() {
+    let program = launcher("sexton-telling-without-pins", &format!("{} '{SEXTON}' \"$@\"", refusing(&["mount EPERM"])));
+    for is_killed in [true, false] {
+        let mut node = Node::new(&program, &[]);
+        let (body, gate) = gated(&node, "ends", 5);
+        let pid = create(&mut node, &body)["identity"]["pid"].as_i64().expect("a PID");
+        let (state_dir, elsewhere) = (node.ground.state_dir(), node.ground.dir().join("elsewhere"));
+        fs::rename(&state_dir, &elsewhere).expect("moved");
+        refuses_to_create(&mut node, "new");
+        fs::write(gate, "").expect("gate opened");
+        let told = node.settled("ends")["exit"].clone();
+        assert_eq!(told["code"], 5, "{told}");
+        let meanwhile = || {
+            is_reaped(pid);
+            fs::rename(&elsewhere, &state_dir).expect("moved back");
+        };
+        if is_killed {
+            node.kill(Dead::Both, meanwhile);
+        } else {
+            node.daemon.take().expect("a daemon").terminate(SOON).expect("ended");
+            meanwhile();
+            node.serve();
+        }
+        // REGRESSION: it was `lost`.
+        let over = node.settled("ends");
+        assert_eq!((&over["state"], &over["exit"]), (&json!("exited"), &told), "{over}");
+        assert_eq!(told_of(&node, "ends").iter().filter(|kind| *kind == "instance.exited").count(), 1);
+        no_note_is_left(&node);
+        node.clear();
+    }
 }
 
 #[test]

@@ -21,7 +21,7 @@ use super::crash::crash_point;
 use super::deadline::{Clocks, Deadline};
 use super::host::Host;
 use super::life::{Command, LifeHandle};
-use super::noted::{self, Noted, Ordered};
+use super::noted::{self, Note, Noted};
 use super::reconcile::entries;
 use super::request::{Caller, NodeState, Unclaimed};
 use super::strays;
@@ -121,7 +121,7 @@ impl Drain {
         let recorded = ordered(meta.get(ORDERED));
         for (facts, caller) in noted.drains().filter(|(facts, _)| number_of(facts) > recorded) {
             let is_forced = facts.get(FORCED).is_some_and(Option::is_some);
-            owed.events.push(called(&caller, is_forced));
+            owed.events.push(called(caller, is_forced));
             owed.meta.extend(facts.clone());
         }
         let was: NodeStatus = meta.get(STATUS).and_then(|status| status.parse().ok()).unwrap_or_default();
@@ -206,7 +206,7 @@ impl Drain {
         let meta = facts.clone().into_iter().collect();
         let late = host.owe(Batch { meta, events, ..Batch::default() }).await;
         if let (Some(durable), Some(caller), false) = (late, caller, facts.is_empty()) {
-            noted::keep(host, Ordered::Drain { facts }, caller, durable);
+            noted::keep_until(host, &Note::Drain { facts, caller: caller.clone() }, durable);
         }
         crash_point!("drain.recorded");
         self.state.send_replace(next);

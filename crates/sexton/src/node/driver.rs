@@ -123,7 +123,7 @@ impl Driver {
             let name = entry.name.clone();
             let (mut life, handle) = Life::known(Arc::clone(&self.host), entry, self.removed.0.clone());
             life.request = unanswered.remove(&life.entry.incarnation);
-            life.ordered_before(noted.of(&life.entry), &mut owed);
+            life.noted_before(&noted, &mut owed);
             let next = life.judged(seen, &mut owed);
             if next.is_over() {
                 self.ended.push(handle.clone());

@@ -439,7 +439,10 @@ impl Life {
         match late {
             None => let_go(&self.host, &self.entry).await,
             // The ledger cannot be written.
-            Some(durable) => let_go_later(Arc::clone(&self.host), Arc::clone(&self.entry), zombie, durable),
+            Some(durable) => {
+                let kept_by = (zombie, self.is_pinned);
+                let_go_later(Arc::clone(&self.host), Arc::clone(&self.entry), kept_by, durable);
+            }
         }
         Next::Rest
     }

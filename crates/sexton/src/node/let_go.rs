@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 
 use super::host::{Host, SharedHost};
 use super::keeper;
+use super::noted::{self, Kept, Note};
 
 /// Reaps who is our own child and not reaped yet.
 pub fn reap(zombie: Option<&Handle>) {
@@ -36,13 +37,22 @@ pub async fn let_go(host: &Host, entry: &Entry) {
 }
 
 /// Lets go of all once the end is `durable`: until then, what kept the exit is all that would know it after a crash.
-pub fn let_go_later(host: SharedHost, entry: Arc<Entry>, zombie: Option<Arc<Handle>>, durable: oneshot::Receiver<()>) {
+/// Where nothing is pinned that is a note, for worker and keeper may end both.
+pub fn let_go_later(
+    host: SharedHost,
+    entry: Arc<Entry>,
+    (zombie, is_pinned): (Option<Arc<Handle>>, bool),
+    durable: oneshot::Receiver<()>,
+) {
+    let note = |exit| Note::Exit { life: entry.incarnation.clone(), exit };
+    let kept = entry.exit.filter(|_| !is_pinned).and_then(|exit| noted::keep(&host, &note(exit)));
     entry.identity.iter().for_each(|identity| host.keeper.end_is_owed(identity));
     tokio::spawn(async move {
         if durable.await.is_ok() {
             entry.identity.iter().for_each(|identity| host.keeper.end_is_durable(identity));
             reap(zombie.as_deref());
             let_go(&host, &entry).await;
+            kept.into_iter().for_each(Kept::remove);
         }
     });
 }

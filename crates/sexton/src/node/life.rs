@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::asking::Asking;
 use super::clock::now;
 use super::host::SharedHost;
-use super::noted::{self, Ordered};
+use super::noted::{self, Note};
 use super::process::Process;
 use super::request::{Caller, IdempotencyKey, Stop};
 use super::stop;
@@ -409,8 +409,8 @@ impl Life {
     /// Keeps an order, which is answered next, beside the ledger where its record comes `late`.
     pub(super) fn note(&self, order: Option<StopOrder>, caller: &Caller, late: Option<oneshot::Receiver<()>>) {
         if let (Some(order), Some(durable)) = (order, late) {
-            let ordered = Ordered::Stop { life: self.entry.incarnation.clone(), order };
-            noted::keep(&self.host, ordered, caller, durable);
+            let note = Note::Stop { life: self.entry.incarnation.clone(), order, caller: caller.clone() };
+            noted::keep_until(&self.host, &note, durable);
         }
     }
 

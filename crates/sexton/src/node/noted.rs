@@ -1,5 +1,5 @@
-//! Orders that are answered while the ledger takes no record: a note beside the ledger keeps each of them, until it is
-//! recorded, for a worker that follows a crash.
+//! Orders that are answered while the ledger takes no record, and exits that nothing else keeps then: a note beside the
+//! ledger keeps each of them, until it is recorded, for a worker that follows a crash.
 //!
 //! Notes lie in the run directory, which is most often not on the disk that is full. Where one cannot be written either,
 //! the order is carried out all the same, and a crash takes it back.
@@ -10,43 +10,53 @@ use std::io;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
-use sexton_ledger::entry::{Entry, StopOrder};
+use sexton_ledger::entry::{Entry, Exit, StopOrder};
 use sexton_plan::id::Incarnation;
 use tokio::sync::oneshot;
 
 use super::host::{Host, Paths};
 use super::request::Caller;
 
-/// What was ordered.
+/// What was ordered, and by whom; or what has happened.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(untagged)]
-pub enum Ordered {
+pub enum Note {
     /// The end of one life.
     Stop {
         /// Which.
         life: Incarnation,
         /// How.
         order: StopOrder,
+        /// Who asked.
+        #[serde(flatten)]
+        caller: Caller,
     },
     /// A drain of the node.
     Drain {
         /// As the ledger keeps it.
         facts: BTreeMap<String, Option<String>>,
+        /// Who asked.
+        #[serde(flatten)]
+        caller: Caller,
+    },
+    /// How the main process of one life ended.
+    Exit {
+        /// Which.
+        life: Incarnation,
+        /// How.
+        exit: Exit,
     },
 }
 
-/// What was ordered, and by whom.
-#[derive(Debug, Serialize, Deserialize)]
-struct Note {
-    #[serde(flatten)]
-    ordered: Ordered,
-    by: String,
-    uid: Option<u32>,
-}
+/// One that is written, until its record is durable.
+#[derive(Debug)]
+pub struct Kept(PathBuf);
 
-impl Note {
-    fn caller(&self) -> Caller {
-        Caller { uid: self.uid, by: self.by.clone() }
+impl Kept {
+    /// What it keeps is durable.
+    pub fn remove(self) {
+        // What is left here is removed by the next worker.
+        let _gone = fs::remove_file(self.0);
     }
 }
 
@@ -54,20 +64,27 @@ impl Note {
 #[derive(Debug, Default)]
 pub struct Noted {
     notes: Vec<Note>,
-    paths: Vec<PathBuf>,
+    kept: Vec<Kept>,
 }
 
-/// Keeps what was `ordered` until its record is `durable`.
-pub fn keep(host: &Host, ordered: Ordered, caller: &Caller, durable: oneshot::Receiver<()>) {
-    let note = Note { ordered, by: caller.by.clone(), uid: caller.uid };
+/// Keeps `note` until its record is `durable`.
+pub fn keep_until(host: &Host, note: &Note, durable: oneshot::Receiver<()>) {
+    if let Some(kept) = keep(host, note) {
+        remove_when(vec![kept], durable);
+    }
+}
+
+/// Keeps `note`; `None` where it cannot be written.
+pub fn keep(host: &Host, note: &Note) -> Option<Kept> {
     // Names in the order of time.
     let path = host.paths.orders().join(sexton_ledger::new_incarnation().as_str());
-    match write(&host.paths, &path, &note) {
-        Ok(()) => remove_when(vec![path], durable),
+    match write(&host.paths, &path, note) {
+        Ok(()) => Some(Kept(path)),
         Err(error) => {
             // It may have been begun.
             let _gone = fs::remove_file(path);
-            tracing::error!(order = ?note.ordered, %error, "order not noted: a crash takes it back");
+            tracing::error!(?note, %error, "not noted: a crash takes it back");
+            None
         }
     }
 }
@@ -83,11 +100,11 @@ fn write(paths: &Paths, path: &PathBuf, note: &Note) -> io::Result<()> {
     }
 }
 
-/// Removes the notes at `paths` once what they keep is `durable`; nobody says so where this worker ends before.
-fn remove_when(paths: Vec<PathBuf>, durable: oneshot::Receiver<()>) {
+/// Removes them once what they keep is `durable`; nobody says so where this worker ends before.
+fn remove_when(kept: Vec<Kept>, durable: oneshot::Receiver<()>) {
     tokio::spawn(async move {
         if durable.await.is_ok() {
-            paths.iter().for_each(|path| drop(fs::remove_file(path)));
+            kept.into_iter().for_each(Kept::remove);
         }
     });
 }
@@ -103,7 +120,7 @@ impl Noted {
             match fs::read(&path).map(|text| serde_json::from_slice(&text)) {
                 Ok(Ok(note)) => {
                     noted.notes.push(note);
-                    noted.paths.push(path);
+                    noted.kept.push(Kept(path));
                 }
                 Ok(Err(_)) => drop(fs::remove_file(path)),
                 Err(error) => tracing::error!(path = %path.display(), %error, "noted order not read"),
@@ -114,9 +131,9 @@ impl Noted {
 
     /// What was ordered of the life of `entry` and is not recorded, and by whom. Each order has taken in those before it.
     pub fn of(&self, entry: &Entry) -> Vec<(StopOrder, Caller)> {
-        let of_it = |note: &Note| match &note.ordered {
-            Ordered::Stop { life, order } if *life == entry.incarnation => Some((order.clone(), note.caller())),
-            Ordered::Stop { .. } | Ordered::Drain { .. } => None,
+        let of_it = |note: &Note| match note {
+            Note::Stop { life, order, caller } if *life == entry.incarnation => Some((order.clone(), caller.clone())),
+            Note::Stop { .. } | Note::Drain { .. } | Note::Exit { .. } => None,
         };
         let orders: Vec<(StopOrder, Caller)> = self.notes.iter().filter_map(of_it).collect();
         // Recorded in the last moment, as is what came before it.
@@ -125,16 +142,24 @@ impl Noted {
     }
 
     /// The drains that were ordered, as the ledger would have them, and by whom.
-    pub fn drains(&self) -> impl Iterator<Item = (&BTreeMap<String, Option<String>>, Caller)> {
-        self.notes.iter().filter_map(|note| match &note.ordered {
-            Ordered::Drain { facts } => Some((facts, note.caller())),
-            Ordered::Stop { .. } => None,
+    pub fn drains(&self) -> impl Iterator<Item = (&BTreeMap<String, Option<String>>, &Caller)> {
+        self.notes.iter().filter_map(|note| match note {
+            Note::Drain { facts, caller } => Some((facts, caller)),
+            Note::Stop { .. } | Note::Exit { .. } => None,
+        })
+    }
+
+    /// How the main process of the life of `entry` ended, where that was told.
+    pub fn exit_of(&self, entry: &Entry) -> Option<Exit> {
+        self.notes.iter().find_map(|note| match note {
+            Note::Exit { life, exit } if *life == entry.incarnation => Some(*exit),
+            Note::Exit { .. } | Note::Stop { .. } | Note::Drain { .. } => None,
         })
     }
 
     /// Forgets them once what they say is recorded, `durable`. Those of lives that are none of this ledger's say nothing.
     pub fn forget(self, durable: oneshot::Receiver<()>) {
-        remove_when(self.paths, durable);
+        remove_when(self.kept, durable);
     }
 }
 
@@ -149,13 +174,10 @@ mod tests {
         let run_dir = std::env::temp_dir().join(format!("sexton-noted-{}", std::process::id()));
         let paths = Paths { state_dir: run_dir.clone(), run_dir: run_dir.clone() };
         let life = sexton_ledger::new_incarnation();
-        let note = |seconds| Note {
-            ordered: Ordered::Stop {
-                life: life.clone(),
-                order: StopOrder { force: false, grace: Duration::from_secs(seconds), remove: false, reason: None },
-            },
-            by: "unix".to_owned(),
-            uid: Some(0),
+        let note = |seconds| Note::Stop {
+            life: life.clone(),
+            order: StopOrder { force: false, grace: Duration::from_secs(seconds), remove: false, reason: None },
+            caller: Caller { by: "unix".to_owned(), uid: Some(0) },
         };
         for seconds in [1, 2, 3] {
             write(&paths, &paths.orders().join(sexton_ledger::new_incarnation().as_str()), &note(seconds))
@@ -163,12 +185,13 @@ mod tests {
         }
         fs::write(paths.orders().join("cut"), "{\"life\":").expect("written");
         let noted = Noted::read(&paths);
-        let grace = |note: &Note| match &note.ordered {
-            Ordered::Stop { order, .. } => Some(order.grace.as_secs()),
-            Ordered::Drain { .. } => None,
+        let told = |note: &Note| match note {
+            Note::Stop { order, caller, .. } => Some((order.grace.as_secs(), caller.uid)),
+            Note::Drain { .. } | Note::Exit { .. } => None,
         };
-        let graces: Vec<u64> = noted.notes.iter().filter_map(grace).collect();
-        assert_eq!((graces, fs::read_dir(paths.orders()).expect("there").count()), (vec![1, 2, 3], 3));
+        let told: Vec<_> = noted.notes.iter().filter_map(told).collect();
+        let expected = vec![(1, Some(0)), (2, Some(0)), (3, Some(0))];
+        assert_eq!((told, fs::read_dir(paths.orders()).expect("there").count()), (expected, 3));
         fs::remove_dir_all(paths.orders()).expect("removed");
         fs::remove_dir(run_dir).expect("empty");
     }

@@ -10,7 +10,7 @@ use serde_json::json;
 use sexton_core::handle::{Handle, Life as ProcessLife, OpenHandleError};
 use sexton_core::proc;
 use sexton_core::spawn::NeverRan;
-use sexton_ledger::entry::{Entry, StopOrder};
+use sexton_ledger::entry::Entry;
 use sexton_ledger::{Batch, EventKind, NewEvent};
 use sexton_plan::identity::Identity;
 use sexton_plan::judge::{Claimed, DomainSeen, MarkSeen, NamespaceSeen, ProcessSeen, Verdict, judge, out_of_sight};
@@ -24,8 +24,8 @@ use super::crash::crash_point;
 use super::host::Host;
 use super::keeper;
 use super::life::{Command, Life, Next, RollBack, called, fact};
+use super::noted::Noted;
 use super::process::Process;
-use super::request::Caller;
 use super::resources::is_adoption_begun;
 use super::unstarted::Unstarted;
 use crate::chain::chain;
@@ -146,10 +146,14 @@ pub fn claimed(entry: &Entry) -> Claimed {
 }
 
 impl Life {
-    /// Takes in what was ordered of it, answered, and not recorded: from here on that is as good as recorded. Adds to `owed`
-    /// what is.
-    pub fn ordered_before(&mut self, ordered: Vec<(StopOrder, Caller)>, owed: &mut Batch) {
-        for (order, caller) in ordered {
+    /// Takes in what was ordered of it, and how it ended, where that was told and not recorded: from here on that is as good
+    /// as recorded. Adds to `owed` what is.
+    pub fn noted_before(&mut self, noted: &Noted, owed: &mut Batch) {
+        let exit = noted.exit_of(&self.entry).filter(|_| !self.entry.state.is_terminal());
+        if exit.is_some() {
+            self.put(Entry { exit, ..(*self.entry).clone() }, owed);
+        }
+        for (order, caller) in noted.of(&self.entry) {
             let mut next = (*self.entry).clone();
             owed.events.push(called(&next, if order.remove { "remove" } else { "stop" }, &caller));
             next.stop = Some(order);

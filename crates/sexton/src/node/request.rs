@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 use sexton_ledger::Snapshot;
 use sexton_ledger::entry::{Entry, Spec};
 use sexton_plan::gate::NodeStatus;
@@ -21,7 +22,7 @@ use sexton_plan::id::Pid;
 const QUEUE: usize = 1_024;
 
 /// Who asks, for the log and the `api.called` event.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Caller {
     /// User id of the peer, where it came by the unix socket.
     pub uid: Option<u32>,
