@@ -6,7 +6,9 @@ use std::process::Command;
 use std::sync::{Mutex, mpsc};
 use std::time::Duration;
 
-use sexton_core::reaper::{Fate, Reaper, Watching};
+use sexton_core::handle::Handle;
+use sexton_core::proc;
+use sexton_core::reaper::{Fate, Reaper, RegisterError, Watching};
 use sexton_plan::id::Pid;
 use sexton_plan::state::ExitStatus;
 use sexton_sys::{Fd, pidfd, renumber, time, wait};
@@ -59,10 +61,13 @@ fn whoever_has_the_number_of_one_that_another_owner_reaped_is_registered_anew() 
         for watching in [Watching::Pidfd, Watching::Poll] {
             let (reaper, leave) = held_up(watching);
             let first = child();
+            let handle = Handle::open(number(), &proc::here().expect("here")).expect("a hold");
             let of_first = reaper.register(number()).expect("registered");
             end_by_owner(&first);
             let second = child();
             let of_second = reaper.register(number()).expect("another child");
+            let refused = reaper.register_handle(&handle);
+            assert!(matches!(refused, Err(RegisterError::Gone(_))), "{refused:?}: the end of another is not its own");
             assert!(matches!(of_first.wait(LONG).expect("told").fate, Fate::Vanished(_)), "{watching:?}");
             drop(leave);
             assert_eq!(of_second.try_exit(), None, "{watching:?}: it lives");
@@ -93,5 +98,18 @@ fn a_child_that_was_not_registered_keeps_its_status_though_the_number_was() {
             // Reaped by whom it belongs to.
             end_by_owner(&second);
         }
+    });
+}
+
+#[test]
+fn without_proc_the_status_of_one_that_is_polled_is_told_all_the_same() {
+    with_own_numbers("without_proc_the_status_of_one_that_is_polled_is_told_all_the_same", || {
+        assert!(Command::new("umount").args(["-l", "/proc"]).status().expect("umount").success());
+        let reaper = Reaper::builder().watching(Watching::Poll).start().expect("reaper");
+        let own = renumber::child_with_pid(NUMBER).expect("free number");
+        let registration = reaper.register(number()).expect("registered");
+        pidfd::send_signal(own.raw(), 15).expect("signalled");
+        // Nothing can be read of it, which proves nothing.
+        assert_eq!(registration.wait(LONG).expect("told").fate, Fate::Reaped(ExitStatus::Signal(15)));
     });
 }

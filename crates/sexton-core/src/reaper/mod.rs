@@ -242,7 +242,7 @@ impl Reaper {
     /// # Blocking
     /// Never.
     pub fn register(&self, pid: Pid) -> Result<Registration, RegisterError> {
-        self.register_by(pid, || pidfd::open(pid.as_raw()))
+        self.register_by(pid, || false, || pidfd::open(pid.as_raw()))
     }
 
     /// Takes over the reaping of the child behind `handle`, through a descriptor of its own.
@@ -253,21 +253,23 @@ impl Reaper {
     /// # Blocking
     /// Never.
     pub fn register_handle(&self, handle: &Handle) -> Result<Registration, RegisterError> {
-        let pid = handle.identity().pid;
-        if pidfd::send_signal(handle.as_raw_fd(), 0).is_err_and(|error| error.errno == Errno::ESRCH) {
-            return Err(RegisterError::Gone(pid));
-        }
-        self.register_by(pid, || file::duplicate(handle.as_raw_fd()))
+        let is_reaped = || pidfd::send_signal(handle.as_raw_fd(), 0).is_err_and(|error| error.errno == Errno::ESRCH);
+        self.register_by(handle.identity().pid, is_reaped, || file::duplicate(handle.as_raw_fd()))
     }
 
     fn register_by(
         &self,
         pid: Pid,
+        is_reaped: impl FnOnce() -> bool,
         open: impl FnOnce() -> Result<Fd, SysError>,
     ) -> Result<Registration, RegisterError> {
         worker::ensure(&self.shared)?;
         // One lock from the first look to the last step, so that two callers register one child once.
         let mut registry = self.shared.registry();
+        // RACE: asked under that lock. Whoever has the number afterwards cannot have been registered under it before.
+        if is_reaped() {
+            return Err(RegisterError::Gone(pid));
+        }
         if let Some(slot) = registry.registered(pid, &self.shared.epoll) {
             return Ok(Registration { pid, slot });
         }
