@@ -405,6 +405,38 @@ fn an_orphan_is_not_ended_before_its_grace_and_not_when_its_metadata_comes_back(
 }
 
 #[test]
+fn an_orphan_whose_metadata_comes_back_after_it_was_asked_to_end_is_not_killed() {
+    let mut ground = Ground::new("asked", OnOrphan::Terminate, Duration::ZERO);
+    let watch = ground.options.watches.first_mut().expect("a watch");
+    watch.runtimes.first_mut().expect("a runtime").stop_grace = Duration::from_secs(2);
+    ground.guest("back", None);
+    ground.program("/bin/bash", "qemu-system-deaf");
+    let dir = ground.dir.display().to_string();
+    let script = format!("trap \"echo > {dir}/asked\" TERM; echo > {dir}/up; while :; do sleep 0.05; done");
+    let orphan = ground.orphan(&format!("exec {dir}/bin/qemu-system-deaf -c '{script}' {dir}/guests/back/disk"));
+    eventually("it is up", SOON, || if ground.dir.join("up").exists() { Ok(()) } else { Err(String::new()) });
+    run(async {
+        let (node, _host, reader) = begin(&ground.options).await;
+        for _ in 0..2 {
+            node.reconcile().await.expect("reconciled");
+        }
+        soon(|| ground.dir.join("asked").exists()).await;
+        // Its owner is back, and is yet to be told who it is.
+        ground.write("back", "{}");
+        loop {
+            let left = node.plan().await.expect("plan").left;
+            if left.iter().any(|left| left.pid == Some(orphan) && left.reason.contains("let alone")) {
+                break;
+            }
+            assert!(ground.lives(orphan), "{left:?}");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        assert!(ground.lives(orphan));
+        assert_eq!(told(&reader, EventKind::OrphanTerminated), []);
+    });
+}
+
+#[test]
 fn a_watch_that_reports_tells_once_whoever_dies() {
     let mut ground = Ground::new("report", OnOrphan::Report, Duration::ZERO);
     ground.guest("a", None);

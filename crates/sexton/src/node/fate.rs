@@ -74,3 +74,65 @@ pub(super) fn told(entry: &Entry) -> (EventKind, Value) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+    use sexton_ledger::entry::{Exit, Restarts, StopOrder};
+    use sexton_plan::state::{ExitSource, ExitStatus, Restart};
+
+    use super::*;
+    use crate::node::{recover, sample};
+
+    const BEGAN: Timestamp = Timestamp::UNIX_EPOCH;
+
+    /// One that was restarted `count` times, and has failed after `lived` seconds.
+    fn failed(count: u32, lived: i64) -> Entry {
+        let mut entry = sample::entry("its");
+        entry.spec.restart = Restart::OnFailure;
+        entry.state = State::Exited;
+        entry.exit = Some(Exit::new(ExitStatus::Code(1), ExitSource::Wait, BEGAN));
+        entry.started_at = Some(BEGAN);
+        entry.ended_at = Some(BEGAN + Duration::from_secs(lived.cast_unsigned()));
+        entry.restarts = Restarts { count, next_at: None };
+        entry
+    }
+
+    /// How many restarts there are with the next one, and after how many milliseconds that is due.
+    fn planned(mut entry: Entry, lacked_room: bool) -> (u32, Option<i128>) {
+        plan_restart(&mut entry, lacked_room);
+        assert_eq!(entry.stop, None);
+        let pause = |at: Timestamp| at.duration_since(entry.ended_at.expect("it ended")).as_millis();
+        (entry.restarts.count, entry.restarts.next_at.map(pause))
+    }
+
+    #[test]
+    fn restarts_are_counted_anew_after_a_minute_and_end_with_a_stop() {
+        assert_eq!(planned(failed(0, 1), false), (1, Some(100)));
+        assert_eq!(planned(failed(4, 59), false), (5, Some(1_600)));
+        assert_eq!(planned(failed(4, 60), false), (1, Some(100)));
+        assert_eq!(planned(failed(u32::MAX, 1), false), (u32::MAX, Some(60_000)));
+        let stop = StopOrder { force: false, grace: Duration::ZERO, remove: false, reason: None };
+        let pending = Restarts { count: 4, next_at: Some(BEGAN) };
+        let stopped = Entry { stop: Some(stop), restarts: pending, ..failed(4, 1) };
+        assert_eq!(planned(stopped.clone(), false), (4, None));
+        assert_eq!(planned(stopped, true), (4, None));
+    }
+
+    #[test]
+    fn a_restart_that_never_ran_is_tried_again_where_that_was_not_its_fault() {
+        let never_ran = |count, reason: &str| Entry {
+            state: State::Failed,
+            reason: Some(reason.to_owned()),
+            exit: None,
+            started_at: None,
+            ..failed(count, 1)
+        };
+        assert_eq!(planned(never_ran(4, recover::INTERRUPTED), false), (4, Some(0)), "the daemon died");
+        assert_eq!(planned(never_ran(4, "no room"), true), (5, Some(1_600)), "the host had no room");
+        assert_eq!(planned(never_ran(4, "no such program"), false), (4, None));
+        // Its first start was somebody's request, who was told.
+        assert_eq!(planned(never_ran(0, recover::INTERRUPTED), false), (0, None));
+        assert_eq!(planned(never_ran(0, "no room"), true), (0, None));
+    }
+}
