@@ -1,10 +1,7 @@
 //! Lines for people, and never waited for.
 
-use core::time::Duration;
-
 use sexton_sys::RawFd;
-use sexton_sys::fd::write;
-use sexton_sys::poll::{PollFd, events, poll};
+use sexton_sys::fd::offer;
 use sexton_sys::text::{Show, Text};
 
 /// Bytes from outside, for people: what is not printable ASCII is escaped.
@@ -33,11 +30,7 @@ pub(crate) const STDERR: RawFd = 2;
 /// Writes `line` to `fd`, unless nobody takes it at the moment: whoever does not read our messages must not be able to
 /// stop us from forwarding signals.
 pub(crate) fn say(fd: RawFd, line: &mut Text) {
-    let mut ready = [PollFd::new(fd, events::OUT)];
-    let no_wait = Some(Duration::ZERO);
-    if poll(&mut ready, no_wait).is_ok() && ready.iter().any(|fd| fd.has(events::OUT)) {
-        let _lost = write(fd, line.add("\n").as_bytes());
-    }
+    let _lost = offer(fd, line.add("\n").as_bytes());
 }
 
 #[cfg(test)]

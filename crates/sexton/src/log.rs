@@ -1,7 +1,10 @@
 //! The daemon's own log: lines on stderr, their level by `SEXTON_LOG`, control bytes escaped.
 
-use std::fmt;
+use std::os::fd::AsRawFd as _;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::{fmt, io};
 
+use sexton_sys::fd::offer;
 use tracing::field::{Field, Visit};
 use tracing::{Event, Subscriber};
 use tracing_subscriber::filter::{LevelFilter, Targets};
@@ -21,11 +24,35 @@ pub fn start() {
     let filter = wanted.as_deref().map(str::parse::<Targets>);
     let is_bad = matches!(filter, Some(Err(_)));
     let filter = filter.and_then(Result::ok).unwrap_or_else(|| Targets::new().with_default(LevelFilter::INFO));
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).event_format(Plain);
+    let lines = tracing_subscriber::fmt::layer().with_writer(|| Unwaited).event_format(Plain);
     // A process has one log; whoever began it keeps it.
     let _is_first = Registry::default().with(lines.with_filter(filter)).try_init();
     if is_bad {
         tracing::warn!("{VARIABLE} is not understood; the level is info");
+    }
+}
+
+/// Stderr, never waited for: whoever does not read the log must not be able to stop the daemon. A line that is not taken
+/// at the moment is left out, and the next one that is tells how many were.
+struct Unwaited;
+
+static LEFT_OUT: AtomicU64 = AtomicU64::new(0);
+
+impl io::Write for Unwaited {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        // Of threads that found room for one line two would wait.
+        let stderr = io::stderr().lock();
+        let before = LEFT_OUT.swap(0, Ordering::Relaxed);
+        let told =
+            if before > 0 { format!("{before} lines were left out here: nobody took them\n") } else { String::new() };
+        if !offer(stderr.as_raw_fd(), &[told.as_bytes(), line].concat()) {
+            LEFT_OUT.fetch_add(before + 1, Ordering::Relaxed);
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 

@@ -7,7 +7,8 @@ mod failing;
 mod support;
 
 use std::fs;
-use std::os::unix::fs::MetadataExt as _;
+use std::io::{Read as _, Write as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::PathBuf;
 use std::process::Command;
@@ -342,6 +343,36 @@ fn a_daemon_in_a_leaf_of_its_own_cgroup_does_not_take_itself_for_a_stranger() {
     let order = json!({ "status": "draining", "forceStop": true });
     let (status, shown) = stop(&mut node, "/v1/nodes/self?wait=5s", &order);
     assert_eq!((status, &shown["drained"]), (200, &json!(true)), "{shown}");
+}
+
+#[test]
+fn a_log_that_nobody_reads_holds_nothing_up() {
+    const O_NONBLOCK: i32 = 0o4000;
+    const SIGHUP: i32 = 1;
+    let pipe = std::env::temp_dir().join(format!("sexton-unread-{}", std::process::id()));
+    assert!(Command::new("mkfifo").arg(&pipe).status().expect("mkfifo").success());
+    let mut log = fs::File::options().read(true).write(true).custom_flags(O_NONBLOCK).open(&pipe).expect("a pipe");
+    while log.write(&[b'x'; 4096]).is_ok() {}
+    let line = format!("[ \"$7\" = serve ] && exec 2> '{}'; exec '{SEXTON}' \"$@\"", pipe.display());
+    // REGRESSION: each worker waited for somebody to read its first line, and its keeper, told to end, for the worker.
+    let mut node = Node::new(launcher("sexton-unread", &line), &[]);
+    create(&mut node, &spec("in", &["/bin/sleep", "1000"]));
+    node.daemon().kill9_worker().expect("killed");
+    node.daemon().wait_ready().expect("another one");
+    let mut text = vec![0; 1 << 20];
+    while log.read(&mut text).is_ok() {}
+    // By the next line of the worker that had left some out, which a reload has it say.
+    node.daemon().keeper().expect("a keeper").signal(SIGHUP).expect("asked");
+    let mut told = String::new();
+    eventually("it is told that lines are missing", SOON, || {
+        let length = log.read(&mut text).unwrap_or(0);
+        told.push_str(&String::from_utf8_lossy(&text[..length]));
+        if told.contains("2 lines were left out") { Ok(()) } else { Err(told.clone()) }
+    });
+    while log.write(&[b'x'; 4096]).is_ok() {}
+    node.clear();
+    node.daemon.take().expect("a daemon").terminate(SOON).expect("ended");
+    fs::remove_file(pipe).expect("removed");
 }
 
 #[test]
