@@ -27,6 +27,7 @@ const USUAL: &[(&str, &[&str])] = &[
     ("sexton.adopt", &[]),
     ("sexton.lives", &[]),
     ("sexton.nocgroup", &[]),
+    ("sexton.unwritable", &[]),
 ];
 
 const NONE: &[&str] = &[];

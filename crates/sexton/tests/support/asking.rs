@@ -21,12 +21,14 @@ pub fn stop(node: &mut Node, name: &str, order: &Value) -> Value {
     node.ask("POST", &format!("/v1/instances/{name}/stop?wait=20s"), None, Some(order)).0.expect(200)
 }
 
-/// Everything below the daemon's directories and cgroup that a start could have made.
+/// Everything below the daemon's directories and cgroup that a start could have made: a note of an order or an exit is of
+/// what was there before.
 pub fn things(ground: &Ground) -> BTreeSet<PathBuf> {
+    let notes = ground.run_dir().join("orders");
     let mut found = BTreeSet::new();
     let mut dirs = vec![ground.state_dir().join("logs"), ground.run_dir(), ground.cgroup_dir()];
     while let Some(dir) = dirs.pop() {
-        for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        for entry in fs::read_dir(dir).into_iter().flatten().flatten().filter(|entry| entry.path() != notes) {
             if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
                 dirs.push(entry.path());
             }
