@@ -1,7 +1,7 @@
 //! Lines for people, and never waited for.
 
 use sexton_sys::RawFd;
-use sexton_sys::fd::offer;
+use sexton_sys::poll::offer;
 use sexton_sys::text::{Show, Text};
 
 /// Bytes from outside, for people: what is not printable ASCII is escaped.

@@ -1,10 +1,7 @@
 //! An owned descriptor, and what can be done with any descriptor.
 
-use core::time::Duration;
-
 use crate::arch::{nr, syscall};
 use crate::error::{Errno, SysError};
-use crate::poll::{PollFd, events, poll};
 
 /// A raw descriptor, borrowed for one call; its owner keeps it open meanwhile.
 pub type RawFd = i32;
@@ -83,25 +80,6 @@ pub fn write(fd: RawFd, bytes: &[u8]) -> Result<usize, SysError> {
             ret => return ret.map_err(|errno| SysError::about(c"write", fd, errno)),
         }
     }
-}
-
-/// Writes `bytes` as far as they are taken without waiting; whether all were.
-pub fn offer(fd: RawFd, mut bytes: &[u8]) -> bool {
-    /// What a pipe takes at once that is ready for anything (`PIPE_BUF`, `pipe(7)`).
-    const AT_ONCE: usize = 4096;
-    let is_ready = || {
-        let mut ready = [PollFd::new(fd, events::OUT)];
-        poll(&mut ready, Some(Duration::ZERO)).is_ok() && ready.iter().any(|fd| fd.has(events::OUT))
-    };
-    while !bytes.is_empty() {
-        let next = bytes.get(..AT_ONCE).unwrap_or(bytes);
-        let taken = if is_ready() { write(fd, next).unwrap_or(0) } else { 0 };
-        match bytes.get(taken..) {
-            Some(rest) if taken > 0 => bytes = rest,
-            Some(_) | None => return false,
-        }
-    }
-    true
 }
 
 /// Writes all of `bytes`.

@@ -69,6 +69,25 @@ pub fn poll(fds: &mut [PollFd], timeout: Option<Duration>) -> Result<usize, SysE
     }
 }
 
+/// Writes `bytes` as far as they are taken without waiting; whether all were.
+pub fn offer(fd: RawFd, mut bytes: &[u8]) -> bool {
+    /// What a pipe takes at once that is ready for anything (`PIPE_BUF`, `pipe(7)`).
+    const AT_ONCE: usize = 4096;
+    let is_ready = || {
+        let mut ready = [PollFd::new(fd, events::OUT)];
+        poll(&mut ready, Some(Duration::ZERO)).is_ok() && ready.iter().any(|fd| fd.has(events::OUT))
+    };
+    while !bytes.is_empty() {
+        let next = bytes.get(..AT_ONCE).unwrap_or(bytes);
+        let taken = if is_ready() { write(fd, next).unwrap_or(0) } else { 0 };
+        match bytes.get(taken..) {
+            Some(rest) if taken > 0 => bytes = rest,
+            Some(_) | None => return false,
+        }
+    }
+    true
+}
+
 /// What an `Epoll` tells: `struct epoll_event`, which x86-64 packs.
 #[cfg_attr(target_arch = "x86_64", repr(C, packed))]
 #[cfg_attr(not(target_arch = "x86_64"), repr(C))]
