@@ -109,8 +109,13 @@ impl Drop for Ground {
 
 /// As `eventually`, while the node goes on.
 async fn soon(mut holds: impl FnMut() -> bool) {
+    soon_told(async || holds()).await;
+}
+
+/// As [`soon`], where the node itself is asked.
+async fn soon_told(mut holds: impl AsyncFnMut() -> bool) {
     for _ in 0..2_000 {
-        if holds() {
+        if holds().await {
             return;
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
@@ -423,14 +428,12 @@ fn an_orphan_whose_metadata_comes_back_after_it_was_asked_to_end_is_not_killed()
         soon(|| ground.dir.join("asked").exists()).await;
         // Its owner is back, and is yet to be told who it is.
         ground.write("back", "{}");
-        loop {
+        soon_told(async || {
             let left = node.plan().await.expect("plan").left;
-            if left.iter().any(|left| left.pid == Some(orphan) && left.reason.contains("let alone")) {
-                break;
-            }
             assert!(ground.lives(orphan), "{left:?}");
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+            left.iter().any(|left| left.pid == Some(orphan) && left.reason.contains("let alone"))
+        })
+        .await;
         assert!(ground.lives(orphan));
         assert_eq!(told(&reader, EventKind::OrphanTerminated), []);
     });
