@@ -14,7 +14,7 @@ mod failing;
 mod support;
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use asking::{create, creates_again, gated, refuses_to_create, stop, told_of};
@@ -36,6 +36,22 @@ fn no_note_is_left(node: &Node) {
 /// Whoever is the parent of `pid` by now waits for it.
 fn is_reaped(pid: i64) {
     eventually("somebody reaps it", SOON, || fs::read_to_string(format!("/proc/{pid}/stat")).map_or(Ok(()), Err));
+}
+
+/// A daemon that began with a new ledger looks at everything, and dies with its keeper; the old ledger, which is `elsewhere`,
+/// is put back then.
+fn beside_a_new_ledger(node: &mut Node, elsewhere: &Path) {
+    assert_eq!(node.instances(), Vec::<Value>::new(), "a new ledger");
+    let pass = node.ask("POST", "/v1/reconcile", None, None).0.expect(200)["generation"].as_u64();
+    eventually("a pass is over", SOON, || {
+        let last = node.get("/v1/self")["generation"].as_u64();
+        if last >= pass { Ok(()) } else { Err(format!("{last:?} of {pass:?}")) }
+    });
+    let state_dir = node.ground.state_dir();
+    node.kill(Dead::Both, || {
+        fs::remove_dir_all(&state_dir).expect("removed");
+        fs::rename(elsewhere, &state_dir).expect("moved back");
+    });
 }
 
 #[test]
@@ -77,16 +93,7 @@ fn a_ledger_that_was_away_for_a_while_loses_no_exit() {
         is_reaped(pid);
         fs::rename(&state_dir, &elsewhere).expect("moved");
     });
-    assert_eq!(node.instances(), Vec::<Value>::new(), "a new ledger");
-    let pass = node.ask("POST", "/v1/reconcile", None, None).0.expect(200)["generation"].as_u64();
-    eventually("a pass is over", SOON, || {
-        let last = node.get("/v1/self")["generation"].as_u64();
-        if last >= pass { Ok(()) } else { Err(format!("{last:?} of {pass:?}")) }
-    });
-    node.kill(Dead::Both, || {
-        fs::remove_dir_all(&state_dir).expect("removed");
-        fs::rename(&elsewhere, &state_dir).expect("moved back");
-    });
+    beside_a_new_ledger(&mut node, &elsewhere);
     // REGRESSION: beside the new ledger its pin was nobody's, and taken down.
     ended_unwatched(&node.settled("ends"), "code", 7);
 }
@@ -468,6 +475,29 @@ fn an_exit_that_was_told_is_not_lost_with_worker_and_keeper_where_nothing_is_pin
         no_note_is_left(&node);
         node.clear();
     }
+}
+
+#[test]
+fn what_was_told_and_ordered_beside_a_ledger_that_is_away_outlives_a_new_one() {
+    let program = launcher("sexton-noting-without-pins", &format!("{} '{SEXTON}' \"$@\"", refusing(&["mount EPERM"])));
+    let mut node = Node::new(program, &[]);
+    let (body, gate) = gated(&node, "ends", 5);
+    let pid = create(&mut node, &body)["identity"]["pid"].as_i64().expect("a PID");
+    create(&mut node, &spec("removed", &["/bin/sleep", "1000"]));
+    let (state_dir, elsewhere) = (node.ground.state_dir(), node.ground.dir().join("elsewhere"));
+    fs::rename(&state_dir, &elsewhere).expect("moved");
+    refuses_to_create(&mut node, "new");
+    fs::write(gate, "").expect("gate opened");
+    let told = node.settled("ends")["exit"].clone();
+    assert_eq!(told["code"], 5, "{told}");
+    node.ask("DELETE", "/v1/instances/removed?force=true&wait=10s", None, None).0.expect(200);
+    node.kill(Dead::Both, || is_reaped(pid));
+    beside_a_new_ledger(&mut node, &elsewhere);
+    // REGRESSION: the new ledger's worker removed the notes, and the one was `lost` and the other there again.
+    let over = node.settled("ends");
+    assert_eq!((&over["state"], &over["exit"]), (&json!("exited"), &told), "{over}");
+    assert_eq!(node.ask("GET", "/v1/instances/removed", None, None).0.status, 404);
+    no_note_is_left(&node);
 }
 
 #[test]

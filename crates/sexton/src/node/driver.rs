@@ -132,7 +132,7 @@ impl Driver {
             tokio::spawn(life.run(next));
         }
         // One record for all: it is on its way before anything that a life records.
-        noted.forget(self.host.owe_unwaited(owed));
+        noted.forget(self.host.fresh_ledger, self.host.owe_unwaited(owed));
         for record in self.host.keeper.exits() {
             self.exit_recorded(record);
         }

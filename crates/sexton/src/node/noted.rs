@@ -62,10 +62,7 @@ impl Kept {
 
 /// The notes that an earlier worker has left, oldest first.
 #[derive(Debug, Default)]
-pub struct Noted {
-    notes: Vec<Note>,
-    kept: Vec<Kept>,
-}
+pub struct Noted(Vec<(Note, Kept)>);
 
 /// Keeps `note` until its record is `durable`.
 pub fn keep_until(host: &Host, note: &Note, durable: oneshot::Receiver<()>) {
@@ -118,10 +115,7 @@ impl Noted {
         files.sort_unstable();
         for path in files {
             match fs::read(&path).map(|text| serde_json::from_slice(&text)) {
-                Ok(Ok(note)) => {
-                    noted.notes.push(note);
-                    noted.kept.push(Kept(path));
-                }
+                Ok(Ok(note)) => noted.0.push((note, Kept(path))),
                 Ok(Err(_)) => drop(fs::remove_file(path)),
                 Err(error) => tracing::error!(path = %path.display(), %error, "noted order not read"),
             }
@@ -135,7 +129,7 @@ impl Noted {
             Note::Stop { life, order, caller } if *life == entry.incarnation => Some((order.clone(), caller.clone())),
             Note::Stop { .. } | Note::Drain { .. } | Note::Exit { .. } => None,
         };
-        let orders: Vec<(StopOrder, Caller)> = self.notes.iter().filter_map(of_it).collect();
+        let orders: Vec<(StopOrder, Caller)> = self.notes().filter_map(of_it).collect();
         // Recorded in the last moment, as is what came before it.
         let recorded = orders.iter().rposition(|(order, _)| entry.stop.as_ref() == Some(order));
         orders.into_iter().skip(recorded.map_or(0, |last| last + 1)).collect()
@@ -143,7 +137,7 @@ impl Noted {
 
     /// The drains that were ordered, as the ledger would have them, and by whom.
     pub fn drains(&self) -> impl Iterator<Item = (&BTreeMap<String, Option<String>>, &Caller)> {
-        self.notes.iter().filter_map(|note| match note {
+        self.notes().filter_map(|note| match note {
             Note::Drain { facts, caller } => Some((facts, caller)),
             Note::Stop { .. } | Note::Exit { .. } => None,
         })
@@ -151,15 +145,22 @@ impl Noted {
 
     /// How the main process of the life of `entry` ended, where that was told.
     pub fn exit_of(&self, entry: &Entry) -> Option<Exit> {
-        self.notes.iter().find_map(|note| match note {
+        self.notes().find_map(|note| match note {
             Note::Exit { life, exit } if *life == entry.incarnation => Some(*exit),
             Note::Exit { .. } | Note::Stop { .. } | Note::Drain { .. } => None,
         })
     }
 
-    /// Forgets them once what they say is recorded, `durable`. Those of lives that are none of this ledger's say nothing.
-    pub fn forget(self, durable: oneshot::Receiver<()>) {
-        remove_when(self.kept, durable);
+    /// Forgets them once what they say is recorded, `durable`. Those of lives that are none of this ledger's say nothing;
+    /// beside one that is `fresh`, they may be all that is left of what the old one was to be told, and stay.
+    pub fn forget(self, fresh: bool, durable: oneshot::Receiver<()>) {
+        let is_recorded = |note: &Note| !fresh || matches!(note, Note::Drain { .. });
+        let recorded = self.0.into_iter().filter(|(note, _)| is_recorded(note));
+        remove_when(recorded.map(|(_, kept)| kept).collect(), durable);
+    }
+
+    fn notes(&self) -> impl Iterator<Item = &Note> {
+        self.0.iter().map(|(note, _)| note)
     }
 }
 
@@ -189,7 +190,7 @@ mod tests {
             Note::Stop { order, caller, .. } => Some((order.grace.as_secs(), caller.uid)),
             Note::Drain { .. } | Note::Exit { .. } => None,
         };
-        let told: Vec<_> = noted.notes.iter().filter_map(told).collect();
+        let told: Vec<_> = noted.notes().filter_map(told).collect();
         let expected = vec![(1, Some(0)), (2, Some(0)), (3, Some(0))];
         assert_eq!((told, fs::read_dir(paths.orders()).expect("there").count()), (expected, 3));
         fs::remove_dir_all(paths.orders()).expect("removed");
