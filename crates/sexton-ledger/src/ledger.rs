@@ -14,8 +14,9 @@ use crate::look::{Files, OpenError};
 use crate::open::{self, Contents, OpenOptions};
 use crate::place::Place;
 use crate::read::Reader;
+use crate::shared::{Job, Shared};
 use crate::whereabouts::OWN;
-use crate::writer::{Job, Reserve, Shared, Writer};
+use crate::writer::{Reserve, Writer};
 
 /// The open ledger. Dropping it writes what was sent, tries once more what is owed, and closes the database.
 pub struct Ledger {

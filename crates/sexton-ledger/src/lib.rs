@@ -27,6 +27,7 @@ mod place;
 mod read;
 mod recent;
 mod rows;
+mod shared;
 pub mod slot;
 mod snapshot;
 mod wal;

@@ -11,7 +11,7 @@ use crate::entry::Entry;
 use crate::event::Event;
 use crate::look::{self, Files, LOCK_WAIT, OpenError};
 use crate::rows::{self, ReadError};
-use crate::writer::Shared;
+use crate::shared::Shared;
 
 /// A connection that reads, shared by its clones; they take turns.
 #[derive(Clone)]
@@ -39,8 +39,8 @@ impl Reader {
         self.conn.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// At most `limit` events after number `after`, oldest first, and none from a damaged one on: what follows that is
-    /// given after its number.
+    /// At most `limit` events after number `after`, oldest first. None that a power cut may take back, for another one would
+    /// bear its number; and none from a damaged one on: what follows that is given after its number.
     ///
     /// # Errors
     /// [`ReadError`], also where the first of them is damaged.
@@ -60,6 +60,7 @@ impl Reader {
             });
             failed = failed.or(walked.err());
         }
+        events.truncate(events.partition_point(|event| self.shared.may_tell(event.seq)));
         match failed {
             Some(error) if events.is_empty() => Err(error),
             Some(_) | None => Ok(events),

@@ -16,151 +16,37 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, ErrorCode};
 
 use crate::batch::{Batch, CommitError, Committed, Urgency};
+use crate::event::Event;
 use crate::place::Place;
-use crate::recent::Recent;
 use crate::rows::{self, Stamp};
+use crate::shared::{GROUP, Job, Shared};
 use crate::wal;
 use crate::whereabouts::ROOM;
-
-/// Batches in one transaction. BOUND: what one of them waits for the others stays in the range of a disk's flush.
-const GROUP: usize = 64;
 
 /// Pause before what is owed is tried again, doubling.
 const RETRY_FIRST: Duration = Duration::from_millis(50);
 const RETRY_LONGEST: Duration = Duration::from_secs(1);
 
-/// How long a disk may take over one step of the writer before the ledger counts as one that cannot be written.
-const HANGS: Duration = Duration::from_secs(5);
-
 /// Pages after which the WAL is copied back when there is nothing else to do (a page is 4 KiB).
 const CHECKPOINT_PAGES: usize = 1_000;
 const CHECKPOINT_PAGES_SMALL: usize = 16;
+
+/// How long an event that a power cut could take back waits for a record that waits for the disk, and takes it along. BOUND:
+/// whoever follows the log hears of it so much later, and usually of what comes after it at once.
+const UNTOLD_FOR: Duration = Duration::from_millis(50);
 
 /// A page of zeros.
 static PAGE: [u8; 4096] = [0; 4096];
 
 /// Bytes laid out in one go. BOUND: a batch that comes meanwhile waits for less than a millisecond.
 const LAID_OUT_AT_ONCE: u64 = 64 * 4096;
-
-/// What is called when a batch is durable or never will be.
-pub(crate) type Done = Box<dyn FnOnce(Result<Committed, CommitError>) + Send>;
-
-/// What is called with the newest event's number after it changed.
-pub(crate) type Subscriber = Box<dyn Fn(u64) + Send>;
-
-/// A batch on its way.
-pub(crate) struct Job {
-    pub(crate) batch: Batch,
-    pub(crate) urgency: Urgency,
-    pub(crate) done: Done,
-}
-
-/// What the writer shares with everybody else.
-pub(crate) struct Shared {
-    inbox: Mutex<Inbox>,
-    wake: Condvar,
-    subscribers: Mutex<Vec<Subscriber>>,
-    /// Whether the last attempt to write succeeded.
-    writable: AtomicBool,
-    /// Since when the writer is at the step it is at; `None` while it has nothing to do.
-    at_work: Mutex<Option<Instant>>,
-    pub(crate) last_seq: AtomicU64,
-    pub(crate) recent: Recent,
-}
-
-#[derive(Default)]
-struct Inbox {
-    jobs: VecDeque<Job>,
-    closed: bool,
-}
-
-impl Shared {
-    pub(crate) fn new(last_seq: u64) -> Shared {
-        Shared {
-            inbox: Mutex::default(),
-            wake: Condvar::new(),
-            subscribers: Mutex::default(),
-            writable: AtomicBool::new(true),
-            at_work: Mutex::default(),
-            last_seq: AtomicU64::new(last_seq),
-            recent: Recent::default(),
-        }
-    }
-
-    pub(crate) fn is_writable(&self) -> bool {
-        let since = *self.at_work();
-        self.writable.load(Ordering::Acquire) && since.is_none_or(|since| since.elapsed() < HANGS)
-    }
-
-    fn at_work(&self) -> MutexGuard<'_, Option<Instant>> {
-        self.at_work.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn inbox(&self) -> MutexGuard<'_, Inbox> {
-        self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(crate) fn send(&self, job: Job) {
-        let mut inbox = self.inbox();
-        if inbox.closed {
-            drop(inbox);
-            (job.done)(Err(CommitError::Closed));
-            return;
-        }
-        inbox.jobs.push_back(job);
-        // The writer looks at the inbox before it sleeps, so only the first batch need wake it.
-        let first = inbox.jobs.len() == 1;
-        drop(inbox);
-        if first {
-            self.wake.notify_one();
-        }
-    }
-
-    pub(crate) fn close(&self) {
-        self.inbox().closed = true;
-        self.wake.notify_one();
-    }
-
-    pub(crate) fn subscribe(&self, subscriber: Subscriber) {
-        self.subscribers.lock().unwrap_or_else(PoisonError::into_inner).push(subscriber);
-    }
-
-    fn publish(&self, last_seq: u64) {
-        if self.last_seq.swap(last_seq, Ordering::AcqRel) != last_seq {
-            for subscriber in self.subscribers.lock().unwrap_or_else(PoisonError::into_inner).iter() {
-                subscriber(last_seq);
-            }
-        }
-    }
-
-    /// Waits for batches, or until `deadline`; the second is whether the ledger was closed.
-    fn receive(&self, deadline: Option<Instant>) -> (Vec<Job>, bool) {
-        let mut inbox = self.inbox();
-        loop {
-            if !inbox.jobs.is_empty() || inbox.closed {
-                let count = inbox.jobs.len().min(GROUP);
-                let jobs = inbox.jobs.drain(..count).collect();
-                return (jobs, inbox.closed && inbox.jobs.is_empty());
-            }
-            inbox = match deadline.map(|deadline| deadline.saturating_duration_since(Instant::now())) {
-                Some(Duration::ZERO) => return (Vec::new(), false),
-                Some(left) => self.wake.wait_timeout(inbox, left).unwrap_or_else(PoisonError::into_inner).0,
-                None => self.wake.wait(inbox).unwrap_or_else(PoisonError::into_inner),
-            };
-        }
-    }
-
-    fn is_idle(&self) -> bool {
-        self.inbox().jobs.is_empty()
-    }
-}
 
 /// What became of a group of batches.
 enum Failure {
@@ -196,6 +82,9 @@ pub(crate) struct Writer {
     tried_at: Option<Instant>,
     pause: Duration,
     is_volatile: bool,
+    /// Events that are committed and that a power cut may take back, and since when there are any.
+    untold: Vec<Event>,
+    untold_since: Option<Instant>,
     /// Whether a commit may stand in the WAL that was never told.
     is_log_doubtful: bool,
     pages: usize,
@@ -216,6 +105,8 @@ impl Writer {
             tried_at: None,
             pause: RETRY_FIRST,
             is_volatile: false,
+            untold: Vec::new(),
+            untold_since: None,
             is_log_doubtful: false,
             pages: 0,
             checkpoint_pages: CHECKPOINT_PAGES,
@@ -251,14 +142,31 @@ impl Writer {
         if !self.reserve.is_laid_out {
             return Some(Instant::now());
         }
-        self.tried_at.filter(|_| !self.owed.is_empty()).map(|at| at + self.pause)
+        if self.owed.is_empty() {
+            self.untold_since.map(|since| since + UNTOLD_FOR)
+        } else {
+            self.tried_at.map(|at| at + self.pause)
+        }
     }
 
     fn turn(&mut self, jobs: Vec<Job>) {
         if !self.owed.is_empty() && self.tried_at.is_none_or(|at| at.elapsed() >= RETRY_FIRST) {
             self.write_owed();
         }
-        if self.owed.is_empty() { self.write_group(jobs) } else { self.set_aside(jobs, "earlier records wait for it") }
+        if self.owed.is_empty() {
+            self.write_group(jobs)
+        } else {
+            self.set_aside(jobs, "earlier records wait for it")
+        }
+        if self.owed.is_empty() && self.untold_since.is_some_and(|since| since.elapsed() >= UNTOLD_FOR) {
+            self.write_group(vec![self.probe()]);
+        }
+    }
+
+    /// A record of our own, which says nothing: it finds out whether writing is possible, and makes durable what came before.
+    fn probe(&self) -> Job {
+        let meta = vec![(format!("{ROOM}probe"), Some((self.stamp.now)().to_string()))];
+        Job { batch: Batch { meta, ..Batch::default() }, urgency: Urgency::Owed, done: Box::new(|_| ()) }
     }
 
     /// Keeps what is owed and refuses the rest.
@@ -313,9 +221,7 @@ impl Writer {
         self.shared.writable.store(false, Ordering::Release);
         self.set_aside(jobs, why);
         if self.owed.is_empty() {
-            let meta = vec![(format!("{ROOM}probe"), Some((self.stamp.now)().to_string()))];
-            let batch = Batch { meta, ..Batch::default() };
-            self.owed.push_back(Job { batch, urgency: Urgency::Owed, done: Box::new(|_| ()) });
+            self.owed.push_back(self.probe());
         }
         self.tried_at = Some(Instant::now());
         self.pause = RETRY_FIRST;
@@ -381,13 +287,24 @@ impl Writer {
     fn tell(&mut self, jobs: Vec<Job>, committed: Vec<Committed>) {
         let last_seq = committed.last().map(|committed| committed.last_seq);
         self.shared.writable.store(self.owed.is_empty(), Ordering::Release);
+        let mut waiting = Vec::with_capacity(jobs.len());
         for (Job { batch, done, .. }, committed) in jobs.into_iter().zip(committed) {
             let numbered = committed.seqs.iter().zip(batch.events).filter_map(|(seq, event)| Some(((*seq)?, event)));
-            let listed = numbered.map(|(seq, event)| self.stamp.listed((seq, committed.at), event));
-            self.shared.recent.take_in(listed);
+            self.untold.extend(numbered.map(|(seq, event)| self.stamp.listed((seq, committed.at), event)));
+            waiting.push((done, committed));
+        }
+        if self.is_volatile {
+            let now = (!self.untold.is_empty()).then(Instant::now);
+            self.untold_since = self.untold_since.or(now);
+        } else {
+            self.untold_since = None;
+            self.shared.show(self.untold.drain(..));
+        }
+        for (done, committed) in waiting {
             done(Ok(committed));
         }
-        if let Some(last_seq) = last_seq {
+        // Whoever waits goes first.
+        if let Some(last_seq) = last_seq.filter(|_| !self.is_volatile) {
             self.shared.publish(last_seq);
         }
     }
@@ -425,6 +342,10 @@ impl Writer {
         self.set_volatile(jobs.iter().all(|job| job.batch.volatile))?;
         self.conn.prepare_cached("BEGIN IMMEDIATE")?.execute(())?;
         let result = self.apply_all(jobs).and_then(|committed| {
+            let numbers = committed.iter().flat_map(|committed| &committed.seqs).flatten();
+            if let Some(first) = numbers.min().filter(|_| self.is_volatile) {
+                self.shared.hide_from(*first);
+            }
             self.conn.prepare_cached("COMMIT")?.execute(())?;
             Ok(committed)
         });

@@ -6,7 +6,8 @@ mod support;
 use std::sync::mpsc;
 
 use sexton_ledger::{
-    Batch, CommitError, EventKind, ExportError, NewEvent, RequestRecord, Urgency, backup, dump, new_incarnation, verify,
+    Batch, CommitError, EventKind, ExportError, NewEvent, Reader, RequestRecord, Urgency, backup, dump,
+    new_incarnation, verify,
 };
 use sexton_plan::state::State;
 use support::{TempDir, boot, entry, name, open, options, put};
@@ -109,6 +110,32 @@ fn subscribers_hear_of_every_new_number_and_of_nothing_else() {
     drop(ledger);
     let heard: Vec<u64> = receiver.iter().collect();
     assert_eq!(heard, [1, 2]);
+}
+
+#[test]
+fn an_event_is_told_once_no_power_cut_takes_it_back() {
+    let dir = TempDir::new();
+    let (ledger, _) = open(dir.path());
+    let (sender, told) = mpsc::channel();
+    ledger.subscribe(move |seq| sender.send(seq).unwrap());
+    let volatile = |text| Batch { volatile: true, ..put(&entry(text, State::Starting), EventKind::InstanceStarting) };
+    let seqs = |reader: &Reader| reader.events_after(0, 9).unwrap().iter().map(|event| event.seq).collect::<Vec<_>>();
+    let reader = ledger.reader();
+    let (sender, committed) = mpsc::channel();
+    // On the writer's thread, which does nothing else meanwhile.
+    ledger.commit(volatile("a"), Urgency::Refusable, move |result| {
+        let recent = reader.recent_events(0, 9).len();
+        sender.send((result.unwrap().last_seq, seqs(&reader), recent, reader.entries().unwrap().len())).unwrap();
+    });
+    // REGRESSION: it was told, and after a power cut its number could be another one's.
+    assert_eq!(committed.recv().unwrap(), (1, vec![], 0, 1));
+    assert_eq!(told.recv().unwrap(), 1, "by itself");
+    let reader = ledger.reader();
+    assert_eq!((seqs(&reader), reader.recent_events(0, 9).len(), ledger.last_seq()), (vec![1], 1, 1));
+    // What waits for the disk takes along what came before it.
+    ledger.commit(volatile("b"), Urgency::Refusable, |_| ());
+    ledger.commit_now(put(&entry("a", State::Running), EventKind::InstanceRunning), Urgency::Refusable).unwrap();
+    assert_eq!((seqs(&reader), reader.recent_events(0, 9).len()), (vec![1, 2, 3], 3));
 }
 
 #[test]
