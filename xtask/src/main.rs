@@ -7,6 +7,7 @@ mod bench;
 mod ci;
 mod kernels;
 mod packages;
+mod power;
 mod step;
 mod tally;
 mod tidy;
@@ -22,6 +23,7 @@ usage: cargo xtask COMMAND
   tidy    the rules of this repository that neither rustc nor clippy knows
   bench   what Sexton costs, beside what the same costs without it: [TOPIC…] [--rounds N]
   kernels other Linux kernels, in virtual machines: [VERSION…] [PROGRAM…] [--all]; takes minutes, and the network
+  power   a virtual machine whose power is cut amid starts and ends: [ROUNDS]; takes minutes, and the network
   demo    build, and run `sexton demo`";
 
 fn main() -> ExitCode {
@@ -32,6 +34,7 @@ fn main() -> ExitCode {
         Some("tidy") => tidy::run(),
         Some("bench") => bench::bench(&args.collect::<Vec<_>>()),
         Some("kernels") => kernels::kernels(&args.collect::<Vec<_>>()),
+        Some("power") => power::power(&args.collect::<Vec<_>>()),
         Some("demo") => demo(&args.collect::<Vec<_>>()),
         Some(_) | None => {
             eprintln!("{USAGE}");

@@ -5,9 +5,9 @@
 //! Not a part of CI: it needs the network and many minutes, for the machine is emulated where there is no KVM. So what a
 //! test waits for a bounded time may be late: [`suite`] says what is left out for that.
 
-mod debian;
-mod image;
-mod machine;
+pub mod debian;
+pub mod image;
+pub mod machine;
 mod suite;
 
 use std::fs;
