@@ -2,7 +2,7 @@
 
 use std::io;
 
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use crate::look::{self, Files, LOCK_WAIT, OpenError};
 
@@ -11,6 +11,19 @@ const AUTO_CHECKPOINT_PAGES: u32 = 4_000;
 
 /// The WAL is cut back to this after it has been longer.
 pub(crate) const WAL_SIZE_LIMIT: u32 = 4 << 20;
+
+/// Whether `conn` is what was asked for: where one of its three files could not be opened for writing at that moment, SQLite
+/// goes on with it read-only, for as long as the connection lives.
+fn may_write(conn: &Connection) -> Result<(), OpenError> {
+    if conn.is_readonly("main")? {
+        return Err(OpenError::NotPermitted(io::Error::other("it could be opened for reading alone")));
+    }
+    match conn.execute_batch("BEGIN IMMEDIATE; ROLLBACK") {
+        Err(error) if error.sqlite_error_code() == Some(ErrorCode::ReadOnly) => Err(error.into()),
+        // Whoever holds the lock, or a disk that fails, is met by the first record.
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
 
 /// A connection that may write, to a file that exists.
 pub(crate) fn connect(files: &Files) -> Result<Connection, OpenError> {
@@ -29,5 +42,6 @@ pub(crate) fn connect(files: &Files) -> Result<Connection, OpenError> {
     conn.pragma_update(None, "cache_size", look::CACHE_KIB)?;
     conn.pragma_update(None, "trusted_schema", false)?;
     conn.set_prepared_statement_cache_capacity(32);
+    may_write(&conn)?;
     Ok(conn)
 }
