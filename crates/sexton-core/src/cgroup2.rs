@@ -17,17 +17,35 @@ pub(crate) fn find_mount() -> io::Result<Option<PathBuf>> {
 
 fn mount_among(mounts: &str) -> io::Result<Option<PathBuf>> {
     let text = fs::read(mounts)?;
-    Ok(text.split(|b| *b == b'\n').find_map(|line| {
-        let fields: Vec<&[u8]> = line.split(|b| *b == b' ').collect();
-        let dash = fields.iter().position(|field| *field == b"-")?;
-        if *fields.get(dash + 1)? != b"cgroup2" {
-            return None;
+    let mut unread = None;
+    let found = text.split(|b| *b == b'\n').filter_map(cgroup2_at).find_map(|(point, device)| {
+        match fs::metadata(&point) {
+            Ok(about) => (device_name(about.dev()).as_bytes() == device).then_some(point),
+            // Another mount lies over it, or its directory is not to be searched.
+            Err(error) if is_hidden(&error) => None,
+            Err(error) => {
+                unread = Some(error);
+                None
+            }
         }
-        let point = PathBuf::from(std::ffi::OsStr::from_bytes(fields.get(4)?));
-        let device = std::str::from_utf8(fields.get(2)?).ok()?;
-        let seen = device_name(fs::metadata(&point).ok()?.dev());
-        (seen == device).then_some(point)
-    }))
+    });
+    match (found, unread) {
+        (None, Some(error)) => Err(error),
+        (found, _) => Ok(found),
+    }
+}
+
+/// Where a line of `/proc/PID/mountinfo` mounts a cgroup2, and its device.
+fn cgroup2_at(line: &[u8]) -> Option<(PathBuf, &[u8])> {
+    let fields: Vec<&[u8]> = line.split(|b| *b == b' ').collect();
+    let dash = fields.iter().position(|field| *field == b"-")?;
+    let is_cgroup2 = *fields.get(dash + 1)? == b"cgroup2";
+    let point = PathBuf::from(std::ffi::OsStr::from_bytes(fields.get(4)?));
+    is_cgroup2.then_some((point, *fields.get(2)?))
+}
+
+fn is_hidden(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory | io::ErrorKind::PermissionDenied)
 }
 
 /// The id of the cgroup that `/proc/PID/cgroup` calls `path`: the inode of its directory. `None` for one that is removed,
@@ -54,5 +72,20 @@ mod tests {
         assert_eq!(mount_among("/dev/null").expect("nothing is mounted there"), None);
         // REGRESSION: a worker that had no descriptor for it at that moment went on as on a host without cgroup2.
         assert!(mount_among("/proc/self/none").is_err());
+    }
+
+    #[test]
+    fn a_mount_that_cannot_be_looked_at_is_not_one_that_is_hidden() {
+        let file = std::env::temp_dir().join(format!("sexton-test-{}-mounts", std::process::id()));
+        let among = |mount_points: &[&str]| {
+            let line = |point: &&str| format!("30 20 0:1 / {point} rw - cgroup2 cgroup2 rw\n");
+            fs::write(&file, mount_points.iter().map(line).collect::<String>()).expect("written");
+            mount_among(&file.to_string_lossy())
+        };
+        let long = format!("/{}", "x".repeat(300));
+        assert_eq!(among(&["/proc/self/none"]).expect("it is hidden"), None);
+        // REGRESSION: a worker went on as on a host without cgroup2.
+        among(&["/proc/self/none", &long]).expect_err("the kernel looks up no name of that length");
+        fs::remove_file(file).expect("removed");
     }
 }
