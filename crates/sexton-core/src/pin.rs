@@ -65,6 +65,19 @@ pub enum Released {
     WasGone,
 }
 
+impl OpenPinsError {
+    /// Whether there was no descriptor, memory or thread for it: that passes, and tells nothing of what the host has.
+    pub fn passes(&self) -> bool {
+        const LACKING: [Errno; 4] = [Errno::EAGAIN, Errno::ENOMEM, Errno::ENFILE, Errno::EMFILE];
+        let errno = match self {
+            OpenPinsError::Io { source, .. } => source.raw_os_error().map(Errno),
+            OpenPinsError::Sys(error) => Some(error.errno),
+            OpenPinsError::Thread => None,
+        };
+        errno.is_some_and(|errno| LACKING.contains(&errno))
+    }
+}
+
 impl PinBoard {
     /// Where a run directory has its board.
     pub fn place(run_dir: &Path) -> PathBuf {
@@ -80,10 +93,10 @@ impl PinBoard {
     /// For a few mounts.
     pub fn open(run_dir: &Path) -> Result<PinBoard, OpenPinsError> {
         let mount_point = PinBoard::place(run_dir);
-        let is_new = !mount_point.exists();
+        let io_error = |source| OpenPinsError::Io { path: mount_point.clone(), source };
+        let is_new = !mount_point.try_exists().map_err(io_error)?;
         if is_new {
-            let made = fs::File::create(&mount_point);
-            made.map_err(|source| OpenPinsError::Io { path: mount_point.clone(), source })?;
+            fs::File::create(&mount_point).map_err(io_error)?;
         }
         PinBoard::open_at(&mount_point).inspect_err(|_| {
             if is_new {
@@ -103,8 +116,9 @@ impl PinBoard {
         thread.spawn(move || pin_thread(&kept, &told, &queue)).map_err(io_error)?;
         let entered = news.recv().map_err(|_| OpenPinsError::Thread)??;
         let board = PinBoard { jobs, mount_point: mount_point.to_owned() };
-        board.run(Pins::try_out).ok_or(OpenPinsError::Thread)??;
+        // One that is kept was tried, and what is on it is needed though there were no room for another mount.
         if let Entered::New { ns } = entered {
+            board.run(Pins::try_out).ok_or(OpenPinsError::Thread)??;
             board.keep(&ns)?;
         }
         Ok(board)

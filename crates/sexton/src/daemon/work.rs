@@ -172,7 +172,7 @@ fn drain_rules(settings: &Settings) -> DrainRules {
 fn refused(error: &BeginError) -> Refused {
     match error {
         BeginError::Ledger(error) => ledger_refused(error),
-        BeginError::Proc(_) | BeginError::V1(_) => Refused::new(exit::UNAVAILABLE, chain(error)),
+        BeginError::Proc(_) | BeginError::V1(_) | BeginError::Pins(_) => Refused::new(exit::UNAVAILABLE, chain(error)),
         BeginError::Directory { .. } | BeginError::Cgroup(_) => Refused::new(exit::CANT_CREATE, chain(error)),
     }
 }

@@ -42,8 +42,8 @@ const RECORDED_AFTER: Duration = Duration::from_millis(100);
 const TOGETHER: Duration = Duration::from_millis(5);
 /// The exit code of a child that was never released, and of one whose program could not be run.
 const RAN_NOTHING: u8 = 127;
-/// The pause before a domain that could not be read is read again.
-const READ_AGAIN: Duration = Duration::from_secs(1);
+/// The pause before what could not be read is read again.
+pub(super) const READ_AGAIN: Duration = Duration::from_secs(1);
 
 /// The kills of one climb.
 #[derive(Debug, Default)]

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use serde_json::json;
 use sexton_core::handle::{Handle, Life as ProcessLife, OpenHandleError};
+use sexton_core::pin::Pins;
 use sexton_core::proc;
 use sexton_core::spawn::NeverRan;
 use sexton_ledger::entry::Entry;
@@ -18,16 +19,18 @@ use sexton_plan::state::{ExitSource, ExitStatus, LostReason, State};
 use sexton_plan::world::Doubted;
 use sexton_sys::clone::{ChildFailure, MARK_RELEASED};
 use sexton_sys::file::flags;
+use tokio::time::sleep;
 
 use super::clock::now;
 use super::crash::crash_point;
+use super::end::READ_AGAIN;
 use super::host::Host;
 use super::keeper;
 use super::life::{Command, Life, Next, RollBack, called, fact};
 use super::noted::Noted;
 use super::process::Process;
 use super::resources::is_adoption_begun;
-use super::unstarted::Unstarted;
+use super::unstarted::{Unstarted, is_lack};
 use crate::chain::chain;
 use crate::refusal::Kind;
 
@@ -342,16 +345,7 @@ impl Life {
 /// Asks the pin, then the keeper.
 async fn told_afterwards(entry: Arc<Entry>, host: &Host) -> Option<(ExitStatus, ExitSource)> {
     let identity = entry.identity.clone()?;
-    let (key, recorded) = (entry.incarnation.to_string(), identity.clone());
-    let pinned = host.with_pins(move |pins| pins.open(&key, &recorded)).await;
-    let handle = pinned.and_then(|opened| match opened {
-        Ok(handle) => handle,
-        Err(error) => {
-            tracing::warn!(%error, "pin not opened");
-            None
-        }
-    });
-    if let Some(ProcessLife::Reaped(Some(status))) = handle.and_then(|handle| handle.life().ok()) {
+    if let Some(ProcessLife::Reaped(Some(status))) = told_by_pin(&entry, &identity, host).await {
         return Some((status, ExitSource::Pin));
     }
     // A keeper that had no worker before this one has recorded nobody's exit but those of which it told first.
@@ -361,6 +355,25 @@ async fn told_afterwards(entry: Arc<Entry>, host: &Host) -> Option<(ExitStatus, 
         host.keeper.told_exit_of(&identity).await
     };
     status.map(|status| (status, ExitSource::Keeper))
+}
+
+/// What the pin of `entry`, whose process is `identity`, tells of its life.
+async fn told_by_pin(entry: &Entry, identity: &Identity, host: &Host) -> Option<ProcessLife> {
+    loop {
+        let (key, recorded) = (entry.incarnation.to_string(), identity.clone());
+        let look = move |pins: &Pins| pins.open(&key, &recorded)?.map(|handle| handle.life()).transpose();
+        match host.with_pins(look).await? {
+            Ok(told) => return told,
+            Err(error) => {
+                tracing::warn!(name = %entry.name, %error, "pin not opened");
+                // "Could not read" is never "is gone": what was lacking may be there in a moment.
+                if !is_lack(&error) {
+                    return None;
+                }
+            }
+        }
+        sleep(READ_AGAIN).await;
+    }
 }
 
 /// A signal is due, and not sent as long as its process is not proven ours; told once.

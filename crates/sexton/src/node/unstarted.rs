@@ -70,7 +70,7 @@ pub fn not_started(entry: &Entry) -> String {
 }
 
 /// Whether an error, or what caused it, is a lack.
-fn is_lack(error: &(dyn Error + 'static)) -> bool {
+pub(super) fn is_lack(error: &(dyn Error + 'static)) -> bool {
     let of_file = error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error).map(Errno);
     let of_call = error.downcast_ref::<SysError>().map(|error| error.errno);
     let of_child = error.downcast_ref::<NeverRan>().map(|error| error.0.errno);

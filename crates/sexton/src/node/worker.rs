@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use sexton_core::domain::{DomainError, Subtree};
 use sexton_core::gate::Gate;
-use sexton_core::pin::PinBoard;
+use sexton_core::pin::{OpenPinsError, PinBoard};
 use sexton_core::proc;
 use sexton_ledger::{Batch, Ledger, OpenError, OpenOptions, Reader};
 use sexton_plan::id::NodeId;
@@ -92,6 +92,9 @@ pub enum BeginError {
     /// The cgroup subtree could not be made.
     #[error("could not make the cgroup subtree")]
     Cgroup(#[source] DomainError),
+    /// There was no room to open the pins.
+    #[error("could not open the pins")]
+    Pins(#[source] OpenPinsError),
     /// It cannot be told where limits are kept.
     #[error("could not look for the cgroups of v1")]
     V1(#[source] io::Error),
@@ -146,7 +149,7 @@ pub async fn begin(options: &Options, keeper: Keeper, new_keeper: bool) -> Resul
         here,
         cgroup: options.cgroup.clone(),
         v1,
-        pins: open_pins(&paths),
+        pins: open_pins(&paths)?,
         paths,
         subtree,
         ledger,
@@ -199,13 +202,16 @@ fn find_subtree(path: &str) -> Result<Option<Subtree>, BeginError> {
     Ok(Some(subtree))
 }
 
-fn open_pins(paths: &Paths) -> Option<PinBoard> {
+/// The pins; `None` where the host has no such thing.
+fn open_pins(paths: &Paths) -> Result<Option<PinBoard>, BeginError> {
     match PinBoard::open(&paths.run_dir) {
-        Ok(board) => Some(board),
+        Ok(board) => Ok(Some(board)),
+        // The next worker may have room; without them, what they know of exits is lost.
+        Err(error) if error.passes() => Err(BeginError::Pins(error)),
         Err(error) => {
             let error = chain(&error);
             tracing::warn!(error, "no pins: an exit is lost where worker and keeper are dead when it happens");
-            None
+            Ok(None)
         }
     }
 }
