@@ -5,6 +5,8 @@
 
 #[path = "support/disk.rs"]
 mod disk;
+#[path = "support/failing.rs"]
+mod failing;
 #[path = "support/network.rs"]
 mod network;
 #[path = "support/slots.rs"]
@@ -16,6 +18,7 @@ use std::net::{Ipv4Addr, TcpListener};
 use std::path::Path;
 
 use disk::{SmallDisk, exhaust};
+use failing::Failing;
 use network::{alone, host, make_uplink, run, snapshot};
 use place::{
     Squatter, create, host_becomes, node, reaches_its_gateway, reconcile, sleeper, slots, slots_become, stop, with_slot,
@@ -166,6 +169,30 @@ fn a_full_disk_keeps_no_network_and_makes_none() {
         node.clear();
         assert_eq!(drain(&mut node, "20s")["drained"], true);
         assert_eq!(snapshot(), nothing);
+    });
+}
+
+#[test]
+fn a_slot_that_cannot_be_entered_for_a_moment_is_to_be_asked_for_again() {
+    if !sexton_testkit::skip::has_program("strace") {
+        sexton_testkit::skip!(package "strace");
+    }
+    alone(|| {
+        let mut node = node("count = 1\n");
+        slots_become(&mut node, &["0 ready"]);
+        let mut ready = fs::read_dir("/run/netns").expect("slots").flatten().map(|entry| entry.path());
+        let worker = node.daemon().worker_pid().expect("a worker");
+        let failing = Failing::of(worker, "openat", &ready.next().expect("a slot"), "EMFILE", "1");
+        let answer = node.ask("POST", "/v1/instances", None, Some(&sleeper("vm"))).0;
+        drop(failing);
+        // REGRESSION: 400, as if the program could not be run.
+        assert_eq!(answer.expect(503)["code"], "no_slot");
+        eventually("its name is free", SOON, || {
+            let left = node.instances();
+            if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }
+        });
+        create(&mut node, &sleeper("vm"));
+        node.clear();
     });
 }
 

@@ -257,7 +257,8 @@ impl Life {
             if in_custody(pid, &self.host)? {
                 return taken();
             }
-            self.host.v1.take_in(&self.entry.spec.limits, &domain_name(&self.entry), pid)?;
+            let limited = self.host.v1.take_in(&self.entry.spec.limits, &domain_name(&self.entry), pid);
+            limited.map_err(|error| chain(&error))?;
             domain.take_in(pid).map_err(|error| chain(&error))?;
             crash_point!("adopt.moved");
             if !lives() || handle.is_over() == Ok(true) {

@@ -32,6 +32,8 @@ use super::request::{
     Caller, Facts, Filter, IdempotencyKey, InFlight, NewInstance, Node, Operation, Page, Request, Wanted,
 };
 use super::slots::SlotLeft;
+use super::unstarted::Unstarted;
+use super::user::ResolveUserError;
 use crate::metrics::Metric;
 use crate::refusal::{Kind, Refusal};
 
@@ -507,7 +509,13 @@ fn refuse(reply: Answer, refusal: Refusal) {
 /// What can be known of a spec before anything of it is recorded.
 fn may_run(spec: &Spec) -> Result<(), Refusal> {
     let user = spec.user.as_deref().map(super::user::resolve).transpose();
-    user.map(|_| ()).map_err(|error| Refusal::new(Kind::BadArgument, format!("field `user`: {error}")))
+    user.map(|_| ()).map_err(|error| match error {
+        ResolveUserError::Unknown(_) => Refusal::new(Kind::BadArgument, format!("field `user`: {error}")),
+        ResolveUserError::Io { .. } => {
+            let why = Unstarted::failed(&error);
+            Refusal::new(why.kind, format!("field `user`: {}", why.reason))
+        }
+    })
 }
 
 pub(super) fn unknown(name: &Name) -> Refusal {

@@ -6,7 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use sexton_core::cgroup_dir::{make_with_way, remove_tree, remove_with_way};
-use sexton_core::domain::Domain;
+use sexton_core::domain::{Domain, DomainError};
 use sexton_core::pin::Released;
 use sexton_core::proc::{self, ReadProcError};
 use sexton_ledger::entry::Limits;
@@ -25,6 +25,29 @@ const EXEC_NEEDS: u64 = 16 << 20;
 pub fn is_scarce(limits: &Limits, text: usize) -> bool {
     let needs = EXEC_NEEDS.saturating_add(text.try_into().unwrap_or(u64::MAX));
     limits.memory.is_some_and(|memory| memory < needs)
+}
+
+/// Why a limit is not kept: it is never silently ignored.
+#[derive(Debug, thiserror::Error)]
+pub enum LimitError {
+    /// A v1 hierarchy refused it, or the process that it is for.
+    #[error("limit `{controller}` on `{}`", .dir.display())]
+    V1 {
+        /// What keeps it.
+        controller: &'static str,
+        /// Where.
+        dir: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The host keeps such a limit nowhere.
+    #[error("limit `{controller}` is not available on this host")]
+    V2 {
+        /// What would keep it.
+        controller: &'static str,
+        /// Why.
+        source: DomainError,
+    },
 }
 
 /// One limit: its v1 controller, the v1 file, the cgroup2 file, the value.
@@ -73,7 +96,7 @@ impl V1 {
     ///
     /// # Errors
     /// The host keeps such a limit nowhere: it is never silently ignored.
-    pub fn apply(&self, domain: &Domain, name: &str, limits: &Limits) -> Result<(), String> {
+    pub fn apply(&self, domain: &Domain, name: &str, limits: &Limits) -> Result<(), LimitError> {
         for (controller, v1_file, v2_file, value) in wanted(limits) {
             if self.has(controller) {
                 let dir = v1_dir(&self.subtree, controller, name);
@@ -81,9 +104,9 @@ impl V1 {
                     fs::create_dir_all(&dir)?;
                     fs::write(dir.join(v1_file), value.to_string())
                 };
-                set().map_err(|error| format!("limit `{controller}` on `{}`: {error}", dir.display()))?;
-            } else if let Err(error) = domain.limit(v2_file, value) {
-                return Err(format!("limit `{controller}` is not available on this host: {error}"));
+                set().map_err(|source| LimitError::V1 { controller, dir, source })?;
+            } else {
+                domain.limit(v2_file, value).map_err(|source| LimitError::V2 { controller, source })?;
             }
         }
         Ok(())
@@ -93,10 +116,11 @@ impl V1 {
     ///
     /// # Errors
     /// The kernel refused.
-    pub fn take_in(&self, limits: &Limits, name: &str, pid: Pid) -> Result<(), String> {
+    pub fn take_in(&self, limits: &Limits, name: &str, pid: Pid) -> Result<(), LimitError> {
         for controller in self.needed(limits) {
-            let file = v1_dir(&self.subtree, controller, name).join("cgroup.procs");
-            fs::write(&file, pid.to_string()).map_err(|error| format!("{}: {error}", file.display()))?;
+            let dir = v1_dir(&self.subtree, controller, name);
+            let moved = fs::write(dir.join("cgroup.procs"), pid.to_string());
+            moved.map_err(|source| LimitError::V1 { controller, dir, source })?;
         }
         Ok(())
     }

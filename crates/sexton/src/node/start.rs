@@ -30,7 +30,7 @@ use super::process::Process;
 use super::readiness;
 use super::resources::domain_name;
 use super::unstarted::Unstarted;
-use super::user;
+use super::user::{self, ResolveUserError};
 use crate::lacking::open_null;
 use crate::refusal::{Kind, Refusal};
 
@@ -51,7 +51,7 @@ impl Life {
         self.logs_are_known = false;
         (self.is_pinned, self.is_seen_through, self.is_mark_lost) = (false, false, false);
         let netns = self.enter_slot().await;
-        let made = match netns.map_err(Unstarted::asked).and_then(|netns| self.make(netns)) {
+        let made = match netns.map_err(Unstarted::from).and_then(|netns| self.make(netns)) {
             Ok(made) => made,
             Err(why) => return Next::RollBack(RollBack { why, process: None, reply }),
         };
@@ -105,7 +105,10 @@ impl Life {
         let domain = self.make_domain()?;
         crash_point!("start.domain");
         let user = entry.spec.user.as_deref().map(user::resolve).transpose();
-        let user = user.map_err(|error| Unstarted::asked(error.to_string()))?;
+        let user = user.map_err(|error| match error {
+            ResolveUserError::Unknown(_) => Unstarted::refused(&error),
+            ResolveUserError::Io { .. } => Unstarted::failed(&error),
+        })?;
         let env = user::environment(&entry.spec, user.as_ref());
         let text =
             entry.spec.argv.iter().chain(env.iter().flat_map(|(key, value)| [key, value])).map(String::len).sum();
@@ -134,7 +137,7 @@ impl Life {
         let name = domain_name(entry);
         let domain = subtree.create(&name, entry.incarnation.as_str()).map_err(|error| Unstarted::failed(&error))?;
         let limited = self.host.v1.apply(&domain, &name, &entry.spec.limits);
-        limited.map_err(Unstarted::asked)?;
+        limited.map_err(|error| Unstarted::refused(&error))?;
         Ok(Some(domain))
     }
 
@@ -143,7 +146,8 @@ impl Life {
         let handle = Arc::clone(&made.handle);
         let identity = handle.identity().clone();
         let mut next = (*self.entry).clone();
-        self.host.v1.take_in(&next.spec.limits, &domain_name(&next), identity.pid).map_err(Unstarted::asked)?;
+        let limited = self.host.v1.take_in(&next.spec.limits, &domain_name(&next), identity.pid);
+        limited.map_err(|error| Unstarted::refused(&error))?;
         handle.tag(next.incarnation.as_str());
         next.handle = handle.to_bytes();
         next.cgroup = made.domain.as_ref().map(|domain| Cgroup { path: domain.path().to_owned(), ino: domain.ino() });
@@ -176,7 +180,7 @@ impl Life {
             return Err(Refusal::new(Kind::NotReady, why).into());
         }
         crash_point!("start.identified");
-        made.waiting.release().map_err(|error| Unstarted::asked(error.to_string()))
+        made.waiting.release().map_err(|error| Unstarted::refused(&error))
     }
 
     /// Its program runs: makes that durable, and tells whoever waits.

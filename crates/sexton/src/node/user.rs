@@ -26,7 +26,7 @@ pub enum ResolveUserError {
     #[error("user `{0}` is not in `/etc/passwd`")]
     Unknown(String),
     /// The file could not be read.
-    #[error("could not read `{path}`: {source}")]
+    #[error("could not read `{path}`")]
     Io {
         /// Which.
         path: &'static str,

@@ -8,7 +8,7 @@ use sexton_plan::slot::Holder;
 
 use super::KIND;
 use crate::node::life::Life;
-use crate::refusal::Refusal;
+use crate::refusal::{Kind, Refusal};
 
 impl Life {
     /// Claims a slot for `next`, where its spec wants one; what is given back is to be recorded in one batch with it,
@@ -29,10 +29,11 @@ impl Life {
     }
 
     /// The network namespace of this life's slot, where it has one, for its child to enter.
-    pub(in crate::node) async fn enter_slot(&self) -> Result<Option<OwnedFd>, String> {
+    pub(in crate::node) async fn enter_slot(&self) -> Result<Option<OwnedFd>, Refusal> {
         let Some(place) = &self.entry.slot else { return Ok(None) };
         let opened = self.host.slots.enter(place.index).await;
-        opened.map(Some).map_err(|error| format!("network namespace `{}`: {error}", place.netns))
+        let refused = |error| Refusal::new(Kind::NoSlot, format!("network namespace `{}`: {error}", place.netns));
+        opened.map(Some).map_err(refused)
     }
 
     /// Gives back the slot of `next`, which could not be recorded.
