@@ -133,7 +133,7 @@ fn live(client: &Client, told: &Told, who: &str) -> Result<()> {
             let path = format!("/v1/instances/{name}");
             let over = eventually("it ends", ENDS, || {
                 let entry = client.get(&path).map_err(|error| error.to_string())?.expect(200);
-                if entry["state"] == "exited" { Ok(entry) } else { Err(entry.to_string()) }
+                if entry["exit"].is_null() { Err(entry.to_string()) } else { Ok(entry) }
             });
             ensure!(over["exit"]["code"] == code, "{over}");
             told.add(&json!({ "ended": { "name": name, "exit": over["exit"] } }))?;
