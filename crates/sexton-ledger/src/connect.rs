@@ -2,7 +2,7 @@
 
 use std::io;
 
-use rusqlite::{Connection, ErrorCode, OpenFlags};
+use rusqlite::{Connection, OpenFlags};
 
 use crate::look::{self, Files, LOCK_WAIT, OpenError};
 
@@ -18,11 +18,8 @@ fn may_write(conn: &Connection) -> Result<(), OpenError> {
     if conn.is_readonly("main")? {
         return Err(OpenError::NotPermitted(io::Error::other("it could be opened for reading alone")));
     }
-    match conn.execute_batch("BEGIN IMMEDIATE; ROLLBACK") {
-        Err(error) if error.sqlite_error_code() == Some(ErrorCode::ReadOnly) => Err(error.into()),
-        // Whoever holds the lock, or a disk that fails, is met by the first record.
-        Ok(()) | Err(_) => Ok(()),
-    }
+    // Waits for another's lock, so that nobody need do so again who has got none.
+    Ok(conn.execute_batch("BEGIN IMMEDIATE; ROLLBACK")?)
 }
 
 /// A connection that may write, to a file that exists.

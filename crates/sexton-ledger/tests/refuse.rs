@@ -289,7 +289,7 @@ fn another_process_s_lock_is_waited_for_two_seconds_and_then_told() {
     let begun = Instant::now();
     let result = Ledger::open(dir.path(), options(1)).map(|_| ());
     assert!(matches!(result, Err(OpenError::Locked)), "{result:?}");
-    assert!(begun.elapsed() < Duration::from_secs(5));
+    assert!(begun.elapsed() < Duration::from_secs(4), "it was waited for once");
     assert_unchanged(&dir, &before, "locked");
     holder.execute_batch("ROLLBACK").unwrap();
     assert_eq!(open(dir.path()).1.entries.len(), 2);
