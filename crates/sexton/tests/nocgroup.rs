@@ -8,26 +8,33 @@ mod container;
 mod support;
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use container::Container;
 use serde_json::{Value, json};
 use sexton_core::handle::Handle;
 use sexton_core::proc;
 use sexton_plan::id::Pid;
-use sexton_testkit::{Ground, SOON, eventually, skip};
+use sexton_testkit::{Ground, SOON, crash_bin_dir, eventually, skip};
 use support::{Dead, Node, SEXTON, ended_unwatched, is_terminal, launcher, script};
 
 const SIGKILL: u8 = 9;
 
 /// A program that hides cgroup2 and becomes `sexton`.
 fn hidden() -> PathBuf {
-    launcher("sexton-without-cgroup2", &hiding())
+    launcher("sexton-without-cgroup2", &hiding(SEXTON.as_ref()))
 }
 
-fn hiding() -> String {
+fn hiding(program: &Path) -> String {
     let hide = "mount -t tmpfs sexton-test /sys/fs/cgroup && exec \"$@\"";
-    format!("exec unshare -m --propagation private sh -c '{hide}' sh '{SEXTON}' \"$@\"")
+    format!("exec unshare -m --propagation private sh -c '{hide}' sh '{}' \"$@\"", program.display())
+}
+
+/// A program that becomes `program`, and hides cgroup2 first where there is a file `flag`.
+fn hidden_at_times(name: &str, program: &Path, flag: &Path) -> PathBuf {
+    let line = format!("[ -e '{}' ] || exec '{}' \"$@\"\n{}", flag.display(), program.display(), hiding(program));
+    launcher(name, &line)
 }
 
 /// The `sleep`s of one test, which all sleep for as long, and no other for so long.
@@ -249,8 +256,7 @@ fn a_cgroup_that_cannot_be_looked_at_is_not_given_back() {
         skip!("no pidfs (Linux 6.9): a weak identity needs its cgroup as second witness");
     }
     let flag = std::env::temp_dir().join(format!("sexton-test-hides-{}", std::process::id()));
-    let line = format!("[ -e '{}' ] || exec '{SEXTON}' \"$@\"\n{}", flag.display(), hiding());
-    let mut node = Node::new(launcher("sexton-at-times-without-cgroup2", &line), &[]);
+    let mut node = Node::new(hidden_at_times("sexton-at-times-without-cgroup2", SEXTON.as_ref(), &flag), &[]);
     let sleepers = Sleepers::new(7);
     let sleep = sleepers.sleep();
     create(&mut node, &script("left", &format!("(setsid {sleep} &); exec {sleep}")));
@@ -277,4 +283,34 @@ fn a_cgroup_that_cannot_be_looked_at_is_not_given_back() {
         }
     });
     assert_eq!(sleepers.living(), []);
+}
+
+#[test]
+fn an_adoption_that_was_cut_off_is_not_forgotten_while_its_cgroup_cannot_be_looked_at() {
+    let Some(bin) = crash_bin_dir() else { skip!("the daemon with crash points is built by `cargo xtask ci`") };
+    let at = |what: &str| std::env::temp_dir().join(format!("sexton-test-{what}-{}", std::process::id()));
+    let (flag, order) = (at("hides-adoption"), at("adoption"));
+    let program = hidden_at_times("sexton-crashes-without-cgroup2", &bin.join("sexton"), &flag);
+    let mut node = Node::new(program, &[("SEXTON_CRASH_FILE", order.to_str().expect("text"))]);
+    let mut elsewhere = Command::new("sleep").arg("1000").spawn().expect("started");
+    let pid = Pid::new(i32::try_from(elsewhere.id()).expect("fits")).expect("a PID");
+    let (home, ticks) = (proc::cgroup_path(pid).expect("its cgroup"), proc::stat(pid).expect("it lives").start_ticks);
+    node.bind_keeper_to_worker();
+    fs::write(&flag, "").expect("written");
+    fs::write(&order, "adopt.moved 1").expect("ordered");
+    let _hung_up = node.ground.client().post("/v1/adopt", &json!({ "name": "cut", "pid": pid, "start_ticks": ticks }));
+    // REGRESSION: its row was gone, while the process stayed in a cgroup that nobody knew of any more.
+    let kept = node.instance("cut");
+    assert_eq!(kept["state"], "unverified", "{kept}");
+    assert!(kept["reason"].as_str().is_some_and(|why| why.contains("there is no cgroup2 here")), "{kept}");
+    node.kill(Dead::Both, || fs::remove_file(&flag).expect("removed"));
+    eventually("it is put back, and gone from the list", SOON, || {
+        match node.ask("GET", "/v1/instances/cut", None, None).0.status {
+            404 => Ok(()),
+            other => Err(other.to_string()),
+        }
+    });
+    assert_eq!(proc::cgroup_path(pid).expect("its cgroup"), home);
+    elsewhere.kill().expect("killed");
+    elsewhere.wait().expect("reaped");
 }

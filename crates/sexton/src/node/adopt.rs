@@ -210,6 +210,9 @@ impl Life {
     /// removes it.
     fn move_back(&self, domain: Option<&Domain>) -> Result<(), String> {
         let keys = |kind| self.entry.resources.iter().filter(move |held| held.kind == kind).map(|held| &*held.key);
+        if self.host.subtree.is_none() && keys("cgroup").next().is_some() {
+            return Err("there is no cgroup2 here, where it could be looked at".to_owned());
+        }
         if let (Some(domain), Some(subtree)) = (domain, &self.host.subtree) {
             let home = match subtree.find_path(keys(ORIGIN).find(|key| key.starts_with('/')).unwrap_or("/")) {
                 Err(DomainError::Gone(_)) => subtree.find_path("/"),
