@@ -159,17 +159,15 @@ pub fn empty_v1<'k>(subtree: &str, key: &str, mut origins: impl Iterator<Item = 
     let root = Path::new(V1_ROOT).join(controller);
     let home = origins.find_map(|origin| origin.split_once('/').filter(|(of, _)| *of == controller));
     let home = home.map(|(_, path)| root.join(path)).filter(|home| !is_gone(fs::metadata(home))).unwrap_or(root);
-    // As in cgroup2, the number of any thread moves the whole process, and the main one may have exited elsewhere.
-    for list in ["cgroup.procs", "tasks"] {
-        let text = match fs::read_to_string(from.join(list)) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            read => read.map_err(|error| format!("{}: {error}", from.display()))?,
-        };
-        for id in text.lines().filter_map(|id| Pid::new(id.parse().ok()?)) {
-            match fs::write(home.join("cgroup.procs"), id.to_string()) {
-                Err(error) if error.raw_os_error() == Some(sexton_sys::Errno::ESRCH.0) => {}
-                moved => moved.map_err(|error| format!("{}: {error}", home.display()))?,
-            }
+    // Listed is each process of which any thread is there, and its number moves the whole of it.
+    let text = match fs::read_to_string(from.join("cgroup.procs")) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        read => read.map_err(|error| format!("{}: {error}", from.display()))?,
+    };
+    for id in text.lines().filter_map(|id| Pid::new(id.parse().ok()?)) {
+        match fs::write(home.join("cgroup.procs"), id.to_string()) {
+            Err(error) if error.raw_os_error() == Some(sexton_sys::Errno::ESRCH.0) => {}
+            moved => moved.map_err(|error| format!("{}: {error}", home.display()))?,
         }
     }
     Ok(())
