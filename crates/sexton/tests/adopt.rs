@@ -18,7 +18,10 @@ use sexton_core::handle::Handle;
 use sexton_core::proc;
 use sexton_plan::id::Pid;
 use sexton_testkit::{Response, SOON, crash_bin_dir, eventually, skip};
-use support::{Node, SEXTON, file_appears, leaderless};
+use support::{Dead, Node, SEXTON, ended_unwatched, file_appears, leaderless, script, spec};
+
+/// Where a v1 hierarchy limits the number of processes.
+const V1_PIDS: &str = "/sys/fs/cgroup/pids";
 
 /// A process of somebody else's, with two threads, whose main one leaves when it is told to.
 struct Elsewhere {
@@ -85,7 +88,17 @@ struct Cgroups(PathBuf);
 
 impl Cgroups {
     fn make(node: &Node) -> Cgroups {
-        let cgroups = Cgroups(node.ground.cgroup_at(&format!("{}-elsewhere", node.ground.cgroup())));
+        Cgroups::below(&node.ground.cgroup_at("/"), node)
+    }
+
+    /// In the v1 hierarchy in which a number of processes is limited, where the host has that.
+    fn make_v1(node: &Node) -> Option<Cgroups> {
+        let root = Path::new(V1_PIDS);
+        root.join("cgroup.procs").exists().then(|| Cgroups::below(root, node))
+    }
+
+    fn below(root: &Path, node: &Node) -> Cgroups {
+        let cgroups = Cgroups(root.join(format!("{}-elsewhere", node.ground.cgroup())));
         fs::create_dir_all(cgroups.0.join("home")).expect("made");
         cgroups
     }
@@ -145,9 +158,10 @@ fn asks_while(node: &mut Node, elsewhere: &Elsewhere, meanwhile: impl FnOnce(&No
     answer
 }
 
-/// What is left of `x` in the cgroups of `node`.
+/// What is left of `x` in the cgroups of `node`, of whatever hierarchy.
 fn cgroups_of_x(node: &Node) -> Vec<OsString> {
-    let names = fs::read_dir(node.ground.cgroup_dir()).expect("listed").flatten().map(|entry| entry.file_name());
+    let dirs = [node.ground.cgroup_dir(), Path::new(V1_PIDS).join(node.ground.cgroup())];
+    let names = dirs.iter().flat_map(fs::read_dir).flatten().flatten().map(|entry| entry.file_name());
     names.filter(|name| name.to_string_lossy().starts_with("x.")).collect()
 }
 
@@ -185,18 +199,23 @@ fn whose_place_cannot_be_read_is_not_taken() {
         skip!(package "strace");
     }
     let mut node = Node::new(SEXTON, &[]);
+    let cgroups = Cgroups::make(&node);
     let elsewhere = Elsewhere::start(node.ground.dir());
+    move_into(&cgroups.0.join("home"), elsewhere.pid);
     let home = elsewhere.cgroups();
     let worker = i32::try_from(node.get("/v1/self")["worker_pid"].as_i64().expect("a PID")).expect("fits");
+    let proc = PathBuf::from(format!("/proc/{}", elsewhere.pid));
     // REGRESSION: it was taken for one in nobody's custody, and its place for the root, where it would have been put back.
-    for when in ["1", "2"] {
-        let path = format!("/proc/{}/cgroup", elsewhere.pid);
-        let failing = Failing::of(worker, "openat", Path::new(&path), "ENOMEM", when);
+    let unread = [(proc.join("cgroup"), "1"), (proc.join("cgroup"), "2")];
+    // Whose its locks are, and its cgroup.
+    let unread = unread.into_iter().chain([(proc.join("fdinfo"), "1+"), (cgroups.0.join("home"), "1+")]);
+    for (path, when) in unread {
+        let failing = Failing::of(worker, "openat", &path, "ENOMEM", when);
         let refused = elsewhere.adopt(&mut node, "x");
         drop(failing);
-        assert_eq!(refused.status, 409, "{when}: {}", refused.text());
+        assert_eq!(refused.status, 409, "{path:?} {when}: {}", refused.text());
         assert!(refused.text().contains("cannot be read"), "{}", refused.text());
-        assert_eq!((elsewhere.cgroups(), elsewhere.tag()), (home.clone(), None), "{when}");
+        assert_eq!((elsewhere.cgroups(), elsewhere.tag()), (home.clone(), None), "{path:?} {when}");
     }
     elsewhere.adopt(&mut node, "x").expect(201);
     node.clear();
@@ -208,14 +227,109 @@ fn an_adoption_that_the_ledger_refuses_on_the_way_is_given_up() {
         skip!(package "strace");
     }
     let mut node = Node::new(SEXTON, &[]);
+    let cgroups = [Some(Cgroups::make(&node)), Cgroups::make_v1(&node)];
     let elsewhere = Elsewhere::start(node.ground.dir());
+    cgroups.iter().flatten().for_each(|cgroups| move_into(&cgroups.0.join("home"), elsewhere.pid));
     let home = elsewhere.cgroups();
     let (state_dir, away) = (node.ground.state_dir(), node.ground.dir().join("away"));
     // REGRESSION: it got 201, and the next worker took it out of custody again.
     asks_while(&mut node, &elsewhere, |_| fs::rename(&state_dir, &away).expect("moved")).expect(503);
-    assert_eq!((elsewhere.cgroups(), elsewhere.tag()), (home, None));
+    assert_eq!((elsewhere.cgroups(), elsewhere.tag(), cgroups_of_x(&node)), (home, None, vec![]));
     fs::rename(&away, &state_dir).expect("moved back");
     leaves_the_list(&mut node);
+    let plan = node.get("/v1/plan");
+    assert_eq!((&plan["actions"], &plan["left"]), (&json!([]), &json!([])), "nothing is left of it");
+    drop(elsewhere);
+}
+
+/// The only child of process `pid`.
+fn child_of(pid: &Value) -> Pid {
+    eventually("its child", SOON, || {
+        let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).expect("it lives");
+        children.trim().parse().ok().and_then(Pid::new).ok_or(children)
+    })
+}
+
+#[test]
+fn who_may_not_be_taken_is_refused_before_anything_is_done() {
+    let mut node = Node::new(SEXTON, &[]);
+    let made = node.ask("POST", "/v1/instances", None, Some(&script("other", "sleep 1000 & wait"))).0.expect(201);
+    let mut ended = Command::new("true").spawn().expect("started");
+    let zombie = Pid::new(i32::try_from(ended.id()).expect("fits")).expect("a PID");
+    eventually("it has ended", SOON, || {
+        if proc::stat(zombie).is_ok_and(|stat| stat.is_zombie()) { Ok(()) } else { Err("not yet".to_owned()) }
+    });
+    let worker = node.daemon().worker_pid().expect("a worker");
+    let mut cases = vec![
+        (child_of(&made["identity"]["pid"]), "is in custody already"),
+        (zombie, "has ended"),
+        (Pid::new(worker).expect("a PID"), "is the daemon's own"),
+    ];
+    // In a container there are none.
+    let is_of_kernel = |pid: &Pid| proc::stat(*pid).is_ok_and(|stat| stat.is_kernel_thread());
+    cases.extend(Pid::new(2).filter(is_of_kernel).map(|pid| (pid, "is a kernel thread")));
+    let before = node.get("/v1/events");
+    for (pid, why) in cases {
+        let wanted = json!({ "name": "x", "pid": pid, "start_ticks": proc::stat(pid).expect("there").start_ticks });
+        let refused = node.ask("POST", "/v1/adopt", None, Some(&wanted)).0;
+        assert_eq!(refused.status, 409, "{why}: {}", refused.text());
+        assert!(refused.text().contains(why), "{why}: {}", refused.text());
+    }
+    assert_eq!(node.get("/v1/events"), before, "a refused call leaves no event");
+    ended.wait().expect("reaped");
+    node.clear();
+}
+
+#[test]
+fn who_is_adopted_stays_in_custody_and_its_exit_is_known_whoever_dies() {
+    let mut node = Node::new(SEXTON, &[]);
+    let mut elsewhere = Elsewhere::start(node.ground.dir());
+    let taken = elsewhere.adopt(&mut node, "x").expect(201);
+    let held = taken["resources"].as_array().expect("resources");
+    assert!(!held.is_empty() && held.iter().all(|held| held["state"] == "held"), "{taken}");
+    assert!(taken["started_at"].is_string(), "{taken}");
+    let own = elsewhere.cgroups();
+    let is_limited = own.lines().any(|line| line.contains(":pids:") && line.contains("/x."));
+    assert!(is_limited || !Path::new(V1_PIDS).join("cgroup.procs").exists(), "{own}");
+    node.kill(Dead::Both, || {});
+    let again = node.instance("x");
+    assert_eq!((&again["state"], &again["identity"]), (&json!("running"), &taken["identity"]), "{again}");
+    assert_eq!(elsewhere.cgroups(), own);
+    node.kill(Dead::Both, || {
+        elsewhere.child.kill().expect("killed");
+        elsewhere.child.wait().expect("reaped");
+    });
+    ended_unwatched(&node.settled("x"), "signal", 9);
+}
+
+#[test]
+fn who_is_taken_by_somebody_else_meanwhile_is_left_to_them() {
+    if !sexton_testkit::skip::has_program("strace") {
+        skip!(package "strace");
+    }
+    let mut node = Node::new(SEXTON, &[]);
+    let made = node.ask("POST", "/v1/instances", None, Some(&spec("other", &["sleep", "1000"]))).0.expect(201);
+    let theirs = made["cgroup"]["path"].as_str().expect("a path").to_owned();
+    let elsewhere = Elsewhere::start(node.ground.dir());
+    // KERNEL(6.17): before, a process takes no tag, and is known by its cgroup alone.
+    let into = |node: &Node| move_into(&node.ground.cgroup_at(&theirs), elsewhere.pid);
+    let refused = asks_while(&mut node, &elsewhere, into);
+    assert_eq!(refused.status, 409, "{}", refused.text());
+    assert!(refused.text().contains("another daemon has taken it meanwhile"), "{}", refused.text());
+    assert!(elsewhere.cgroups().contains(&theirs), "{}", elsewhere.cgroups());
+    node.clear();
+    let mut node = Node::new(SEXTON, &[]);
+    let elsewhere = Elsewhere::start(node.ground.dir());
+    let (home, handle) = (elsewhere.cgroups(), Handle::open(elsewhere.pid, &proc::here().expect("here")));
+    let handle = handle.expect("it lives");
+    let mut is_tagged = false;
+    let answer = asks_while(&mut node, &elsewhere, |_| is_tagged = handle.tag("another"));
+    assert_eq!(answer.status, if is_tagged { 409 } else { 201 }, "{}", answer.text());
+    if is_tagged {
+        assert!(answer.text().contains("another daemon has taken it meanwhile"), "{}", answer.text());
+        assert_eq!((elsewhere.cgroups(), elsewhere.tag().as_deref()), (home, Some("another")));
+    }
+    node.clear();
 }
 
 #[test]
@@ -280,6 +394,24 @@ fn a_process_that_lost_its_main_thread_on_the_way_is_put_back() {
     });
     leaves_the_list(&mut node);
     assert_eq!((elsewhere.cgroups(), elsewhere.tag()), (home, None));
+    assert_eq!(cgroups_of_x(&node), [] as [OsString; 0]);
+}
+
+#[test]
+fn a_process_whose_place_is_gone_is_put_back_at_the_root() {
+    let Some((mut node, order)) = with_crash_points("root") else {
+        skip!("the daemon with crash points is built by `cargo xtask ci`")
+    };
+    let elsewhere = Elsewhere::start(node.ground.dir());
+    let cgroups = [Some(Cgroups::make(&node)), Cgroups::make_v1(&node)];
+    cgroups.iter().flatten().for_each(|cgroups| move_into(&cgroups.0.join("home"), elsewhere.pid));
+    cut_off(&mut node, &order, &elsewhere, "adopt.moved", |_| {
+        cgroups.iter().flatten().for_each(|cgroups| fs::remove_dir(cgroups.0.join("home")).expect("removed"));
+    });
+    leaves_the_list(&mut node);
+    let now = elsewhere.cgroups();
+    let is_at_root = |line: &&str| (line.starts_with("0::") || line.contains(":pids:")) && line.ends_with(":/");
+    assert_eq!(now.lines().filter(is_at_root).count(), cgroups.iter().flatten().count(), "{now}");
     assert_eq!(cgroups_of_x(&node), [] as [OsString; 0]);
 }
 
