@@ -31,6 +31,8 @@ use sexton_testkit::refusing;
 const HUP: u8 = 1;
 const KILL: u8 = 9;
 const TERM: u8 = 15;
+const CONT: u8 = 18;
+const STOP: u8 = 19;
 
 /// The worker's part: does nothing unless a keeper started it.
 #[test]
@@ -311,6 +313,20 @@ fn orphans_are_swept_after_their_grace_and_counted_exactly() {
 }
 
 #[test]
+fn who_turns_out_to_be_held_while_it_is_under_grace_is_recorded() {
+    let rig = Rig::new("sweep-held");
+    let mut first = rig.ready_worker();
+    let (pid, ino) = first.spawn("exec sleep 1000");
+    send(first.pid, KILL);
+    let mut second = rig.ready_worker();
+    second.order("sweep 1 100 1000");
+    send(pid, KILL);
+    eventually("it has ended", || stat(pid, 3).filter(|state| state == "Z"));
+    second.order(&format!("hold {pid} {ino}"));
+    assert!(second.hears("Exit").contains(&format!("pid: {pid},")));
+}
+
+#[test]
 fn nothing_is_swept_where_it_is_switched_off_until_it_is_switched_on() {
     let rig = Rig::new("sweep-off");
     let mut worker = rig.ready_worker();
@@ -454,6 +470,46 @@ fn a_worker_that_dies_while_its_successor_prepares_is_followed_by_it() {
     candidate.hears("Go");
     candidate.order("ready");
     eventually("it serves", || rig.status("worker_pid").filter(|pid| *pid == candidate.pid.to_string()));
+    assert_eq!(rig.status("restarts").as_deref(), Some("1"), "no third one was started beside it");
+}
+
+#[test]
+fn a_worker_that_was_told_to_retire_is_replaced_though_its_successor_dies() {
+    for both in [false, true] {
+        let rig = Rig::new("hup-both");
+        let mut old = rig.ready_worker();
+        rig.signal(HUP);
+        let mut candidate = rig.worker();
+        candidate.order("prepared");
+        old.hears("Retire");
+        if both {
+            // At one moment, as the keeper sees it.
+            rig.signal(STOP);
+            for pid in [old.pid, candidate.pid] {
+                send(pid, KILL);
+                eventually("it has ended", || stat(pid, 3).filter(|state| state == "Z"));
+            }
+            rig.signal(CONT);
+        } else {
+            candidate.order_end("exit 1");
+        }
+        let next = rig.ready_worker();
+        assert_eq!(next.phase, "run");
+        eventually("the old one is gone", || stat(old.pid, 3).is_none().then_some(()));
+        assert!(rig.status("last_swap").is_some_and(|swap| swap.starts_with("kept the old program")));
+    }
+}
+
+#[test]
+fn a_keeper_that_is_told_to_end_between_two_workers_ends_at_once() {
+    let mut rig = Rig::new("between");
+    for _ in 0..5 {
+        let mut worker = rig.worker();
+        worker.order_end("exit 1");
+        eventually("it is reaped", || stat(worker.pid, 3).is_none().then_some(()));
+    }
+    rig.signal(TERM);
+    assert_eq!(rig.ends().code(), Some(0));
 }
 
 #[test]
