@@ -444,6 +444,17 @@ fn an_exit_that_the_ledger_does_not_have_yet_is_kept_where_nothing_is_pinned() {
     assert_eq!(of_removed.map(|event| &event["data"]["exit"]["code"]), Some(&json!(6)), "{ended:?}");
 }
 
+/// Moves the ledger away and lets `ends` end with 5, behind `gate`; tells where the ledger is, and what was told of the exit.
+fn ends_with_the_ledger_away(node: &mut Node, gate: &Path) -> (PathBuf, Value) {
+    let elsewhere = node.ground.dir().join("elsewhere");
+    fs::rename(node.ground.state_dir(), &elsewhere).expect("moved");
+    refuses_to_create(node, "new");
+    fs::write(gate, "").expect("gate opened");
+    let told = node.settled("ends")["exit"].clone();
+    assert_eq!(told["code"], 5, "{told}");
+    (elsewhere, told)
+}
+
 #[test]
 fn an_exit_that_was_told_is_not_lost_with_worker_and_keeper_where_nothing_is_pinned() {
     let program = launcher("sexton-telling-without-pins", &format!("{} '{SEXTON}' \"$@\"", refusing(&["mount EPERM"])));
@@ -451,12 +462,8 @@ fn an_exit_that_was_told_is_not_lost_with_worker_and_keeper_where_nothing_is_pin
         let mut node = Node::new(&program, &[]);
         let (body, gate) = gated(&node, "ends", 5);
         let pid = create(&mut node, &body)["identity"]["pid"].as_i64().expect("a PID");
-        let (state_dir, elsewhere) = (node.ground.state_dir(), node.ground.dir().join("elsewhere"));
-        fs::rename(&state_dir, &elsewhere).expect("moved");
-        refuses_to_create(&mut node, "new");
-        fs::write(gate, "").expect("gate opened");
-        let told = node.settled("ends")["exit"].clone();
-        assert_eq!(told["code"], 5, "{told}");
+        let (elsewhere, told) = ends_with_the_ledger_away(&mut node, &gate);
+        let state_dir = node.ground.state_dir();
         let meanwhile = || {
             is_reaped(pid);
             fs::rename(&elsewhere, &state_dir).expect("moved back");
@@ -484,12 +491,7 @@ fn what_was_told_and_ordered_beside_a_ledger_that_is_away_outlives_a_new_one() {
     let (body, gate) = gated(&node, "ends", 5);
     let pid = create(&mut node, &body)["identity"]["pid"].as_i64().expect("a PID");
     create(&mut node, &spec("removed", &["/bin/sleep", "1000"]));
-    let (state_dir, elsewhere) = (node.ground.state_dir(), node.ground.dir().join("elsewhere"));
-    fs::rename(&state_dir, &elsewhere).expect("moved");
-    refuses_to_create(&mut node, "new");
-    fs::write(gate, "").expect("gate opened");
-    let told = node.settled("ends")["exit"].clone();
-    assert_eq!(told["code"], 5, "{told}");
+    let (elsewhere, told) = ends_with_the_ledger_away(&mut node, &gate);
     node.ask("DELETE", "/v1/instances/removed?force=true&wait=10s", None, None).0.expect(200);
     node.kill(Dead::Both, || is_reaped(pid));
     beside_a_new_ledger(&mut node, &elsewhere);

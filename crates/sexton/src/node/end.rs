@@ -42,8 +42,6 @@ const RECORDED_AFTER: Duration = Duration::from_millis(100);
 const TOGETHER: Duration = Duration::from_millis(5);
 /// The exit code of a child that was never released, and of one whose program could not be run.
 const RAN_NOTHING: u8 = 127;
-/// The pause before what could not be read is read again.
-pub(super) const READ_AGAIN: Duration = Duration::from_secs(1);
 
 /// The kills of one climb.
 #[derive(Debug, Default)]
@@ -133,7 +131,7 @@ impl Life {
                 // "Could not read" is never "is gone".
                 Err(error) => tracing::warn!(name = %self.entry.name, error = chain(&error), "domain not opened"),
             }
-            self.obeying(sleep(READ_AGAIN), None).await;
+            self.obeying(sleep(super::recover::READ_AGAIN), None).await;
         }
     }
 
@@ -384,7 +382,7 @@ impl Life {
                 // How what never ran has ended is no exit.
                 Err(error) => tracing::warn!(name = %self.entry.name, %error, "mark not read"),
             }
-            self.obeying(sleep(READ_AGAIN), None).await;
+            self.obeying(sleep(super::recover::READ_AGAIN), None).await;
         }
         None
     }

@@ -5,6 +5,7 @@ use std::io::{self, Read as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::json;
 use sexton_core::handle::{Handle, Life as ProcessLife, OpenHandleError};
@@ -23,7 +24,6 @@ use tokio::time::sleep;
 
 use super::clock::now;
 use super::crash::crash_point;
-use super::end::READ_AGAIN;
 use super::host::Host;
 use super::keeper;
 use super::life::{Command, Life, Next, RollBack, called, fact};
@@ -33,6 +33,9 @@ use super::resources::is_adoption_begun;
 use super::unstarted::{Unstarted, is_lack};
 use crate::chain::chain;
 use crate::refusal::Kind;
+
+/// The pause before what could not be read is read again.
+pub const READ_AGAIN: Duration = Duration::from_secs(1);
 
 /// What a start says that was cut off before its program ran.
 pub const INTERRUPTED: &str = "the daemon ended before the program ran";
