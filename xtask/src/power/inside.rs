@@ -4,6 +4,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -20,6 +21,8 @@ const RUN_DIR: &str = "/run/sexton";
 const CLIENTS: usize = 3;
 const READY: Duration = Duration::from_secs(120);
 const ENDS: Duration = Duration::from_secs(60);
+/// The key of what a client says that was ended by something else than a cut.
+const FAILED: &str = "failed";
 
 /// Looks, and goes on until the power is cut.
 pub fn run(share: &Path, sexton: &str) -> Result<bool> {
@@ -38,11 +41,22 @@ pub fn run(share: &Path, sexton: &str) -> Result<bool> {
     let round = told::rounds(share);
     std::thread::scope(|scope| {
         let (told, client, socket) = (&told, &client, &socket);
-        let mut all = vec![scope.spawn(move || follow(socket, newest, told))];
-        all.extend((0..CLIENTS).map(|index| scope.spawn(move || live(client, told, &format!("r{round}-{index}")))));
-        all.into_iter().try_for_each(|one| one.join().ok().context("a client panicked")?)
-    })?;
-    Ok(true)
+        scope.spawn(move || until_cut(told, || follow(socket, newest, told)));
+        for index in 0..CLIENTS {
+            scope.spawn(move || until_cut(told, || live(client, told, &format!("r{round}-{index}"))));
+        }
+    });
+    Ok(false)
+}
+
+/// Does `work`, which only the cut ends: if anything else does, that is told, and found wrong.
+fn until_cut(told: &Told, work: impl FnOnce() -> Result<()>) {
+    let why = match catch_unwind(AssertUnwindSafe(work)) {
+        Ok(Ok(())) => "it came to its end".to_owned(),
+        Ok(Err(error)) => format!("{error:#}"),
+        Err(panic) => panic.downcast_ref::<String>().cloned().unwrap_or_else(|| "a panic".to_owned()),
+    };
+    told.add(&json!({ FAILED: why })).expect("the host takes what is told");
 }
 
 fn newest(client: &Client) -> Result<u64> {
@@ -71,9 +85,11 @@ fn wrong(client: &Client, told: &[Value]) -> Result<Vec<String>> {
     wrong.extend(live.map(|entry| format!("{} lives", entry["name"])));
     let back = of("removed").into_iter().filter(|name| listed.contains_key(name));
     wrong.extend(back.map(|name| format!("{name} is back")));
-    for request in of("request") {
-        wrong.extend(wrong_answer(client, request)?.filter(|_| !leaving.contains(&request["body"]["name"])));
+    // The key of what is removed may make it anew.
+    for request in of("request").into_iter().filter(|request| !leaving.contains(&request["body"]["name"])) {
+        wrong.extend(wrong_answer(client, request)?);
     }
+    wrong.extend(of(FAILED).into_iter().map(|why| format!("a client failed: {why}")));
     Ok(wrong)
 }
 
